@@ -1,0 +1,145 @@
+"""The WA-SRGAN generator (Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, log2
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from slidesr.nets.layers import (
+    SubPixelOutput,
+    WideBlock,
+    WindowAttention,
+    bicubic,
+)
+
+_HEAD_RADIUS, _FUSE_RADIUS, _OUTPUT_RADIUS, _BICUBIC_RADIUS = 4, 2, 4, 2
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """Everything that fixes the network's shape; the paper's values are the defaults.
+
+    `window` is the extent of the attention in low-resolution pixels: the one of a training patch.
+    `bicubic_skip` adds the output to a bicubic enlargement of the input instead of squashing it by
+    (tanh + 1) / 2. The paper has no such skip; with it, training starts at bicubic's level.
+    """
+
+    scale: int
+    norm: str = "weight"
+    window: int = 64
+    bicubic_skip: bool = False
+    channels: int = 64
+    blocks: int = 8
+    expansion: int = 4
+
+    def __post_init__(self) -> None:
+        if self.scale not in (2, 4, 8, 16):
+            raise ValueError(f"scale {self.scale} is not one of 2, 4, 8, 16")
+        if self.norm not in ("weight", "batch"):
+            raise ValueError(f"norm {self.norm!r} is not one of 'weight', 'batch'")
+        if not 1 <= self.window <= 256:
+            raise ValueError(f"attention window {self.window} px is not within 1..256")
+        if not (8 <= self.channels <= 512 and self.channels % 8 == 0):
+            raise ValueError(f"{self.channels} channels: not a multiple of 8 within 8..512")
+        if not (1 <= self.blocks <= 64 and 1 <= self.expansion <= 16):
+            raise ValueError(f"{self.blocks} blocks of expansion {self.expansion} are out of range")
+
+    @property
+    def stages(self) -> int:
+        """How many times the resolution doubles."""
+        return int(log2(self.scale))
+
+    @property
+    def features_radius_px(self) -> int:
+        """How far, in low-resolution pixels, the maps before the attention see: 14 in the paper."""
+        return _HEAD_RADIUS + self.blocks + _FUSE_RADIUS
+
+    @property
+    def tail_radius_px(self) -> int:
+        """How far, in low-resolution pixels, the output sees into the maps after the attention."""
+        radius = _OUTPUT_RADIUS
+        for _ in range(self.stages):
+            radius = ceil(radius / 2) + 1  # into the map before the shuffle, then its 3x3 conv
+        return max(radius, _BICUBIC_RADIUS) if self.bicubic_skip else radius
+
+    @property
+    def margin_px(self) -> int:
+        """`tail_radius_px` in whole attention windows, since a window is seen whole or not."""
+        return ceil(self.tail_radius_px / self.window) * self.window
+
+    @property
+    def halo_px(self) -> int:
+        """How far an output pixel sees, in low-resolution pixels, its attention windows whole."""
+        return self.features_radius_px + self.margin_px
+
+
+class Generator(nn.Module):
+    """f32[n, 3, h, w] in 0..1 -> f32[n, 3, h*scale, w*scale] in about 0..1.
+
+    h and w are multiples of the attention window. Borders are padded with zeros, as in training.
+    """
+
+    def __init__(self, spec: GeneratorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        c = spec.channels
+        self.head = nn.Sequential(nn.Conv2d(3, c, 9, padding=4), nn.PReLU())
+        self.body = nn.Sequential(
+            *(WideBlock(c, spec.expansion, norm=spec.norm) for _ in range(spec.blocks))
+        )
+        fuse = nn.Conv2d(c, c, 5, padding=2)
+        self.fuse = (
+            weight_norm(fuse)
+            if spec.norm == "weight"
+            else nn.Sequential(fuse, nn.BatchNorm2d(c))
+        )
+        self.attention = WindowAttention(c, spec.window)
+        self.up = nn.Sequential(*(_widen(c) for _ in range(spec.stages)))
+        self.output = SubPixelOutput(c, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._enlarge(x, self.attention(self._features(x)))
+
+    def core(self, x: Tensor) -> Tensor:
+        """The enlargement of a tile from the tile with its halo, free of any border effect.
+
+        f32[n, 3, h + 2*halo, w + 2*halo] in 0..1 -> f32[n, 3, h*scale, w*scale]. The tile starts
+        on the grid of attention windows and is a whole number of them. Each stage drops the part
+        of the halo that the rest has no use for.
+        """
+        spec = self.spec
+        features = _trim(self._features(x), spec.features_radius_px)  # tile + margin
+        attended = _trim(self.attention(features), spec.margin_px - spec.tail_radius_px)
+        image = self._enlarge(_trim(x, spec.halo_px - spec.tail_radius_px), attended)
+        return _trim(image, spec.tail_radius_px * spec.scale)
+
+    def _features(self, x: Tensor) -> Tensor:
+        head = self.head(x.to(self.output.conv.weight.dtype))  # [n, 64, h, w]
+        features: Tensor = head + self.fuse(self.body(head))  # [n, 64, h, w]
+        return features
+
+    def _enlarge(self, x: Tensor, attended: Tensor) -> Tensor:
+        wide = self.up[0](attended)  # [n, 256, h, w]
+        for double in self.up[1:]:
+            wide = double(F.pixel_shuffle(wide, 2))  # [n, 256, 2h, 2w], ...
+        image: Tensor = self.output(wide)  # [n, 3, h*scale, w*scale]
+        if self.spec.bicubic_skip:
+            return bicubic(x, self.spec.scale) + image
+        return (image.float().tanh() + 1) / 2
+
+
+def _trim(x: Tensor, margin: int) -> Tensor:
+    """[n, c, h, w] without `margin` pixels on each side."""
+    return x[:, :, margin : x.shape[2] - margin, margin : x.shape[3] - margin]
+
+
+def _widen(channels: int) -> nn.Sequential:
+    """Makes the four sub-pixels of each pixel (Shi et al. 2016, arXiv 1609.05158).
+
+    The paper's PReLU stands behind the shuffle; its one slope makes the order immaterial.
+    """
+    return nn.Sequential(nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.PReLU())

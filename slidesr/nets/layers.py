@@ -1,0 +1,119 @@
+"""The layers WA-SRGAN is built of; pure torch, feature maps are [n, c, h, w]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+class WideBlock(nn.Module):
+    """Adds a wide-activation residual to its input (WDSR-B, Yu et al. 2018, arXiv 1808.08718)."""
+
+    def __init__(self, channels: int, expansion: int, *, norm: str) -> None:
+        super().__init__()
+        wide, narrow = channels * expansion, int(0.8 * channels)
+        convs = (
+            nn.Conv2d(channels, wide, 1),
+            nn.Conv2d(wide, narrow, 1),
+            nn.Conv2d(narrow, channels, 3, padding=1),
+        )
+        if norm == "weight":
+            expand, reduce, spread = (weight_norm(conv) for conv in convs)
+            self.residual = nn.Sequential(expand, nn.ReLU(), reduce, spread)
+        else:
+            expand, reduce, spread = convs
+            self.residual = nn.Sequential(
+                expand, nn.BatchNorm2d(wide), nn.PReLU(), reduce, spread, nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.residual(x)
+        return x + residual
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside the cells of a grid of `window` x `window` pixels.
+
+    SAGAN's layer (Zhang et al. 2019, arXiv 1805.08318): queries and keys of c/8 channels, softmax
+    without 1/sqrt(d), a residual with a learned scale `gamma` that starts at 0. The grid begins at
+    the map's top left; whoever cuts tiles must cut them on that grid. A window as large as the map
+    gives the paper's global attention. Memory is linear in the map: scores are never stored whole.
+    """
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            windows_from_map(part(x), self.window) for part in (self.query, self.key, self.value)
+        )
+        # Queries and keys are padded with zeros to the values' width: the products stay the same,
+        # and equal widths are what the memory-linear kernels ask for.
+        missing = value.shape[-1] - query.shape[-1]
+        query, key = (F.pad(part, (0, missing)) for part in (query, key))
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return x + self.gamma * map_from_windows(attended, x.shape, self.window)
+
+
+def windows_from_map(x: Tensor, window: int) -> Tensor:
+    """[n, c, h, w] -> [n * windows, 1, window * window, c], row by row; h and w are multiples."""
+    n, c, h, w = x.shape
+    if h % window or w % window:
+        raise ValueError(f"a map of {w} x {h} px is not a whole number of {window} px windows")
+    grid = x.permute(0, 2, 3, 1).reshape(n, h // window, window, w // window, window, c)
+    return grid.transpose(2, 3).reshape(-1, 1, window * window, c).contiguous()
+
+
+def map_from_windows(tokens: Tensor, shape: torch.Size, window: int) -> Tensor:
+    """[n * windows, 1, window * window, c] -> [n, c, h, w]; undoes `windows_from_map`."""
+    n, c, h, w = shape
+    grid = tokens.reshape(n, h // window, w // window, window, window, c).transpose(2, 3)
+    return grid.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class SubPixelOutput(nn.Module):
+    """The output convolution, moved before the pixel shuffle that feeds it: the same numbers.
+
+    A k x k convolution of c -> 3 channels behind `PixelShuffle(2)` equals a convolution of
+    4c -> 12 channels before it, then a shuffle of the result. Three output channels leave vector
+    units idle; twelve at half the resolution do not. The weights keep the paper's shape
+    [3, c, k, k], k = 4m + 1. f32[n, 4c, h, w] -> f32[n, 3, 2h, 2w].
+    """
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 3, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.low_resolution_weights()
+        return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2), 2)
+
+    def low_resolution_weights(self) -> tuple[Tensor, Tensor]:
+        """The twin's [12, 4c, m', m'] weight and [12] bias, m' = k // 2 + 1."""
+        weight, bias = self.conv.weight, self.conv.bias
+        out, channels, kernel, _ = weight.shape
+        small = kernel // 2 + 1
+        # Output phase p, input phase q, tap j of the small kernel: the large kernel's tap is
+        # 2 * (j - small // 2) + q - p from its centre; one outside the kernel counts as zero.
+        p, q, j = (torch.arange(size) for size in (2, 2, small))
+        tap = 2 * (j - small // 2) + q[:, None] - p[:, None, None] + kernel // 2
+        rows, columns = tap.reshape(2, 2, small, 1, 1, 1) + 1, tap + 1
+        phases = F.pad(weight, (1, 1, 1, 1))[:, :, rows, columns]  # [3, c, py, qy, jy, px, qx, jx]
+        phases = phases.permute(0, 2, 5, 1, 3, 6, 4, 7)
+        assert bias is not None
+        return (
+            phases.reshape(4 * out, 4 * channels, small, small),
+            bias.repeat_interleave(4),
+        )
+
+
+def bicubic(x: Tensor, scale: int) -> Tensor:
+    """Pillow's bicubic (a = -0.5) enlargement: f32[n, c, h, w] -> f32[n, c, h*scale, w*scale]."""
+    return F.interpolate(x, scale_factor=float(scale), mode="bicubic", antialias=True)
