@@ -93,9 +93,7 @@ class Generator(nn.Module):
         )
         fuse = nn.Conv2d(c, c, 5, padding=2)
         self.fuse = (
-            weight_norm(fuse)
-            if spec.norm == "weight"
-            else nn.Sequential(fuse, nn.BatchNorm2d(c))
+            weight_norm(fuse) if spec.norm == "weight" else nn.Sequential(fuse, nn.BatchNorm2d(c))
         )
         self.attention = WindowAttention(c, spec.window)
         self.up = nn.Sequential(*(_widen(c) for _ in range(spec.stages)))

@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from slidesr.errors import RefusedError
+from slidesr.images import group_of, image_paths, read_rgb
 from slidesr.train.recipe import DataRecipe
-
-_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,13 @@ class PatchSampler:
         for path, image in zip(paths, self._images, strict=True):
             if min(image.shape[:2]) < self._need_px:
                 raise RefusedError(f"{path}: smaller than the {self._need_px} px that are drawn")
-        tops = [path.relative_to(folder).parts[0] for path in paths]
+        tops = [group_of(path, folder) for path in paths]
         unknown = set(recipe.weights) - set(tops)
         if unknown:
             raise RefusedError(f"{folder}: no folder {sorted(unknown)[0]!r}, which has a weight")
         chance = np.array(
             [
-                image.shape[0] * image.shape[1] * recipe.weights.get(top, 1.0)
+                _area(image) * recipe.weights.get(top, 1.0)
                 for image, top in zip(self._images, tops, strict=True)
             ]
         )
@@ -57,7 +55,7 @@ class PatchSampler:
     @property
     def megapixels(self) -> float:
         """The area of all images."""
-        return sum(image.shape[0] * image.shape[1] for image in self._images) / 1e6
+        return sum(_area(image) for image in self._images) / 1e6
 
     def draw(self, count: int, rng: np.random.Generator) -> Pair:
         """Draws `count` patches and their low resolution by the antialiased bicubic protocol."""
@@ -68,7 +66,9 @@ class PatchSampler:
         margin = self._recipe.context_px
         return Pair(_trim(high, margin) / 255, _trim(low, margin // self._scale) / 255)
 
-    def _crop(self, image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    def _crop(
+        self, image: npt.NDArray[np.uint8], rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
         height, width = image.shape[:2]
         row, column = (int(rng.integers(side - self._need_px + 1)) for side in (height, width))
         crop = image[row : row + self._need_px, column : column + self._need_px]
@@ -80,27 +80,14 @@ class PatchSampler:
         return crop.astype(np.float32)
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """All images of a folder and below, sorted."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not paths:
-        raise RefusedError(f"{folder}: no images here ({', '.join(sorted(_SUFFIXES))})")
-    return paths
-
-
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """u8[h, w, 3] in 0..255."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RefusedError(f"{path}: not a readable image: {error}") from error
-
-
 def downsample(high: Tensor, scale: int) -> Tensor:
     """Antialiased bicubic as Pillow's, rounded to 8 bits: f32[n, c, h*s, w*s] -> f32[n, c, h, w]."""
     low = F.interpolate(high, scale_factor=1 / scale, mode="bicubic", antialias=True)
     return low.round_().clamp_(0, 255)
+
+
+def _area(image: npt.NDArray[np.uint8]) -> int:
+    return image.shape[0] * image.shape[1]
 
 
 def _trim(image: Tensor, margin: int) -> Tensor:
@@ -110,9 +97,9 @@ def _trim(image: Tensor, margin: int) -> Tensor:
 def _jitter_stain(
     crop: npt.NDArray[np.uint8], amount: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Scales haematoxylin, eosin and the rest apart (Tellez et al. 2018, TMI, stain augmentation)."""
+    """Scales haematoxylin, eosin and the rest apart (Tellez et al. 2018, TMI 37:2126)."""
     factors = 1 + rng.uniform(-amount, amount, 3)
-    stains_from_od, od_from_stains = hed_from_rgb, rgb_from_hed
-    change = (stains_from_od * factors @ od_from_stains).astype(np.float32)
+    change = (hed_from_rgb * factors @ rgb_from_hed).astype(np.float32)
     density = -np.log((crop.astype(np.float32) + 1) / 256)
-    return np.clip(256 * np.exp(-(density @ change)) - 1, 0, 255).round()
+    jittered: npt.NDArray[np.float32] = 256 * np.exp(-(density @ change)) - 1
+    return jittered.clip(0, 255).round()

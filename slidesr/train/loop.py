@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.images import group_of, image_paths, read_rgb
 from slidesr.nets.generator import Generator
-from slidesr.train.data import PatchSampler, downsample, image_paths, read_rgb
+from slidesr.nets.layers import bicubic
+from slidesr.train.data import PatchSampler, downsample
 from slidesr.train.recipe import OptimizerRecipe, Recipe, recipe_as_dict
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `psnr_db` is the gain's two sides by top folder of the validation data."""
+    """Where a run stands; PSNR on the validation images, by data set, beside bicubic's."""
 
     patches: int
     seconds: float
@@ -50,11 +52,11 @@ def train(
     rng = np.random.default_rng(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = PatchSampler(data, recipe.data, scale=recipe.generator.scale)
-    validation = _Validation(valid, recipe.generator.scale)
+    validation = _Validation(valid, recipe.generator.scale, recipe.generator.window)
 
     generator = Generator(recipe.generator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(
-        generator, multi_avg_fn=get_ema_multi_avg_fn(recipe.optimizer.ema), use_buffers=True
+        generator, multi_avg_fn=_warm_average(recipe.optimizer.ema), use_buffers=True
     )
     optimizer = torch.optim.AdamW(
         generator.parameters(),
@@ -101,7 +103,8 @@ def train(
                 )
             )
             losses.clear()
-    trained: Generator = average.module
+    trained = average.module
+    assert isinstance(trained, Generator)
     return trained.eval()
 
 
@@ -109,6 +112,17 @@ def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:
     """Linear warm-up, then half a cosine down to zero."""
     warm = min(1.0, (patches + 1) / max(1, recipe.warmup))
     return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * patches / total))
+
+
+def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that does not start from the random first weights."""
+
+    def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+        step = int(count)
+        warm = min(decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(averages, values, 1 - warm)
+
+    return update
 
 
 def pixel_loss(name: str, made: Tensor, high: Tensor) -> Tensor:
@@ -121,17 +135,15 @@ def pixel_loss(name: str, made: Tensor, high: Tensor) -> Tensor:
 class _Validation:
     """Validation images and bicubic's score on them; a folder's score is its images' mean."""
 
-    def __init__(self, folder: Path, scale: int) -> None:
+    def __init__(self, folder: Path, scale: int, window: int) -> None:
         self._items: list[tuple[str, Tensor, Tensor]] = []
         for path in image_paths(folder):
-            image = torch.from_numpy(read_rgb(path).copy()).permute(2, 0, 1)[None].float()
-            side = scale * 32
+            image = torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float()
+            side = scale * window
             image = image[:, :, : image.shape[2] // side * side, : image.shape[3] // side * side]
-            top = path.relative_to(folder).parts[0]
-            self._items.append((top, image, downsample(image, scale) / 255))
-        self.bicubic_psnr_db = self._score(
-            lambda low: F.interpolate(low, scale_factor=scale, mode="bicubic", antialias=True)
-        )
+            low = downsample(image, scale) / 255
+            self._items.append((group_of(path, folder), image, low))
+        self.bicubic_psnr_db = self._score(lambda low: bicubic(low, scale))
 
     def psnr_db(self, generator: nn.Module) -> dict[str, float]:
         device = next(generator.parameters()).device
@@ -164,11 +176,15 @@ class _Checkpoint:
         rng: np.random.Generator,
     ) -> None:
         self._path, self._recipe = path, json.dumps(recipe_as_dict(recipe), sort_keys=True)
-        self._modules = {"generator": generator, "average": average, "optimizer": optimizer}
+        self._modules: dict[str, Any] = {
+            "generator": generator,
+            "average": average,
+            "optimizer": optimizer,
+        }
         self._rng = rng
 
     def load(self) -> tuple[int, float]:
-        """Restores the run in place; the patches seen and seconds spent, or zeros without a file."""
+        """Restores the run in place; the patches seen and seconds spent, zeros without a file."""
         if not self._path.exists():
             return 0, 0.0
         saved: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)

@@ -41,6 +41,7 @@ class Recipe:
     name: str
     generator: GeneratorSpec
     patches: int
+    high_um_per_px: tuple[float, float]  # finest and coarsest pixel size in the training images
     batch: int = 16
     loss: str = "l1"
     seed: int = 0
@@ -62,6 +63,8 @@ class Recipe:
             )
         if self.loss not in ("l1", "charbonnier", "mse"):
             raise ValueError(f"loss {self.loss!r} is not one of 'l1', 'charbonnier', 'mse'")
+        if not 0 < self.high_um_per_px[0] <= self.high_um_per_px[1]:
+            raise ValueError("high_um_per_px must be two pixel sizes, the finer one first")
         if self.batch < 1 or self.patches < self.batch or self.validate_every < self.batch:
             raise ValueError("patches and validate_every must be at least batch, batch at least 1")
 
@@ -88,4 +91,4 @@ def _build(kind: type[_T], table: dict[str, Any], where: str) -> _T:
         key: _build(hints[key], value, f"{where}{key}.") if is_dataclass(hints[key]) else value
         for key, value in table.items()
     }
-    return kind(**values)
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

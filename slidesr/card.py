@@ -1,0 +1,77 @@
+"""The model card: what a weights file says of itself, as Markdown for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from slidesr.model import ModelSpec
+
+_HEADINGS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "qilv": "QILV"}
+
+
+def card(spec: ModelSpec, sha256: str) -> str:
+    """The card's Markdown; everything in it comes from the header and the file's hash."""
+    net, training = spec.generator, spec.training
+    finest, coarsest = spec.trained_um_per_px
+    skip = "added to a bicubic enlargement of the input" if net.bicubic_skip else "as in the paper"
+    data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
+    return f"""# {spec.name}
+
+WA-SRGAN generator (Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497), x{net.scale},
+{net.norm}-norm variant, {spec.stage} stage; {net.channels} channels, {net.blocks} wide blocks,
+self-attention in windows of {net.window} low-resolution pixels, output {skip}.
+
+| | |
+|---|---|
+| sha256 | `{sha256}` |
+| licence | {spec.licence} |
+| trained on | {training.get("patches", 0):,} patches, {training.get("seconds", 0) / 60:.0f} min, \
+{training.get("device", "unknown device")} |
+| input | H&E, RGB, {finest:g}-{coarsest:g} um per pixel |
+
+**Not for diagnosis.** The output is synthetic: details are what the network finds likely, and it
+can be wrong. Trained on antialiased bicubic reductions of clean scans: inputs with strong noise,
+blur or compression, other stains, and other pixel sizes are outside what it has seen.
+
+## Scores
+
+Antialiased bicubic protocol, RGB, mean over images. Slides of the validation set are not in the
+training set. Made by `slidesr benchmark DATA --scale {net.scale} --model {spec.name}`.
+
+{score_table(spec.scores)}
+
+## Data
+
+{data or "- not stated"}
+
+## Recipe
+
+```json
+{_recipe_text(spec.recipe)}
+```
+"""
+
+
+def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Markdown of data set -> method -> metric -> mean; the best of each column is bold."""
+    lines = [
+        f"| data | method | {' | '.join(_HEADINGS.values())} |",
+        f"|---|---|{'---|' * len(_HEADINGS)}",
+    ]
+    for data, methods in scores.items():
+        best = {key: max(method[key] for method in methods.values()) for key in _HEADINGS}
+        for name, method in methods.items():
+            cells = [_cell(key, method[key], method[key] == best[key]) for key in _HEADINGS]
+            lines.append(f"| {data} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(key: str, value: float, best: bool) -> str:
+    text = f"{value:.2f}" if key == "psnr_db" else f"{value:.4f}"
+    return f"**{text}**" if best else text
+
+
+def _recipe_text(recipe: Mapping[str, Any]) -> str:
+    return json.dumps(recipe, indent=2, sort_keys=True)

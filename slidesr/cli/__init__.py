@@ -1,0 +1,97 @@
+"""The command line: parse, build dataclasses, call one function, show the result."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from slidesr import __version__
+from slidesr.cli.benchmark import benchmark
+from slidesr.cli.demo import demo
+from slidesr.cli.info import info, models
+from slidesr.cli.train import train
+from slidesr.cli.upscale import upscale
+from slidesr.errors import SlidesrError
+
+_STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="slidesr")
+def cli() -> None:
+    """Upscales whole pathology slides with WA-SRGAN: a slide in, a slide out.
+
+    The result is synthetic: it shows what the network finds likely. It is not for diagnosis.
+    """
+
+
+for _command in (upscale, info, models, demo, train, benchmark):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Runs a command; every failure becomes one line on stderr and the exit code of the design.
+
+    SLIDESR_DEBUG=1 in the environment adds the traceback.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_run(console))
+
+
+def _run(console: Console) -> int:
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say(console, "stopped; nothing was left behind")
+        return _STOPPED[signal.SIGINT]
+    except SlidesrError as error:
+        _say(console, str(error))
+        return error.exit_code
+    except OSError as error:
+        _say(console, _of_system(error))
+        return 1
+    except Exception as error:  # the last door: a fault of ours is still one line
+        _say(console, f"a fault in slidesr: {type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _say(console: Console, message: str) -> None:
+    if os.environ.get("SLIDESR_DEBUG"):
+        traceback.print_exc()
+    line = escape("".join(map(_printable, message)))
+    console.print(f"[bold red]slidesr:[/] {line}", highlight=False)
+
+
+def _printable(character: str) -> str:
+    """Control characters of a hostile file name or tag are shown, not obeyed."""
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def _of_system(error: OSError) -> str:
+    cure = " Free some space and run the same command again." if error.errno == errno.ENOSPC else ""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}.{cure}"
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(_STOPPED[signal.Signals(number)])

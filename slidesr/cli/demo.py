@@ -1,0 +1,39 @@
+"""`slidesr demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from slidesr.cli.show import console
+from slidesr.cli.upscale import run_and_show
+
+
+@click.command()
+@click.argument("slide", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    default="demo",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder for the result.",
+)
+def demo(slide: Path | None, output: Path) -> None:
+    """Upscales a sample slide (or SLIDE) by 4 and draws it beside bicubic.
+
+    The sample is made of an image that comes with scikit-image, so nothing is downloaded.
+    """
+    with console.status("loading"):
+        from slidesr.demo import draw_comparison, write_sample_slide
+        from slidesr.upscale import Options, prepared
+
+    output.mkdir(parents=True, exist_ok=True)
+    source = slide or write_sample_slide(output / "sample.tif")
+    result = output / f"{source.stem}.x4.ome.tif"
+    with prepared(source, result, Options(overwrite=True)) as job:
+        run_and_show(job)
+        picture = draw_comparison(job.frame, result, output / "before-after.png")
+    click.echo(f"The upscaled slide is {result}: open it in QuPath or any OpenSlide program.")
+    click.echo(f"Bicubic beside slidesr: {picture}")

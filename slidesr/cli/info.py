@@ -1,0 +1,105 @@
+"""`slidesr info` and `slidesr models`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from slidesr.cli.show import as_json, bytes_text, facts
+
+# Measured on H&E at JPEG quality 90 with its pyramid: see docs/formats.md.
+_BYTES_PER_OUTPUT_PX = 0.14 * 4 / 3
+
+
+@click.command()
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--json", "json_", is_flag=True, help="Say it as JSON on stdout.")
+def info(source: Path, *, json_: bool) -> None:
+    """Tells what a slide is, and what `upscale` would make of it."""
+    from slidesr.slide import open_slide
+    from slidesr.tissue import find_tissue
+
+    with open_slide(source) as slide:
+        thumbnail = slide.thumbnail(2048)
+        downsample = slide.size.width / thumbnail.shape[1]
+        um_per_px = slide.mpp.mean * downsample if slide.mpp else None
+        share = find_tissue(thumbnail, um_per_px=um_per_px).share
+        told: dict[str, Any] = {
+            "file": source.name,
+            "vendor": slide.vendor,
+            "width": slide.size.width,
+            "height": slide.size.height,
+            "levels": [
+                {"width": level.size.width, "height": level.size.height} for level in slide.levels
+            ],
+            "mpp": slide.mpp.mean if slide.mpp else None,
+            "magnification": slide.magnification,
+            "icc_profile_bytes": len(slide.icc_profile or b""),
+            "tissue_share": share,
+        }
+        told["upscaled"] = [
+            {
+                "scale": scale,
+                "width": slide.size.width * scale,
+                "height": slide.size.height * scale,
+                "mpp": slide.mpp.mean / scale if slide.mpp else None,
+                "about_bytes": int(slide.size.area * scale**2 * share * _BYTES_PER_OUTPUT_PX),
+            }
+            for scale in (2, 4, 8, 16)
+        ]
+    if json_:
+        as_json(told)
+    else:
+        _show(told)
+
+
+def _show(told: dict[str, Any]) -> None:
+    levels = ", ".join(f"{level['width']} x {level['height']}" for level in told["levels"])
+    facts(
+        told["file"],
+        {
+            "vendor": told["vendor"],
+            "levels": levels,
+            "pixel": f"{told['mpp']:.4g} um" if told["mpp"] else "size unknown",
+            "magnification": f"{told['magnification']:g}x" if told["magnification"] else "unknown",
+            "colour": "ICC profile" if told["icc_profile_bytes"] else "no ICC profile",
+            "tissue": f"{told['tissue_share']:.1%}",
+        },
+    )
+    table = Table("scale", "size", "pixel", "about", box=None, title="upscaled")
+    for row in told["upscaled"]:
+        table.add_row(
+            f"x{row['scale']}",
+            f"{row['width']} x {row['height']}",
+            f"{row['mpp']:.4g} um" if row["mpp"] else "unknown",
+            bytes_text(row["about_bytes"]),
+        )
+    Console().print(table)
+
+
+@click.command()
+@click.option("--json", "json_", is_flag=True, help="Say all of every header as JSON on stdout.")
+def models(*, json_: bool) -> None:
+    """Lists the shipped models."""
+    from slidesr.model import list_models
+
+    found = list_models()
+    if json_:
+        as_json([{"path": path, **asdict(spec)} for path, spec in found])
+        return
+    table = Table("name", "scale", "stage", "trained on um/px", "size", box=None)
+    for path, spec in found:
+        finest, coarsest = spec.trained_um_per_px
+        table.add_row(
+            spec.name,
+            f"x{spec.generator.scale}",
+            spec.stage,
+            f"{finest:g}-{coarsest:g}",
+            bytes_text(path.stat().st_size),
+        )
+    Console().print(table)

@@ -1,0 +1,87 @@
+"""How the commands show things: tables, sizes, times, and the progress bar of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+console = Console(stderr=True)
+
+
+def bytes_text(count: float) -> str:
+    """Decimal units, as disks and file managers count.
+
+    >>> bytes_text(1_540_000)
+    '1.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "TB"
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def time_text(seconds: float) -> str:
+    """
+    >>> time_text(4000), time_text(75), time_text(2.34)
+    ('1 h 07 min', '1 min 15 s', '2.3 s')
+    """
+    if seconds >= 3600:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    if seconds >= 60:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds:.1f} s"
+
+
+def facts(title: str, rows: Mapping[str, object]) -> None:
+    """A table of two columns on stdout; text from files is never read as markup."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(str(value)))
+    Console(soft_wrap=True).print(table)
+
+
+def as_json(value: Any) -> None:
+    """A dataclass or plain data as JSON on stdout."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    click.echo(json.dumps(plain, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else repr(value)
+
+
+@contextmanager
+def progress_bar(title: str, total: float) -> Iterator[Progress]:
+    """A bar on stderr for one task; advance it by `progress.update(progress.task_ids[0], ...)`."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        progress.add_task(title, total=total, note="")
+        yield progress
+
+
+class _Rate(ProgressColumn):
+    """What the task's own note says: pixels done and pixels a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["note"], style="cyan")

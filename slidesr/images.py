@@ -1,0 +1,36 @@
+"""Folders of plain images, as training and benchmarks take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from slidesr.errors import RefusedError
+
+_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """All images of a folder and below, sorted; a RefusedError where there are none."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise RefusedError(f"{folder}: no images here ({', '.join(sorted(_SUFFIXES))})")
+    return paths
+
+
+def group_of(path: Path, folder: Path) -> str:
+    """The data set an image belongs to: its top folder inside `folder`, else `folder` itself."""
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else folder.name
+
+
+def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
+    """u8[h, w, 3] in 0..255; a RefusedError where it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise RefusedError(f"{path}: not a readable image: {error}") from error

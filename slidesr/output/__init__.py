@@ -1,0 +1,1 @@
+"""From upscaled blocks to a slide on disk: encoding, the pyramid, and the container."""

@@ -1,0 +1,70 @@
+"""The compressions that every reader opens, and the encoding of one tile; see docs/formats.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+
+COMPRESSIONS = ("jpeg", "jpeg-rgb", "lzw", "deflate", "none")
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How tiles are stored. `quality` counts for the two JPEG kinds only.
+
+    `jpeg` is YCbCr 4:2:0; 4:4:4 is not offered since Bio-Formats shows it in wrong colours.
+    Deflate goes without a predictor, which cuCIM cannot undo.
+    """
+
+    name: str = "jpeg"
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        if self.name not in COMPRESSIONS:
+            raise ValueError(f"compression {self.name!r} is not one of {', '.join(COMPRESSIONS)}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"JPEG quality {self.quality} is not within 1..100")
+
+    @cached_property
+    def tiff_options(self) -> dict[str, Any]:
+        """What `tifffile.TiffWriter.write` is told of it."""
+        options: dict[str, dict[str, Any]] = {
+            "jpeg": {"compression": "jpeg", "subsampling": (2, 2)},
+            "jpeg-rgb": {
+                "compression": "jpeg",
+                "subsampling": (1, 1),
+                "compressionargs": {"outcolorspace": "rgb"},
+            },
+            "lzw": {"compression": "lzw", "predictor": True},
+            "deflate": {"compression": "adobe_deflate"},
+            "none": {},
+        }
+        return {"photometric": "rgb", **options[self.name]}
+
+    def encode(self, tile: npt.NDArray[np.uint8]) -> bytes:
+        """A whole u8[side, side, 3] tile as its stored bytes. Releases the interpreter lock."""
+        tile = np.ascontiguousarray(tile)
+        match self.name:
+            case "jpeg":
+                return _jpeg(tile, self.quality, "ycbcr", "420")
+            case "jpeg-rgb":
+                return _jpeg(tile, self.quality, "rgb", "444")
+            case "lzw":
+                differences = imagecodecs.delta_encode(tile, axis=-2)
+                return bytes(imagecodecs.lzw_encode(differences))
+            case "deflate":
+                return bytes(imagecodecs.zlib_encode(tile, level=6))
+            case _:
+                return tile.tobytes()
+
+
+def _jpeg(tile: npt.NDArray[np.uint8], quality: int, space: str, sampling: str) -> bytes:
+    encoded: bytes = imagecodecs.jpeg8_encode(
+        tile, level=quality, colorspace="rgb", outcolorspace=space, subsampling=sampling
+    )
+    return encoded

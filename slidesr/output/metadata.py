@@ -1,0 +1,92 @@
+"""What the output says of itself: pixel size, magnification, colour profile, and how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ome_types import OME, to_xml
+from ome_types.model import (
+    AnnotationRef,
+    Channel,
+    Image,
+    Instrument,
+    InstrumentRef,
+    Map,
+    MapAnnotation,
+    Objective,
+    ObjectiveSettings,
+    Pixels,
+    StructuredAnnotations,
+    TiffData,
+)
+
+from slidesr.geometry import Mpp, Size
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Facts of the output, all of level 0. Nothing else is carried over from the slide.
+
+    `provenance` are plain key-value pairs. No file path, host, name or date belongs there.
+    """
+
+    mpp: Mpp | None
+    magnification: float | None
+    icc_profile: bytes | None
+    provenance: dict[str, str] = field(default_factory=dict)
+
+
+def ome_xml(size: Size, metadata: Metadata) -> str:
+    """OME-XML of one interleaved 8-bit RGB image (schema 2016-06), pure ASCII."""
+    # No pixel size means no PhysicalSize attributes at all: absent, never wrong.
+    physical: dict[str, Any] = {}
+    if metadata.mpp is not None:
+        physical = {
+            "physical_size_x": metadata.mpp.x,
+            "physical_size_x_unit": "µm",
+            "physical_size_y": metadata.mpp.y,
+            "physical_size_y_unit": "µm",
+        }
+    pixels = Pixels(
+        id="Pixels:0",
+        dimension_order="XYCZT",
+        type="uint8",
+        interleaved=True,
+        size_x=size.width,
+        size_y=size.height,
+        size_c=3,
+        size_z=1,
+        size_t=1,
+        channels=[Channel(id="Channel:0:0", samples_per_pixel=3)],
+        tiff_data_blocks=[TiffData(ifd=0, plane_count=1)],
+        **physical,
+    )
+    image = Image(id="Image:0", name="slidesr", pixels=pixels)
+    ome = OME(images=[image], creator="slidesr")
+    if metadata.magnification is not None:
+        objective = Objective(id="Objective:0:0", nominal_magnification=metadata.magnification)
+        ome.instruments = [Instrument(id="Instrument:0", objectives=[objective])]
+        image.instrument_ref = InstrumentRef(id="Instrument:0")
+        image.objective_settings = ObjectiveSettings(id="Objective:0:0")
+    if metadata.provenance:
+        note = MapAnnotation(
+            id="Annotation:0",
+            namespace="slidesr.provenance",
+            value=Map(ms=[Map.M(k=key, value=value) for key, value in metadata.provenance.items()]),
+        )
+        ome.structured_annotations = StructuredAnnotations(map_annotations=[note])
+        image.annotation_refs = [AnnotationRef(id=note.id)]
+    body = to_xml(ome, exclude_unset=True, indent=0)
+    ascii_body = body.encode("ascii", "xmlcharrefreplace").decode("ascii")
+    return f'<?xml version="1.0" encoding="UTF-8"?>{ascii_body}'
+
+
+def plain_text(size: Size, metadata: Metadata) -> str:
+    """The same facts for a TIFF that is no OME-TIFF: `slidesr WIDTHxHEIGHT|key = value|...`."""
+    facts = {"MPP": str(metadata.mpp)} if metadata.mpp else {}
+    if metadata.magnification:
+        facts["Magnification"] = f"{metadata.magnification:g}"
+    pairs = [f"{key} = {value}" for key, value in (facts | metadata.provenance).items()]
+    text = "|".join([f"slidesr {size.width}x{size.height}", *pairs])
+    return text.encode("ascii", "backslashreplace").decode("ascii")

@@ -1,0 +1,239 @@
+"""A pyramidal BigTIFF that OpenSlide, Bio-Formats and the others open with all its levels.
+
+tifffile writes every directory (IFD) first, complete but for the places of the tiles; encoded tiles
+are appended as they come; at the end the places are filled in. So the file is written once, front
+to back, and nothing but the places of its tiles is held in memory (16 bytes a tile).
+
+    header | IFD 0 | SubIFD 1 .. n | tile, tile, tile, ... | copies of SubIFD 1 .. n
+             |  |_____^                                      ^
+             |_______________________________________________|   (hybrid layout)
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from slidesr.errors import RefusedError
+from slidesr.output.compression import Compression
+from slidesr.output.metadata import Metadata, ome_xml, plain_text
+from slidesr.output.pyramid import EncodedTile
+from slidesr.plan import Plan
+
+LAYOUTS = ("hybrid", "ome", "generic")
+"""`hybrid`: the levels as SubIFDs, and again as copies of these small directories in the main chain,
+for readers of either kind. `ome`: SubIFDs alone, the letter of OME-TIFF. `generic`: a plain chain of
+directories without OME-XML."""
+
+
+class OmeTiffWriter:
+    """Writes beside `path` under a hidden name, and publishes whole or not at all.
+
+    A context manager: `append` tiles in any order, then `finish`. Leaving without `finish` removes
+    the part. `glass` is the encoded tile that all plain glass points at. Raises RefusedError where the output exists and may not be replaced.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        plan: Plan,
+        metadata: Metadata,
+        compression: Compression,
+        *,
+        glass: bytes,
+        layout: str = "hybrid",
+        overwrite: bool = False,
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+        self._path, self._overwrite, self._layout = path, overwrite, layout
+        self._part = path.with_name(f".{path.name}.part")
+        self._levels = [_TilePlaces(plan, level) for level in range(len(plan.levels))]
+        self._glass_tile, self._glass_place = glass, (0, 0)
+        if path.exists() and not overwrite:
+            raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
+        try:
+            _write_skeleton(self._part, plan, metadata, compression, layout)
+            self._file: BinaryIO = self._part.open("r+b")
+        except OSError as error:
+            raise RefusedError(f"{path}: cannot be written: {error.strerror}") from error
+        self._end = self._file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> OmeTiffWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def append(self, tiles: Iterable[EncodedTile]) -> None:
+        """Appends encoded tiles in the order given; the glass tile once, where first needed."""
+        for tile in tiles:
+            if tile.data is not None:
+                place = self._store(tile.data)
+            elif self._glass_place == (0, 0):
+                place = self._glass_place = self._store(self._glass_tile)
+            else:
+                place = self._glass_place
+            self._levels[tile.level].set(tile.row, tile.column, place)
+
+    def finish(self) -> int:
+        """Fills in the places, syncs and publishes the file; its size in bytes."""
+        for level in self._levels:
+            level.check()
+        self._file.flush()
+        with tifffile.TiffFile(self._part, mode="r+", is_ome=False) as tiff:
+            pages = list(_pages(tiff, self._layout))
+            for page, level in zip(pages, self._levels, strict=True):
+                page.tags["TileOffsets"].overwrite(level.offsets, erase=False)
+                page.tags["TileByteCounts"].overwrite(level.counts, erase=False)
+            sub_offsets = [page.offset for page in pages[1:]]
+            end_of_chain = pages[0].offset
+        if self._layout == "hybrid":
+            _chain_copies(self._file, end_of_chain, sub_offsets)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = self._file.seek(0, os.SEEK_END)
+        self._publish()
+        return size
+
+    def _store(self, data: bytes) -> tuple[int, int]:
+        offset = self._end
+        self._file.write(data)
+        self._end += len(data)
+        return offset, len(data)
+
+    def _publish(self) -> None:
+        if self._overwrite:
+            self._part.replace(self._path)
+        else:
+            try:  # a link never replaces what came there in the meantime
+                self._path.hardlink_to(self._part)
+            except FileExistsError as error:
+                raise RefusedError(
+                    f"{self._path}: appeared while running. Replace it with --overwrite."
+                ) from error
+            except OSError:  # no hard links on this file system
+                self._part.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class _TilePlaces:
+    """Where each tile of one level lies in the file; row by row, as TIFF wants it."""
+
+    def __init__(self, plan: Plan, level: int) -> None:
+        size, side = plan.levels[level], plan.output_tile_px
+        shape = (-(-size.height // side), -(-size.width // side))
+        self._level = level
+        self._offsets: npt.NDArray[np.uint64] = np.zeros(shape, np.uint64)
+        self._counts: npt.NDArray[np.uint64] = np.zeros(shape, np.uint64)
+
+    def set(self, row: int, column: int, place: tuple[int, int]) -> None:
+        self._offsets[row, column], self._counts[row, column] = place
+
+    @property
+    def offsets(self) -> list[int]:
+        return list(map(int, self._offsets.flat))
+
+    @property
+    def counts(self) -> list[int]:
+        return list(map(int, self._counts.flat))
+
+    def check(self) -> None:
+        """Sparse tiles read black or fail, by the reader; so there must be none."""
+        missing = np.argwhere(self._offsets == 0)
+        if len(missing):
+            row, column = missing[0]
+            raise ValueError(f"level {self._level}: no tile at row {row}, column {column}")
+
+
+def _write_skeleton(
+    path: Path, plan: Plan, metadata: Metadata, compression: Compression, layout: str
+) -> None:
+    """Every directory of the file, with room for the places of its tiles."""
+    sub_levels = 0 if layout == "generic" else len(plan.levels) - 1
+    side = plan.output_tile_px
+    with tifffile.TiffWriter(path, bigtiff=True, byteorder="<") as writer:
+        for level, size in enumerate(plan.levels):
+            first: dict[str, Any] = {}
+            if level == 0:
+                first = {"subifds": sub_levels, "iccprofile": metadata.icc_profile}
+                describe = plain_text if layout == "generic" else ome_xml
+                first["description"] = describe(plan.output, metadata).encode("ascii")
+            count = -(-size.height // side) * -(-size.width // side)
+            writer.write(
+                iter([b""] * count),
+                shape=(size.height, size.width, 3),
+                dtype=np.uint8,
+                tile=(side, side),
+                subfiletype=0 if level == 0 else 1,
+                metadata=None,
+                software="slidesr",
+                **_resolution(metadata, level),
+                **compression.tiff_options,
+                **first,
+            )
+
+
+def _resolution(metadata: Metadata, level: int) -> dict[str, Any]:
+    """The pixel size as the resolution tags say it: pixels a centimetre."""
+    if metadata.mpp is None:
+        return {}
+    um_per_cm = 10_000
+    mpp = metadata.mpp * 2**level
+    return {"resolution": (um_per_cm / mpp.x, um_per_cm / mpp.y), "resolutionunit": "CENTIMETER"}
+
+
+def _pages(tiff: tifffile.TiffFile, layout: str) -> Iterator[tifffile.TiffPage]:
+    """The full directories of all levels, largest first."""
+    if layout == "generic":
+        for page in tiff.pages:
+            yield page.aspage()
+        return
+    first = tiff.pages.first
+    yield first
+    for page in first.pages or ():
+        yield page.aspage()
+
+
+def _chain_copies(file: BinaryIO, first: int, directories: list[int]) -> None:
+    """Appends copies of directories to the main chain that ends with the directory at `first`.
+
+    A BigTIFF directory is a u64 count, 20 bytes an entry, and the u64 offset of the next one; large
+    values stay where they are, so both copies point at the same tiles.
+    """
+    link = _link_of(file, first)
+    for offset in directories:
+        file.seek(offset)
+        (count,) = struct.unpack("<Q", file.read(8))
+        entries = file.read(20 * count)
+        end = file.seek(0, os.SEEK_END)
+        copy = end + end % 2  # directories start on even offsets
+        file.write(b"\0" * (copy - end) + struct.pack("<Q", count) + entries + bytes(8))
+        file.seek(link)
+        file.write(struct.pack("<Q", copy))
+        link = _link_of(file, copy)
+
+
+def _link_of(file: BinaryIO, directory: int) -> int:
+    """Where a directory keeps the offset of the next one."""
+    file.seek(directory)
+    (count,) = struct.unpack("<Q", file.read(8))
+    return int(directory + 8 + 20 * count)

@@ -1,0 +1,158 @@
+"""The pyramid: each level is the exact 2 x 2 mean of the uncompressed level below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from slidesr.output.compression import Compression
+from slidesr.plan import Block, Plan
+
+_U8 = npt.NDArray[np.uint8]
+_Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A block's pixels, u8[h, w, 3]; None where the whole block is plain glass.
+
+    `glass` says which of its level-0 tiles (rows, columns) are plain glass.
+    """
+
+    block: Block
+    pixels: _U8 | None
+    glass: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EncodedTile:
+    """One stored tile of one level; `data` is None for the shared glass tile."""
+
+    level: int
+    row: int
+    column: int
+    data: bytes | None
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """The finished tiles of a block, and its pixels on the first level that it cannot finish.
+
+    `rest` is None where these pixels are plain glass, or where no such level exists.
+    """
+
+    block: Block
+    tiles: tuple[EncodedTile, ...]
+    rest: _U8 | None
+
+
+def halved(pixels: _U8) -> _U8:
+    """The rounded mean of 2 x 2 pixels: u8[h, w, 3] -> u8[ceil(h/2), ceil(w/2), 3].
+
+    A last odd row or column is averaged over the pixels that exist.
+    """
+    return np.asarray(Image.fromarray(pixels).reduce(2))
+
+
+def encode_block(painted: Painted, plan: Plan, compression: Compression) -> EncodedBlock:
+    """Encodes all tiles that lie whole in one block, on its lowest levels."""
+    block, side = painted.block, plan.output_tile_px
+    pixels, glass = painted.pixels, painted.glass
+    tiles: list[EncodedTile] = []
+    for level in range(plan.block_levels):
+        row, column = (start // side >> level for start in (block.write.y, block.write.x))
+        for (dy, dx), plain in np.ndenumerate(glass):
+            data = None
+            if not plain and pixels is not None:
+                part = pixels[dy * side : (dy + 1) * side, dx * side : (dx + 1) * side]
+                data = compression.encode(filled(part, side))
+            tiles.append(EncodedTile(level, row + dy, column + dx, data))
+        pixels = None if pixels is None else halved(pixels)
+        glass = _all_of_four(glass)
+    rest = pixels if plan.block_levels < len(plan.levels) else None
+    return EncodedBlock(block, tuple(tiles), rest)
+
+
+def filled(pixels: _U8, side: int) -> _U8:
+    """A border tile made whole by repeating its last row and column, which keeps JPEG calm."""
+    height, width = pixels.shape[:2]
+    if (height, width) == (side, side):
+        return pixels
+    return np.pad(pixels, ((0, side - height), (0, side - width), (0, 0)), mode="edge")
+
+
+def _all_of_four(glass: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """A tile is plain glass where the tiles that it is made of all are."""
+    rows, columns = glass.shape
+    even = np.pad(glass, ((0, rows % 2), (0, columns % 2)), constant_values=True)
+    joined: npt.NDArray[np.bool_] = even.reshape((rows + 1) // 2, 2, -1, 2).all(axis=(1, 3))
+    return joined
+
+
+class UpperPyramid:
+    """Builds the levels above the blocks from what the blocks leave, in the plan's order.
+
+    Blocks come along a Z curve, so at most a handful of tiles a level are open at any time: memory
+    grows with the number of levels, not with the slide.
+    """
+
+    def __init__(self, plan: Plan, compression: Compression, glass: _Colour) -> None:
+        self._plan, self._compression, self._glass = plan, compression, glass
+        self._open: dict[tuple[int, int, int], _OpenTile] = {}
+
+    def add(self, encoded: EncodedBlock) -> Iterator[EncodedTile]:
+        """Takes the rest of a block and yields the upper tiles that it completes."""
+        plan, block = self._plan, encoded.block
+        level = plan.block_levels
+        if level < len(plan.levels):
+            # A block has the extent of one tile on its highest own level.
+            row, column = block.write.y // plan.block_px, block.write.x // plan.block_px
+            yield from self._place(level, row, column, encoded.rest)
+
+    def _place(self, level: int, row: int, column: int, part: _U8 | None) -> Iterator[EncodedTile]:
+        """Puts a child's half-size pixels into its parent tile on `level`."""
+        key = (level, row // 2, column // 2)
+        if key not in self._open:
+            half = self._plan.output_tile_px // 2
+            self._open[key] = _OpenTile(*self._shape(key), half, self._glass)
+        tile = self._open[key]
+        tile.place(part, row % 2, column % 2)
+        if tile.missing:
+            return
+        del self._open[key]
+        pixels = tile.pixels
+        data = None
+        if pixels is not None:
+            data = self._compression.encode(filled(pixels, self._plan.output_tile_px))
+        yield EncodedTile(*key, data)
+        if level + 1 < len(self._plan.levels):
+            rest = None if pixels is None else halved(pixels)
+            yield from self._place(level + 1, key[1], key[2], rest)
+
+    def _shape(self, key: tuple[int, int, int]) -> tuple[int, int]:
+        level, row, column = key
+        size, side = self._plan.levels[level], self._plan.output_tile_px
+        return min(side, size.height - row * side), min(side, size.width - column * side)
+
+
+class _OpenTile:
+    """A tile of an upper level that waits for its children; without pixels while all is glass."""
+
+    def __init__(self, height: int, width: int, half: int, glass: _Colour) -> None:
+        self.pixels: _U8 | None = None
+        self.missing = (1 + (height > half)) * (1 + (width > half))
+        self._shape, self._half, self._glass = (height, width, 3), half, glass
+
+    def place(self, part: _U8 | None, down: int, right: int) -> None:
+        self.missing -= 1
+        if part is None:
+            return
+        if self.pixels is None:
+            self.pixels = np.empty(self._shape, np.uint8)
+            self.pixels[:] = self._glass
+        y, x = down * self._half, right * self._half
+        self.pixels[y : y + part.shape[0], x : x + part.shape[1]] = part

@@ -1,0 +1,154 @@
+"""From a block of the plan to its pixels: read, upscale the tissue, enlarge the rest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from slidesr.geometry import Box
+from slidesr.model import Model
+from slidesr.output.pyramid import Painted
+from slidesr.plan import CELL_PX, Block, Plan
+from slidesr.slide import Frame
+from slidesr.tissue import Tissue
+
+_U8 = npt.NDArray[np.uint8]
+_BICUBIC_HALO_PX = 2
+
+# A tile of plain glass is stored once for the whole slide, in the glass's own colour. A tile counts
+# as plain if its mean is that colour, to less than one can see at the border between two tiles, and
+# if nothing in it stands out of a camera's noise. Both in grey levels of 0..255.
+_GLASS_MEAN_TOLERANCE = 1.5
+_GLASS_NOISE_TOLERANCE = 16
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The source pixels of a block: u8[h, w, 3] of `box`, and which cells of `cover` are tissue."""
+
+    block: Block
+    box: Box
+    pixels: _U8
+    tissue: npt.NDArray[np.bool_]
+
+    def view(self, box: Box) -> _U8:
+        return self.pixels[box.within(self.box).slices]
+
+
+class Painter:
+    """Makes the pixels of blocks. `read` may run in many threads, `paint` in one."""
+
+    def __init__(self, frame: Frame, plan: Plan, tissue: Tissue, model: Model) -> None:
+        self._frame, self._plan, self._tissue, self._model = frame, plan, tissue, model
+
+    def tissue_cells(self, block: Block) -> npt.NDArray[np.bool_]:
+        """Which cells of the block's cover are tissue: bool[rows, columns]."""
+        return self._tissue.cells(block.cover, self._frame.size, CELL_PX)
+
+    def read(self, block: Block) -> Raw:
+        tissue = self.tissue_cells(block)
+        if tissue.any():
+            box = block.cover.grown(self._model.halo_px)
+        else:
+            box = block.source.grown(_BICUBIC_HALO_PX)
+        return Raw(block, box, self._frame.read(box), tissue)
+
+    def paint(self, raw: Raw) -> Painted:
+        """The block's output pixels; what a pixel becomes does not depend on the block."""
+        glass = self._plain_glass(raw)
+        if glass.all():
+            return Painted(raw.block, None, glass)
+        pixels = self._paint_background(raw, glass)
+        self._paint_tissue(raw, pixels)
+        return Painted(raw.block, pixels, glass)
+
+    def _plain_glass(self, raw: Raw) -> npt.NDArray[np.bool_]:
+        """Which of the block's output tiles on level 0 are plain glass."""
+        glass = np.array(self._tissue.glass, np.int16)
+        rows, columns = self._tile_grid(raw.block)
+        plain = np.zeros((rows, columns), bool)
+        for row, column in np.ndindex(rows, columns):
+            source = self._plan.source_from_output(self._output_tile(raw.block, row, column))
+            if self._any_tissue(raw, source):
+                continue
+            difference = raw.view(source.grown(_BICUBIC_HALO_PX)) - glass
+            off = np.abs(difference.mean(axis=(0, 1))).max()
+            noise = max(int(difference.max()), -int(difference.min()))
+            plain[row, column] = off <= _GLASS_MEAN_TOLERANCE and noise <= _GLASS_NOISE_TOLERANCE
+        return plain
+
+    def _paint_background(self, raw: Raw, glass: npt.NDArray[np.bool_]) -> _U8:
+        """The whole block without the network: glass in its colour, the rest by bicubic."""
+        write = raw.block.write
+        pixels = np.empty((write.height, write.width, 3), np.uint8)
+        for (row, column), plain in np.ndenumerate(glass):
+            tile = self._output_tile(raw.block, row, column)
+            source = self._plan.source_from_output(tile)
+            view = pixels[tile.within(write).slices]
+            if plain:
+                view[:] = self._tissue.glass
+            elif not self._all_tissue(raw, source):
+                view[:] = _bicubic(raw.view(source.grown(_BICUBIC_HALO_PX)), self._plan.scale)
+        return pixels
+
+    def _paint_tissue(self, raw: Raw, pixels: _U8) -> None:
+        """Upscales the tiles that hold tissue, and keeps of them the cells that are tissue."""
+        halo = self._model.halo_px
+        by_shape: defaultdict[tuple[int, int], list[Box]] = defaultdict(list)
+        for tile in raw.block.tiles:
+            if self._any_tissue(raw, tile):
+                by_shape[tile.height, tile.width].append(tile)
+        for tiles in by_shape.values():
+            inputs = np.stack([raw.view(tile.grown(halo)) for tile in tiles])
+            for tile, made in zip(tiles, self._model.upscale(inputs), strict=True):
+                self._keep_tissue(raw, tile, made, pixels)
+
+    def _keep_tissue(self, raw: Raw, tile: Box, made: _U8, pixels: _U8) -> None:
+        scale, block = self._plan.scale, raw.block
+        kept = tile.clipped(block.source)  # a tile may reach beyond its block, onto the grid
+        to = pixels[(kept.within(block.source) * scale).slices]
+        made = made[(kept.within(tile) * scale).slices]
+        if self._all_tissue(raw, kept):
+            to[:] = made
+            return
+        cells = raw.tissue[_cell_slices(tile, raw.block)]
+        of_pixels = cells.repeat(CELL_PX * scale, 0).repeat(CELL_PX * scale, 1)
+        is_tissue = of_pixels[(kept.within(tile) * scale).slices]
+        to[is_tissue] = made[is_tissue]
+
+    def _any_tissue(self, raw: Raw, source: Box) -> bool:
+        return bool(raw.tissue[_cell_slices(source, raw.block)].any())
+
+    def _all_tissue(self, raw: Raw, source: Box) -> bool:
+        return bool(raw.tissue[_cell_slices(source, raw.block)].all())
+
+    def _tile_grid(self, block: Block) -> tuple[int, int]:
+        side = self._plan.output_tile_px
+        return -(-block.write.height // side), -(-block.write.width // side)
+
+    def _output_tile(self, block: Block, row: int, column: int) -> Box:
+        side, write = self._plan.output_tile_px, block.write
+        return Box(write.x + column * side, write.y + row * side, side, side).clipped(write)
+
+
+def _cell_slices(source: Box, block: Block) -> tuple[slice, slice]:
+    """The cells that a source box meets, in an array of the cells of the block's cover."""
+    inside = source.snapped(CELL_PX).within(block.cover)
+    cells = Box(*(side // CELL_PX for side in (inside.x, inside.y, inside.width, inside.height)))
+    return cells.slices
+
+
+def _bicubic(pixels: _U8, scale: int) -> _U8:
+    """Pillow's bicubic of all but a border of 2 px: u8[h + 4, w + 4, 3] -> u8[h*s, w*s, 3]."""
+    halo = _BICUBIC_HALO_PX
+    height, width = pixels.shape[0] - 2 * halo, pixels.shape[1] - 2 * halo
+    enlarged = Image.fromarray(np.ascontiguousarray(pixels)).resize(
+        (width * scale, height * scale),
+        Image.Resampling.BICUBIC,
+        box=(halo, halo, halo + width, halo + height),
+    )
+    return np.asarray(enlarged)

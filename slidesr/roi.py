@@ -1,0 +1,162 @@
+"""Regions drawn by people: GeoJSON of QuPath and XML of ASAP, as level-0 pixels (x, y)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from lxml import etree  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from shapely import MultiPolygon, Polygon
+from shapely.geometry.base import BaseGeometry
+
+from slidesr.errors import RefusedError
+from slidesr.geometry import Size
+
+_log = logging.getLogger(__name__)
+
+_MOST_BYTES = 256 * 2**20  # a million cells of QuPath; parsing takes about ten times as much memory
+_EXCLUDED_GROUP = re.compile(r"^_2$|exclu", re.IGNORECASE)  # `_2` is Camelyon16's "no tumour"
+_ASAP_AREAS = ("Polygon", "Spline", "Rectangle")
+_CURE = "Give GeoJSON as QuPath exports it, or XML as ASAP saves it."
+
+
+def read_roi(path: Path) -> MultiPolygon:
+    """Reads the areas of a GeoJSON or ASAP file, without their holes and exclusions.
+
+    Coordinates are level-0 pixels (x, y). Points and lines have no area and are left out.
+    """
+    data = _bytes(path)
+    try:
+        areas = _asap_areas(data) if data.startswith(b"<") else _geojson_areas(json.loads(data))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
+    except (etree.XMLSyntaxError, shapely.errors.ShapelyError) as error:
+        raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
+    if areas.is_empty:
+        raise RefusedError(f"{path}: holds no area. Draw a polygon, a rectangle or an ellipse.")
+    return areas
+
+
+def roi_mask(roi: BaseGeometry, slide: Size, mask: Size) -> NDArray[np.bool_]:
+    """A mask [h, w] over the whole slide: True wherever a mask pixel may meet the ROI.
+
+    Never loses any of it; adds at most 2 mask pixels around it.
+    """
+    scale = np.array([mask.width / slide.width, mask.height / slide.height])
+    seen = shapely.intersection(roi, shapely.box(0, 0, slide.width, slide.height))
+    areas = _areas([shapely.transform(seen, lambda xy: xy * scale)])
+    canvas = Image.new("1", (mask.width, mask.height))
+    draw = ImageDraw.Draw(canvas)
+    for area in sorted(areas.geoms, key=lambda a: Polygon(a.exterior).area, reverse=True):
+        _fill(draw, area)  # the widest first, as an island may lie in another area's hole
+    return np.asarray(np.array(canvas) | _outline(areas, mask))
+
+
+def _fill(draw: ImageDraw.ImageDraw, area: Polygon) -> None:
+    """Right to a pixel, which `_outline` makes up for."""
+    draw.polygon(list(map(tuple, area.exterior.coords)), fill=1)
+    for hole in area.interiors:
+        draw.polygon(list(map(tuple, hole.coords)), fill=0)
+
+
+def _outline(areas: MultiPolygon, mask: Size) -> NDArray[np.bool_]:
+    """Every pixel that a ring passes, and its neighbours."""
+    x, y = shapely.get_coordinates(shapely.segmentize(areas.boundary, 0.5)).astype(int).T
+    touched = np.zeros((mask.height, mask.width), np.bool_)
+    touched[y.clip(0, mask.height - 1), x.clip(0, mask.width - 1)] = True
+    return np.asarray(ndimage.maximum_filter(touched, 3))
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise RefusedError(f"{path}: larger than 256 MiB. Export only the regions to upscale.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror}. {_CURE}") from error
+    return data.removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
+def _geojson_areas(root: Any) -> MultiPolygon:
+    return _areas([_polygon(rings) for rings in _geojson_polygons(root)])
+
+
+def _geojson_polygons(node: Any) -> Iterator[list[Any]]:
+    """The rings of each polygon in a collection, a list, a feature or a geometry."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _geojson_polygons(child)
+        return
+    match node["type"]:
+        case "FeatureCollection":
+            yield from _geojson_polygons(node["features"])
+        case "Feature":
+            yield from _geojson_polygons(node["geometry"] or [])
+        case "GeometryCollection":
+            yield from _geojson_polygons(node["geometries"])
+        case "MultiPolygon":
+            yield from node["coordinates"]
+        case "Polygon":
+            yield node["coordinates"]
+        case "Point" | "MultiPoint" | "LineString" | "MultiLineString" as kind:
+            _log.warning("a %s has no area and is left out", kind)
+        case kind:
+            raise ValueError(f"{kind!r} is no GeoJSON type")
+
+
+def _asap_areas(data: bytes) -> MultiPolygon:
+    areas: list[Polygon] = []
+    cuts: list[Polygon] = []
+    for annotation in _asap_root(data).iterfind("Annotations/Annotation"):
+        kind, group = annotation.get("Type"), annotation.get("PartOfGroup", "")
+        if kind not in _ASAP_AREAS:
+            _log.warning("a %s has no area and is left out", kind)
+            continue
+        corners = sorted(annotation.iter("Coordinate"), key=lambda c: float(c.get("Order")))
+        ring = [(float(c.get("X")), float(c.get("Y"))) for c in corners]
+        (cuts if _EXCLUDED_GROUP.search(group) else areas).append(_polygon([ring]))
+    return _areas([shapely.difference(_areas(areas), _areas(cuts))])
+
+
+def _asap_root(data: bytes) -> Any:
+    """The root of XML from strangers: no entities, no network, nothing that grows."""
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+    )
+    root = etree.fromstring(data, parser)
+    if root.getroottree().docinfo.doctype:
+        raise ValueError("it has a document type, which may hide other files")
+    if root.tag != "ASAP_Annotations":
+        raise ValueError(f"its root is {root.tag}, not ASAP_Annotations")
+    return root
+
+
+# ---- polygons ------------------------------------------------------------------------------------
+
+
+def _polygon(rings: list[Any]) -> Polygon:
+    """The polygon of an outer ring and its holes; each ring a list of x, y and perhaps more."""
+    shell, *holes = [np.asarray([point[:2] for point in ring], np.float64) for ring in rings]
+    if not all(np.isfinite(ring).all() for ring in (shell, *holes)):
+        raise ValueError("a coordinate is not finite")
+    return Polygon(shell, holes)
+
+
+def _areas(geometries: Iterable[BaseGeometry]) -> MultiPolygon:
+    """The union of all polygons in the geometries, mended where they cross themselves."""
+    valid = shapely.make_valid(np.array(list(geometries), object))
+    parts = shapely.get_parts(shapely.get_parts(valid))  # of collections, then of multipolygons
+    union = shapely.union_all([part for part in parts if isinstance(part, Polygon)])
+    return MultiPolygon([part for part in shapely.get_parts(union) if isinstance(part, Polygon)])

@@ -1,0 +1,36 @@
+"""An ordered, bounded map over threads; stages of a pipeline are such maps behind one another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def ordered_map(
+    work: Callable[[_In], _Out], items: Iterable[_In], *, workers: int, ahead: int
+) -> Iterator[_Out]:
+    """Yields `work(item)` in the order of `items`, made by threads up to `ahead` items early.
+
+    At most `ahead` results are held. The first error is raised in its place; what had not begun by
+    then never begins. Closing the iterator early waits for what runs, and closes `items` too.
+    """
+    running: deque[Future[_Out]] = deque()
+    source = iter(items)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in source:
+            running.append(pool.submit(work, item))
+            if len(running) >= ahead:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()

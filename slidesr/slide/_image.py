@@ -1,0 +1,95 @@
+"""Plain images: PNG, JPEG, WebP, untiled TIFF and what else Pillow reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, TiffImageFile
+
+from slidesr.errors import RefusedError
+from slidesr.geometry import Box, Mpp, Size
+from slidesr.slide._resolution import mpp_from_tiff_tags
+from slidesr.slide._source import (
+    WHITE,
+    About,
+    Pixels,
+    levels_from_sizes,
+    over_background,
+    unreadable,
+)
+
+_MAX_PX = 512 * 10**6
+_EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")  # not EPS: it starts Ghostscript
+
+_limit_lock = Lock()
+
+
+class ImageSource:
+    """An image held in memory: 3 bytes a pixel, at most 512 megapixels."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with _without_pixel_limit():
+                image = Image.open(path, formats=_FORMATS)
+            with image:
+                _check(path, image)
+                self.about = _about(path, image)
+                self._pixels = over_background(image, WHITE)
+        except RefusedError:
+            raise
+        except UnidentifiedImageError as error:
+            raise unreadable(path, "its format is not known") from error
+        except Exception as error:  # Pillow's decoders raise what they like on a broken file
+            raise unreadable(path, error) from error
+
+    def read(self, level: int, box: Box) -> Pixels:
+        """The pixels of a box inside the image, which is level 0, the only one."""
+        return self._pixels[box.slices].copy()
+
+    def close(self) -> None:
+        """Nothing: the file is closed already."""
+
+
+@contextmanager
+def _without_pixel_limit() -> Iterator[None]:
+    """Opens headers of any size: Pillow's limit is a third of ours, and warns instead of asking."""
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > _MAX_PX:
+        raise RefusedError(
+            f"{path}: an image of {image.width} x {image.height} px would be held in memory whole. "
+            "Convert it to a tiled TIFF, for example with vips tiffsave --tile --pyramid."
+        )
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
+
+
+def _about(path: Path, image: Image.Image) -> About:
+    size = Size(image.width, image.height)
+    return About(
+        vendor=(image.format or "image").lower(),
+        levels=levels_from_sizes([size]),
+        mpp=_mpp(path, image),
+        icc_profile=image.info.get("icc_profile"),
+    )
+
+
+def _mpp(path: Path, image: Image.Image) -> Mpp | None:
+    """From a TIFF's tags; what PNG and JPEG say is meant for screen and print."""
+    if not isinstance(image, TiffImageFile):
+        return None
+    x, y, unit = (image.tag_v2.get(tag, 0) for tag in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT))
+    return mpp_from_tiff_tags(path, float(x), float(y), int(unit))

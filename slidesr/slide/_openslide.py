@@ -1,0 +1,153 @@
+"""Slides that OpenSlide reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from openslide import OpenSlide, OpenSlideError
+from PIL.ImageCms import PyCMSError
+
+from slidesr.errors import SlidesrError
+from slidesr.geometry import Box, Size
+from slidesr.slide._grid import CELL_PX, CellGrid
+from slidesr.slide._resolution import Resolution, mpp_from_um, number, resolution_from_ome
+from slidesr.slide._source import (
+    RGB,
+    WHITE,
+    About,
+    Level,
+    Pixels,
+    check_sane,
+    over_background,
+    printable,
+    unreadable,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class OpenSlideSource:
+    """One OpenSlide handle; it touches no label or macro image.
+
+    OpenSlide's errors are sticky: after one failed read all others fail, so open the slide anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._slide = OpenSlide(path)
+        except OpenSlideError as error:
+            raise unreadable(path, str(error).removeprefix(f"Reading {path}: ")) from error
+        try:
+            self.about = _about(path, self._slide)
+        except BaseException:
+            self.close()
+            raise
+        self._grids = {
+            i: CellGrid(level.size, partial(self._read_near, i), cell_px=CELL_PX)
+            for i, level in enumerate(self.about.levels)
+            if not level.downsample.is_integer()
+        }
+
+    @staticmethod
+    def vendor(path: Path) -> str | None:
+        """The format's name, or None where OpenSlide does not know it."""
+        return OpenSlide.detect_format(path)
+
+    def read(self, level: int, box: Box) -> Pixels:
+        """The pixels of a box inside the level.
+
+        OpenSlide takes level-0 positions in whole pixels. Where a level's downsample is not whole
+        (4.0003, say) most of its pixels have none, and OpenSlide shifts the image by up to half a
+        level-0 pixel, depending on the box. Such a level is read in fixed cells instead.
+        """
+        grid = self._grids.get(level)
+        return grid.read(box) if grid else self._read_near(level, box)
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _read_near(self, level: int, box: Box) -> Pixels:
+        downsample = self.about.levels[level].downsample
+        x0, y0 = round(box.x * downsample), round(box.y * downsample)
+        try:
+            region = self._slide.read_region((x0, y0), level, (box.width, box.height))
+        except OpenSlideError as error:
+            raise SlidesrError(
+                f"{self._path}: level {level} cannot be read at x {x0}, y {y0} "
+                f"of level 0: {printable(str(error))}"
+            ) from error
+        return over_background(region, self.about.background)
+
+
+def _about(path: Path, slide: OpenSlide) -> About:
+    try:
+        properties = dict(slide.properties)
+        sizes = [Size(*dimensions) for dimensions in slide.level_dimensions]
+        tiles = _tiles(properties, len(sizes))
+    except (OpenSlideError, ValueError) as error:
+        raise unreadable(path, error) from error
+    check_sane(path, sizes, tiles)
+    resolution = _resolution(path, properties)
+    return About(
+        vendor=properties["openslide.vendor"],
+        levels=tuple(map(Level, sizes, slide.level_downsamples)),
+        mpp=resolution.mpp,
+        magnification=resolution.magnification,
+        icc_profile=_icc_profile(path, slide),
+        background=_background(properties.get("openslide.background-color")),
+        bounds=_bounds(properties),
+    )
+
+
+def _tiles(properties: Mapping[str, str], levels: int) -> list[Size]:
+    names = [f"openslide.level[{level}].tile" for level in range(levels)]
+    return [
+        Size(int(properties[f"{name}-width"]), int(properties[f"{name}-height"]))
+        for name in names
+        if f"{name}-width" in properties
+    ]
+
+
+def _resolution(path: Path, properties: Mapping[str, str]) -> Resolution:
+    """From OpenSlide, which also knows the TIFF tags; an OME-TIFF's own words come first."""
+    x_um, y_um = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    magnification = number(properties.get("openslide.objective-power"))
+    description = properties.get("tiff.ImageDescription", "")
+    ome = resolution_from_ome(path, description) if "<OME" in description else Resolution()
+    return Resolution(ome.mpp or mpp_from_um(path, x_um, y_um), ome.magnification or magnification)
+
+
+def _icc_profile(path: Path, slide: OpenSlide) -> bytes | None:
+    try:
+        profile = slide.color_profile
+    except (PyCMSError, OSError) as error:
+        _log.warning("%s: its colour profile is broken: %s", path, printable(str(error)))
+        return None
+    return profile.tobytes() if profile else None
+
+
+def _background(colour: str | None) -> RGB:
+    """From six hexadecimal digits; white where there are none.
+
+    >>> _background("FFFAF0"), _background(None)
+    ((255, 250, 240), (255, 255, 255))
+    """
+    try:
+        red, green, blue = bytes.fromhex(colour or "")
+    except ValueError:
+        return WHITE
+    return red, green, blue
+
+
+def _bounds(properties: Mapping[str, str]) -> Box | None:
+    try:
+        x, y, width, height = (
+            int(properties[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height")
+        )
+        return Box(x, y, width, height)
+    except (KeyError, ValueError):
+        return None

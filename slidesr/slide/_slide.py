@@ -1,0 +1,216 @@
+"""A whole slide: what it says of itself, its thumbnail, and its frames."""
+
+from __future__ import annotations
+
+import math
+import stat
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from PIL import Image
+
+from slidesr.errors import RefusedError
+from slidesr.geometry import Box, Mpp
+from slidesr.slide._frame import Frame, level_frame, resampled_frame
+from slidesr.slide._image import ImageSource
+from slidesr.slide._openslide import OpenSlideSource
+from slidesr.slide._source import Pixels, Source, unreadable
+from slidesr.slide._tiff import TiffSource, tiff_layout
+
+_TOLERANCE = 0.01  # resolutions this near count as equal
+_MAX_RATIO = 1024
+_PIECE_PX = 4096
+_MPP_TIMES_MAGNIFICATION = 10.0  # the convention: 10x is 1 um a pixel
+
+
+class Slide:
+    """An open slide. Reads from several threads; use it as a context manager.
+
+    All sizes and pixel sizes are level 0's. `background` lies under transparent pixels; `bounds`
+    is the part that was scanned, where the file knows it.
+    """
+
+    def __init__(self, path: Path, source: Source, mpp: Mpp | None = None) -> None:
+        about = replace(source.about, mpp=mpp or source.about.mpp)
+        self.path = path
+        self.vendor = about.vendor
+        self.levels = about.levels
+        self.size = about.levels[0].size
+        self.mpp = about.mpp
+        self.magnification = about.magnification
+        self.icc_profile = about.icc_profile
+        self.background = about.background
+        self.bounds = about.bounds
+        self._source, self._about = source, about
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._source.close()
+
+    def frame(
+        self,
+        *,
+        level: int | None = None,
+        mpp: float | None = None,
+        magnification: float | None = None,
+    ) -> Frame:
+        """The slide at a level (0 when nothing is given), a pixel size in um, or a magnification.
+
+        A pixel size that no level has within 1% is made from the next finer level.
+        """
+        if sum(option is not None for option in (level, mpp, magnification)) > 1:
+            raise RefusedError("Give only one of level, mpp and magnification.")
+        if mpp is not None:
+            return self._frame_at(self._downsample_from_mpp(mpp))
+        if magnification is not None:
+            return self._frame_at(self._downsample_from_magnification(magnification))
+        return self._level_frame(level or 0)
+
+    def thumbnail(self, max_px: int) -> Pixels:
+        """The whole slide: u8[h, w, 3], its longer side at most `max_px`.
+
+        Made from the coarsest level that is large enough, read in pieces of at most 16 megapixels.
+        """
+        if max_px < 1:
+            raise ValueError(f"a thumbnail of {max_px} px cannot be made")
+        frame = self._level_frame(self._level_for_thumbnail(max_px))
+        width, height = frame.size.width, frame.size.height
+        shrink = max(1.0, max(width, height) / max_px)
+        # Averaged to twice the size first, which is cheap, then resampled, which is exact.
+        factor = min(_PIECE_PX, max(1, int(shrink / 2)))
+        small = Image.fromarray(_reduced(frame, factor)).resize(
+            (max(1, round(width / shrink)), max(1, round(height / shrink))),
+            Image.Resampling.BICUBIC,
+            box=(0, 0, width / factor, height / factor),
+        )
+        return np.array(small)
+
+    def _level_frame(self, level: int) -> Frame:
+        count = len(self.levels)
+        if not 0 <= level < count:
+            has = "only level 0" if count == 1 else f"levels 0 to {count - 1}"
+            raise RefusedError(f"{self.path}: no level {level}: the slide has {has}.")
+        return level_frame(self._source, self._about, level)
+
+    def _level_for_thumbnail(self, max_px: int) -> int:
+        enough = [
+            index
+            for index, level in enumerate(self.levels)
+            if max(level.size.width, level.size.height) >= max_px
+        ]
+        return enough[-1] if enough else 0
+
+    def _downsample_from_mpp(self, mpp: float) -> float:
+        _check_positive("pixel size", mpp)
+        if self.mpp is None:
+            raise RefusedError(
+                f"{self.path}: no pixel size in the file, so none can be asked for. "
+                "Give the file's own with --source-mpp, or choose a level with --level."
+            )
+        return mpp / self.mpp.mean
+
+    def _downsample_from_magnification(self, magnification: float) -> float:
+        _check_positive("magnification", magnification)
+        if self.magnification is not None:
+            return self.magnification / magnification
+        if self.mpp is not None:
+            return _MPP_TIMES_MAGNIFICATION / magnification / self.mpp.mean
+        raise RefusedError(
+            f"{self.path}: neither a magnification nor a pixel size in the file. "
+            "Choose a level with --level, for example --level 0."
+        )
+
+    def _frame_at(self, downsample: float) -> Frame:
+        if downsample * (1 + _TOLERANCE) < 1:
+            raise RefusedError(
+                f"{self.path}: {1 / downsample:.3g} times finer than level 0, which has "
+                f"{self._resolution}. Ask for that or coarser."
+            )
+        finer = [level.downsample <= downsample * (1 + _TOLERANCE) for level in self.levels]
+        level = max(index for index, is_finer in enumerate(finer) if is_finer)
+        ratio = downsample / self.levels[level].downsample
+        if ratio > _MAX_RATIO:
+            raise RefusedError(
+                f"{self.path}: {downsample:.3g} times coarser than level 0, which has "
+                f"{self._resolution}; the coarsest level here is {len(self.levels) - 1}."
+            )
+        if ratio <= 1 + _TOLERANCE:
+            return level_frame(self._source, self._about, level)
+        return resampled_frame(self._source, self._about, level, downsample)
+
+    @property
+    def _resolution(self) -> str:
+        """Level 0's, in words."""
+        mpp = f"{self.mpp} um a pixel" if self.mpp else "no pixel size"
+        return f"{mpp}, {self.magnification:g}x" if self.magnification else mpp
+
+
+def open_slide(path: Path, *, mpp: Mpp | None = None) -> Slide:
+    """Opens any slide or image that one of the three readers knows; RefusedError for the rest.
+
+    `mpp` is level 0's pixel size where the file is silent or wrong; it goes before the file's own.
+    """
+    _check_file(path)
+    return Slide(path, _source(path), mpp)
+
+
+def _source(path: Path) -> Source:
+    """OpenSlide wherever it sees as much as the others do."""
+    vendor = OpenSlideSource.vendor(path)
+    layout = tiff_layout(path) if vendor in (None, "generic-tiff") else None
+    if vendor is None:
+        is_plain = layout is None or not (layout.is_ome or layout.is_tiled)
+        return ImageSource(path) if is_plain else TiffSource(path)
+    try:
+        source = OpenSlideSource(path)
+    except RefusedError as error:
+        if layout is None or "compression" not in str(error):
+            raise
+        return TiffSource(path)  # tifffile knows more compressions, such as JPEG XL
+    if layout is None or not layout.is_ome or layout.levels <= len(source.about.levels):
+        return source
+    source.close()
+    return TiffSource(path)  # a pyramid in SubIFDs, which OpenSlide does not see
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise RefusedError(f"A {name} of {value:g} is not positive and finite.")
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise RefusedError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the name
+        raise RefusedError(f"{path!r}: {error}") from error
+    # Readers hang on a FIFO, so nothing but a regular file is opened.
+    if not stat.S_ISREG(status.st_mode):
+        raise unreadable(path, "it is a folder or a device, not a file")
+    if not status.st_size:
+        raise unreadable(path, "it is empty")
+
+
+def _reduced(frame: Frame, factor: int) -> Pixels:
+    """The frame shrunk by a whole factor, box by box."""
+    height, width = -(-frame.size.height // factor), -(-frame.size.width // factor)
+    small = np.empty((height, width, 3), np.uint8)
+    for piece in Box(0, 0, width, height).cells(_PIECE_PX // factor):
+        source = (piece * factor).clipped(frame.size.box)
+        reduced = Image.fromarray(frame.read(source)).reduce(factor)
+        small[piece.slices] = np.asarray(reduced)
+    return small

@@ -1,0 +1,111 @@
+"""What every reader of a slide file gives: facts about it, and the pixels of its levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from slidesr.errors import RefusedError
+from slidesr.geometry import Box, Mpp, Size
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""u8[h, w, 3]: rows, columns, RGB in 0..255."""
+
+RGB: TypeAlias = tuple[int, int, int]
+WHITE: RGB = (255, 255, 255)
+
+# Measured: a 32768 px tile aborts the process inside OpenSlide, where nothing can be caught.
+_MAX_TILE_BYTES = 256 * 2**20
+_MAX_SIDE_PX = 2**31
+_MAX_AREA_PX = 2**42
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the pyramid; `downsample` is level-0 pixels per pixel of this level."""
+
+    size: Size
+    downsample: float
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file says of itself; sizes, `mpp`, `magnification` and `bounds` are level 0's."""
+
+    vendor: str
+    levels: tuple[Level, ...]
+    mpp: Mpp | None = None
+    magnification: float | None = None
+    icc_profile: bytes | None = None
+    background: RGB = WHITE
+    bounds: Box | None = None
+
+
+class Source(Protocol):
+    """An open slide file. Reads from several threads at once."""
+
+    @property
+    def about(self) -> About: ...
+
+    def read(self, level: int, box: Box) -> Pixels:
+        """The pixels of a box that lies inside the level, a pure function of their position."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def levels_from_sizes(sizes: Sequence[Size]) -> tuple[Level, ...]:
+    """Levels whose downsample is the mean of both sides' ratios, as OpenSlide has it.
+
+    >>> [level.downsample for level in levels_from_sizes([Size(300, 250), Size(75, 62)])]
+    [1.0, 4.016129032258064]
+    """
+    first = sizes[0]
+    return tuple(
+        Level(size, (first.width / size.width + first.height / size.height) / 2) for size in sizes
+    )
+
+
+def over_background(image: Image.Image, background: RGB) -> Pixels:
+    """The image without its alpha channel, if it has one, laid on a plain colour."""
+    if not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    if alpha.getextrema() == (255, 255):  # nearly every read, and three times faster
+        return np.array(rgba.convert("RGB"))
+    canvas = Image.new("RGB", image.size, background)
+    canvas.paste(rgba, mask=alpha)
+    return np.array(canvas)
+
+
+def check_sane(path: Path, sizes: Sequence[Size], tiles: Sequence[Size]) -> None:
+    """Refuses a file whose levels or tiles no real slide has, before a pixel is read."""
+    for size in sizes:
+        if max(size.width, size.height) > _MAX_SIDE_PX or size.area > _MAX_AREA_PX:
+            raise unreadable(path, f"a level of {size} px is beyond any real slide")
+    for tile in tiles:
+        if tile.area * 4 > _MAX_TILE_BYTES:
+            raise unreadable(path, f"a tile of {tile} px takes over {_MAX_TILE_BYTES >> 20} MiB")
+
+
+def unreadable(path: Path, reason: object) -> RefusedError:
+    """The error for a file that cannot be opened; `reason` may be another library's words."""
+    return RefusedError(
+        f"{path}: not a slide or image that slidesr can read: {printable(str(reason))}"
+    )
+
+
+def printable(text: str) -> str:
+    r"""Foreign text on one line, without control characters.
+
+    >>> printable("bad\x1b[31m tag\r\n 7")
+    'bad [31m tag 7'
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,0 +1,373 @@
+"""The main job: a slide in, an upscaled slide out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from slidesr import __version__
+from slidesr.errors import RefusedError
+from slidesr.geometry import Box, Mpp, Size
+from slidesr.model import Engine, Model, default_model, load_model
+from slidesr.output.compression import Compression
+from slidesr.output.metadata import Metadata
+from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.pyramid import EncodedBlock, Painted, UpperPyramid, encode_block
+from slidesr.painter import Painter, Raw
+from slidesr.plan import CELL_PX, Block, Plan
+from slidesr.roi import read_roi, roi_mask
+from slidesr.schedule import ordered_map
+from slidesr.slide import Frame, Slide, open_slide
+from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
+
+_log = logging.getLogger(__name__)
+_THUMBNAIL_PX = 4096
+_TILE_PX = 256
+_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a user may choose. At most one of level, mpp and magnification is given."""
+
+    scale: int = 4
+    model: str | None = None  # a shipped model's name or a file; the scale's default if None
+    level: int | None = None
+    mpp: float | None = None
+    magnification: float | None = None
+    source_mpp: float | None = None  # level 0's, where the file does not say
+    crop: Box | None = None  # level-0 pixels
+    roi: Path | None = None
+    tissue: str = "auto"  # auto, all, or the path of a mask
+    compression: Compression = field(default_factory=Compression)
+    layout: str = "hybrid"
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 16
+    num_workers: int = 2
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that was checked and found possible."""
+
+    slide: Slide
+    frame: Frame
+    output: Path
+    plan: Plan
+    tissue: Tissue
+    model: Model
+    options: Options
+
+    @property
+    def output_mpp(self) -> Mpp | None:
+        return self.frame.mpp * (1 / self.plan.scale) if self.frame.mpp else None
+
+    @property
+    def painter(self) -> Painter:
+        return Painter(self.frame, self.plan, self.tissue, self.model)
+
+    @property
+    def tissue_px(self) -> int:
+        """The source pixels that go through the network."""
+        painter = self.painter
+        return sum(_tissue_px(painter, block) for block in self.plan.blocks())
+
+    def metadata(self) -> Metadata:
+        magnification = self.frame.magnification
+        return Metadata(
+            mpp=self.output_mpp,
+            magnification=magnification * self.plan.scale if magnification else None,
+            icc_profile=self.slide.icc_profile,
+            provenance=self._provenance(),
+        )
+
+    def _provenance(self) -> dict[str, str]:
+        region = self.plan.region
+        return {
+            "synthetic": "true",
+            "notice": "Upscaled by a neural network. Details are invented. Not for diagnosis.",
+            "software": f"slidesr {__version__}",
+            "model": self.model.spec.name,
+            "model_sha256": self.model.sha256,
+            "precision": self.model.engine.precision,
+            "scale": str(self.plan.scale),
+            "source_mpp": str(self.frame.mpp) if self.frame.mpp else "unknown",
+            "source_level": str(self.frame.level),
+            "source_region": f"{region.x},{region.y},{region.width},{region.height}",
+            "tissue_share": f"{self.tissue.share:.4f}",
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; pixels are source pixels."""
+
+    source_px: int
+    tissue_px: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. `stage_s` are busy seconds, added over a stage's threads."""
+
+    output: Path
+    source: Size
+    size: Size
+    levels: int
+    source_mpp: Mpp | None
+    mpp: Mpp | None
+    magnification: float | None
+    tissue_share: float
+    tissue_px: int
+    model: str
+    device: str
+    precision: str
+    output_bytes: int
+    seconds: float
+    stage_s: dict[str, float]
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would take, from the tile and the file size of one sample of tissue."""
+
+    seconds: float
+    output_bytes: int
+    memory_bytes: int
+
+
+@contextmanager
+def prepared(source: Path, output: Path | None, options: Options) -> Iterator[Job]:
+    """Opens and checks everything that a run needs; nothing is written.
+
+    Raises RefusedError for whatever would make the run impossible.
+    """
+    with open_slide(source, mpp=_source_mpp(options)) as slide:
+        output = output or Path(f"{_stem(source)}.x{options.scale}.ome.tif")
+        _check_output(output, source, overwrite=options.overwrite)
+        frame = slide.frame(
+            level=options.level, mpp=options.mpp, magnification=options.magnification
+        )
+        region = frame.box_from_level0(options.crop) if options.crop else frame.size.box
+        if region.area == 0:
+            raise RefusedError(f"{source}: the crop {options.crop} lies outside the slide")
+        tissue = _tissue(slide, options)
+        engine = Engine.choose(options.device, options.precision, options.batch_size)
+        model = load_model(options.model or default_model(options.scale), engine)
+        if model.scale != options.scale:
+            raise RefusedError(
+                f"model {model.spec.name} is for x{model.scale}, not x{options.scale}"
+            )
+        _warn_of_pixel_size(source, frame, model)
+        plan = _plan(region, model)
+        yield Job(slide, frame, output, plan, tissue, model, options)
+
+
+def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Summary:
+    """Runs a job and publishes its output whole.
+
+    Reading, the network, and encoding overlap; at most a few blocks are held between two stages,
+    so peak memory does not grow with the slide.
+    """
+    started = time.monotonic()
+    plan, compression, painter = job.plan, job.options.compression, job.painter
+    watch = _Stopwatch()
+    upper = UpperPyramid(plan, compression, job.tissue.glass)
+    done = Progress(0, 0)
+    glass = np.full((plan.output_tile_px, plan.output_tile_px, 3), job.tissue.glass, np.uint8)
+    writer = OmeTiffWriter(
+        job.output,
+        plan,
+        job.metadata(),
+        compression,
+        glass=compression.encode(glass),
+        layout=job.options.layout,
+        overwrite=job.options.overwrite,
+    )
+    with writer, closing(_encoded_blocks(job, painter, watch)) as blocks:
+        for encoded in blocks:
+            with watch("write"):
+                writer.append(encoded.tiles)
+                writer.append(upper.add(encoded))
+            done = Progress(
+                done.source_px + encoded.block.source.area,
+                done.tissue_px + _tissue_px(painter, encoded.block),
+            )
+            report(done)
+        with watch("publish"):
+            output_bytes = writer.finish()
+    return _summary(job, done, output_bytes, time.monotonic() - started, watch.seconds)
+
+
+def estimate(job: Job) -> Estimate:
+    """Times and encodes one sample of the tissue, and scales it up to the job."""
+    plan = replace(job.plan, block_doublings=1)
+    painter = Painter(job.frame, plan, job.tissue, job.model)
+    sample = max(plan.blocks(), key=lambda block: _tissue_px(painter, block))
+    raw = painter.read(sample)
+    painter.paint(raw)  # the first pass pays for the kernels' set-up
+    started = time.monotonic()
+    encoded = encode_block(painter.paint(raw), plan, job.options.compression)
+    seconds = time.monotonic() - started
+    share = job.tissue_px / max(1, _tissue_px(painter, sample))
+    stored = sum(len(tile.data or b"") for tile in encoded.tiles)
+    bytes_in_flight = 8 * plan.scale**2 * 3 * (4 * plan.block_px // plan.scale) ** 2
+    return Estimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
+
+
+def _encoded_blocks(job: Job, painter: Painter, watch: _Stopwatch) -> Iterator[EncodedBlock]:
+    """The pipeline: each stage is an ordered, bounded map over the one before."""
+
+    def read(block: Block) -> Raw:
+        with watch("read"):
+            return painter.read(block)
+
+    def paint(raw: Raw) -> Painted:
+        with watch("network"):
+            return painter.paint(raw)
+
+    def encode(painted: Painted) -> EncodedBlock:
+        with watch("encode"):
+            return encode_block(painted, job.plan, job.options.compression)
+
+    workers = job.options.num_workers
+    raws = ordered_map(read, job.plan.blocks(), workers=workers, ahead=workers + 1)
+    painted = ordered_map(paint, raws, workers=1, ahead=2)
+    return ordered_map(encode, painted, workers=workers, ahead=workers + 1)
+
+
+class _Stopwatch:
+    """Busy seconds by stage, added over threads."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[stage] += time.monotonic() - started  # type: ignore[assignment]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
+
+
+def _source_mpp(options: Options) -> Mpp | None:
+    if options.source_mpp is None:
+        return None
+    try:
+        return Mpp(options.source_mpp, options.source_mpp)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+
+
+def _plan(region: Box, model: Model) -> Plan:
+    plan = Plan(region, model.scale, model.window_px, tile_px=model.window_px * CELL_PX)
+    tile_px = max(1, round(_TILE_PX / plan.grid_px)) * plan.grid_px
+    return replace(plan, tile_px=tile_px)
+
+
+def _tissue(slide: Slide, options: Options) -> Tissue:
+    """The tissue mask that the options ask for, inside the region of interest if there is one."""
+    if options.tissue == "all":
+        tissue = all_tissue()
+    elif options.tissue == "auto":
+        thumbnail = slide.thumbnail(_THUMBNAIL_PX)
+        scale = slide.size.width / thumbnail.shape[1]
+        tissue = find_tissue(thumbnail, um_per_px=slide.mpp.mean * scale if slide.mpp else None)
+    else:
+        tissue = read_mask(Path(options.tissue), slide.size)
+    if options.roi is None:
+        return tissue
+    shrink = max(1.0, max(slide.size.width, slide.size.height) / _THUMBNAIL_PX)
+    size = Size(*(max(1, round(side / shrink)) for side in (slide.size.width, slide.size.height)))
+    return tissue.restricted(roi_mask(read_roi(options.roi), slide.size, size))
+
+
+def _tissue_px(painter: Painter, block: Block) -> int:
+    """Tissue of a block in source pixels, by cells; never more than the block itself."""
+    return min(int(painter.tissue_cells(block).sum()) * CELL_PX**2, block.source.area)
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return path.stem
+
+
+def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
+    if not output.name.lower().endswith(_SUFFIXES):
+        raise RefusedError(f"{output}: the name must end with one of {', '.join(_SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
+    if output.exists() and output.samefile(source):
+        raise RefusedError(f"{output}: is the input itself. Choose another output.")
+    if output.exists() and not overwrite:
+        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
+    if not os.access(output.parent, os.W_OK):
+        raise RefusedError(f"{output}: the folder {output.parent} may not be written to")
+
+
+def _warn_of_pixel_size(source: Path, frame: Frame, model: Model) -> None:
+    finest, coarsest = model.spec.trained_um_per_px
+    if frame.mpp is None:
+        _log.warning(
+            "%s: no pixel size, so none is written. Give it with --source-mpp.", source.name
+        )
+    elif not 0.8 * finest <= frame.mpp.mean <= 1.25 * coarsest:
+        _log.warning(
+            "%s: %s um/px is outside the %.3g-%.3g um/px that %s was trained on;"
+            " expect worse results. Another --level or --mpp may fit.",
+            *(source.name, frame.mpp, finest, coarsest, model.spec.name),
+        )
+
+
+def _peak_memory() -> int:
+    """The most memory this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _summary(
+    job: Job, done: Progress, output_bytes: int, seconds: float, stage_s: dict[str, float]
+) -> Summary:
+    metadata = job.metadata()
+    return Summary(
+        output=job.output,
+        source=job.plan.region.size,
+        size=job.plan.output,
+        levels=len(job.plan.levels),
+        source_mpp=job.frame.mpp,
+        mpp=metadata.mpp,
+        magnification=metadata.magnification,
+        tissue_share=done.tissue_px / done.source_px,
+        tissue_px=done.tissue_px,
+        model=job.model.spec.name,
+        device=job.model.engine.device,
+        precision=job.model.engine.precision,
+        output_bytes=output_bytes,
+        seconds=seconds,
+        stage_s=stage_s,
+        peak_memory_bytes=_peak_memory(),
+    )

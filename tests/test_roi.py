@@ -1,0 +1,163 @@
+"""Regions are read as drawn, strangers' files are refused, and rasterising loses nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slidesr.errors import RefusedError
+from slidesr.geometry import Size
+from slidesr.roi import read_roi, roi_mask
+
+SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
+HOLE = [[40, 40], [60, 40], [60, 60], [40, 60], [40, 40]]
+POLYGON = {"type": "Polygon", "coordinates": [SQUARE, HOLE], "plane": {"z": 0}}
+FEATURE = {"type": "Feature", "id": "PathAnnotationObject", "geometry": POLYGON, "properties": {}}
+POINT = {"type": "Point", "coordinates": [1, 2]}
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def asap(*annotations: tuple[str, str, list[list[int]]]) -> str:
+    def one(kind: str, group: str, ring: list[list[int]]) -> str:
+        corners = [f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(ring)]
+        body = "".join(reversed(corners))  # the order is told by Order, not by the file
+        return (
+            f'<Annotation Name="a" Type="{kind}" PartOfGroup="{group}">'
+            f"<Coordinates>{body}</Coordinates></Annotation>"
+        )
+
+    body = "".join(one(*a) for a in annotations)
+    return f"<ASAP_Annotations><Annotations>{body}</Annotations></ASAP_Annotations>"
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        {"type": "FeatureCollection", "features": [FEATURE]},
+        [FEATURE],
+        FEATURE,
+        POLYGON,
+        {"type": "MultiPolygon", "coordinates": [[SQUARE, HOLE]]},
+        {"type": "GeometryCollection", "geometries": [POLYGON, POINT]},
+    ],
+)
+def test_every_form_of_geojson_holds_the_same_area(tmp_path: Path, root: Any) -> None:
+    assert read_roi(written(tmp_path / "a.geojson", json.dumps(root))).area == 100**2 - 20**2
+
+
+def test_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    assert read_roi(written(tmp_path / "a.json", "\ufeff" + json.dumps(POLYGON))).area == 9600
+
+
+def test_crossing_polygon_is_mended(tmp_path: Path) -> None:
+    bow = {"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}
+    assert read_roi(written(tmp_path / "a.json", json.dumps(bow))).area == 50
+
+
+def test_points_are_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        read_roi(written(tmp_path / "a.json", json.dumps([POINT, FEATURE])))
+    assert "Point has no area" in caplog.text
+
+
+def test_asap_areas_lose_their_exclusions(tmp_path: Path) -> None:
+    text = asap(
+        ("Polygon", "_0", SQUARE[:-1]),
+        ("Spline", "None", [[200, 0], [210, 0], [210, 10], [200, 10]]),
+        ("Rectangle", "_2", HOLE[:-1]),
+        ("Polygon", "Exclusion", [[0, 0], [10, 0], [10, 10], [0, 10]]),
+        ("Dot", "None", [[5, 5]]),
+    )
+    assert read_roi(written(tmp_path / "a.xml", text)).area == 10000 + 100 - 400 - 100
+
+
+ENTITY = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "{}",
+        "[" * 100_000,
+        json.dumps(POINT),
+        '{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 1], [1, 1], [0, 0]]]}',
+        '{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}',
+        '{"type": "Polygon", "coordinates": [[0, 1, 2]]}',
+        '{"type": "Polygon", "coordinates": []}',
+        '{"type": "Polygon", "coordinates": null}',
+        '{"type": "Feature", "geometry": null}',
+        '{"type": "Polygon", "coordinates": [[[0, 0], [5, 5], [9, 9], [0, 0]]]}',
+        "<ASAP_Annotations>",
+        "<Annotations/>",
+        asap(),
+        asap(("Polygon", "_2", SQUARE)),
+        asap(("Polygon", "_0", SQUARE)).replace('X="100"', 'X="1,5"'),
+        asap(("Polygon", "_0", SQUARE)).replace("Order", "Odor"),
+        ENTITY + asap(("Polygon", "_0", SQUARE)),
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path / "bad.roi", text)
+    with pytest.raises(RefusedError, match=r"bad\.roi: .+\. (Give|Draw)"):
+        read_roi(path)
+
+
+def test_missing_and_huge_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="No such file"):
+        read_roi(tmp_path / "none.json")
+    with (tmp_path / "huge.json").open("wb") as huge:
+        huge.truncate(2**28 + 1)
+    with pytest.raises(RefusedError, match="larger than 256 MiB"):
+        read_roi(tmp_path / "huge.json")
+
+
+sides = st.integers(1, 60)
+angles = st.lists(st.floats(0, 6.28), min_size=3, max_size=9, unique=True).map(sorted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(angles, st.floats(-20, 400), st.floats(-20, 400), st.floats(1, 200), sides, sides)
+def test_mask_holds_all_of_the_roi_and_little_more(
+    angles: list[float], x: float, y: float, radius: float, width: int, height: int
+) -> None:
+    slide, mask = Size(377, 251), Size(width, height)
+    t = np.array(angles)
+    ring = np.stack([x + radius * np.cos(t), y + radius * np.sin(t)], axis=-1)
+    roi = shapely.make_valid(shapely.Polygon(ring))
+    found = roi_mask(roi, slide, mask)
+    assert found.shape == (height, width)
+    at = np.random.default_rng(0).uniform((0, 0), (377, 251), (500, 2))
+    column, row = (at * (width / 377, height / 251)).astype(int).T
+    assert found[row, column][shapely.contains_xy(roi, at)].all()
+    pixel = max(377 / width, 251 / height)
+    far = shapely.distance(roi, shapely.points(at)) > 2 * 2**0.5 * 2 * pixel
+    assert not found[row, column][far].any()
+
+
+def test_hole_and_island_stay() -> None:
+    ring, island = shapely.box(0, 0, 300, 300), shapely.box(140, 140, 160, 160)
+    roi = shapely.union(shapely.difference(ring, shapely.box(50, 50, 250, 250)), island)
+    found = roi_mask(roi, Size(300, 300), Size(300, 300))
+    assert found[10, 10]
+    assert found[150, 150]
+    assert not found[100, 100]
+
+
+def test_roi_beside_the_slide_is_empty() -> None:
+    assert not roi_mask(shapely.box(500, 0, 600, 50), Size(300, 300), Size(30, 30)).any()
