@@ -28,7 +28,7 @@ def write_sample_slide(path: Path) -> Path:
     """
     slide = np.empty((1024, 1280, 3), np.uint8)
     slide[:] = _GLASS
-    section = immunohistochemistry()
+    section: npt.NDArray[np.uint8] = immunohistochemistry()  # type: ignore[no-untyped-call]
     slide[256:768, 128:640], slide[256:768, 640:1152] = section, section[:, ::-1]
     plan = Plan(Box(0, 0, 1280, 1024), scale=1, window_px=32)
     compression = Compression()

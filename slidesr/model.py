@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,24 @@ class Engine:
         if batch_size < 1:
             raise RefusedError(f"batch size {batch_size} is not positive")
         return cls(device, _precision(precision, device), batch_size)
+
+
+class Upscaler(Protocol):
+    """What enlarges tiles. A pixel of the result depends on the pixels within its halo alone."""
+
+    @property
+    def scale(self) -> int: ...
+
+    @property
+    def halo_px(self) -> int:
+        """What a tile needs around it, in source pixels."""
+
+    @property
+    def window_px(self) -> int:
+        """Tiles begin on multiples of this, in source pixels, and are whole windows."""
+
+    def upscale(self, tiles: _U8) -> _U8:
+        """u8[n, h + 2*halo, w + 2*halo, 3] -> u8[n, h*scale, w*scale, 3], both RGB."""
 
 
 class Model:

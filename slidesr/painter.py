@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from slidesr.geometry import Box
-from slidesr.model import Model
+from slidesr.model import Upscaler
 from slidesr.output.pyramid import Painted
 from slidesr.plan import CELL_PX, Block, Plan
 from slidesr.slide import Frame
@@ -42,7 +42,7 @@ class Raw:
 class Painter:
     """Makes the pixels of blocks. `read` may run in many threads, `paint` in one."""
 
-    def __init__(self, frame: Frame, plan: Plan, tissue: Tissue, model: Model) -> None:
+    def __init__(self, frame: Frame, plan: Plan, tissue: Tissue, model: Upscaler) -> None:
         self._frame, self._plan, self._tissue, self._model = frame, plan, tissue, model
 
     def tissue_cells(self, block: Block) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ _Out = TypeVar("_Out")
 
 def ordered_map(
     work: Callable[[_In], _Out], items: Iterable[_In], *, workers: int, ahead: int
-) -> Iterator[_Out]:
+) -> Generator[_Out, None, None]:
     """Yields `work(item)` in the order of `items`, made by threads up to `ahead` items early.
 
     At most `ahead` results are held. The first error is raised in its place; what had not begun by

@@ -127,9 +127,6 @@ def find_tissue(thumbnail: NDArray[np.uint8], *, um_per_px: float | None) -> Tis
     return Tissue(mask, (red, green, blue))
 
 
-# ---- glass ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Glass:
     """Empty glass: its colour, times a smooth shade over the slide, and what differs from it."""
@@ -150,7 +147,8 @@ def _find_glass(planes: _Planes, border: _Mask) -> _Glass:
     plain = _plain(planes) & ~border & ~white
     if plain.mean() < 0.01:  # less is the inside of a few vessels, or chance
         return _NO_GLASS
-    at = _spread(np.flatnonzero(plain), 20_000)  # enough for 6 coefficients and a histogram
+    at = np.flatnonzero(plain)
+    at = at[:: 1 + len(at) // 20_000]  # so many do for 6 coefficients and a histogram
     samples = planes.reshape(3, -1)[:, at].astype(np.float64)
     colour = _brightest_mode(samples)
     # Where white is in view too, a tinted second colour is more likely pale tissue than glass.
@@ -171,7 +169,9 @@ def _plain(planes: _Planes) -> _Mask:
     unstained = green > np.minimum(red, blue) - 15  # glass with a violet tint has up to 7
     grey = planes.mean(axis=0) - np.float32(200)  # centred: squares keep their float32 digits
     variance = ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2
-    return np.asarray(light & unstained & (variance < 3**2))  # glass after blurring: noise, JPEG blocks
+    return np.asarray(
+        light & unstained & (variance < 3**2)
+    )  # glass after blurring: noise, JPEG blocks
 
 
 def _brightest_mode(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -202,7 +202,8 @@ def _upper_fit(
     near = np.abs(values - surface @ shade) < 0.02  # 5 grey levels
     if near.sum() < 100:
         return _NO_GLASS.shade, np.ones_like(near)
-    return np.linalg.lstsq(surface[near], values[near], rcond=None)[0], near
+    shade = np.linalg.lstsq(surface[near], values[near], rcond=None)[0]
+    return shade.astype(np.float64), near
 
 
 def _above_noise(od: NDArray[np.float64]) -> float:
@@ -221,10 +222,8 @@ def _optical_density(planes: _Planes, glass: _Glass) -> _Planes:
     shade += xy * x * y[:, None]
     # Beyond the glass that was seen a quadratic runs wild; lamps shade by less than this.
     shade = np.log10(shade.clip(0.85, 1.05)).astype(np.float32)
-    return np.log10(glass.colour)[:, None, None] + shade - np.log10(planes.clip(1))
-
-
-# ---- what is dark and no tissue ------------------------------------------------------------------
+    glass_log = np.log10(glass.colour)[:, None, None] + shade
+    return np.asarray(glass_log - np.log10(planes.clip(1)), np.float32)
 
 
 def _scan_border(planes: _Planes) -> _Mask:
@@ -250,7 +249,7 @@ def _pen(od: _Planes, absorbs: _Mask, um: float) -> _Mask:
     stroke = _grown(ink, _px(_RIM_UM, um, least=3))
     tissue = (absorbs & ~stroke).astype(np.float32)
     around = ndimage.uniform_filter(tissue, 2 * _px(_BLOCK_UM / 2, um, least=5) + 1)
-    return stroke & (around < 0.15)
+    return np.asarray(stroke & (around < 0.15))
 
 
 def _ink_coloured(od: _Planes) -> _Mask:
@@ -262,9 +261,6 @@ def _ink_coloured(od: _Planes) -> _Mask:
     red_ink = (green > 0.5) & (blue > 0.8 * green) & (red < 0.2 * green)  # blood: blue < 0.75 green
     black_ink = (least > 0.5) & (least > 0.88 * most)
     return np.asarray(blue_ink | green_ink | red_ink | black_ink)
-
-
-# ---- shapes --------------------------------------------------------------------------------------
 
 
 def _rounded_out(mask: _Mask, sure: _Mask, um: float) -> _Mask:
@@ -324,9 +320,6 @@ def _reduced(thumbnail: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
     return np.asarray(Image.fromarray(thumbnail).resize(size, Image.Resampling.BOX)), factor
 
 
-# ---- grids and files -----------------------------------------------------------------------------
-
-
 def _overlapped(
     edges: NDArray[np.int64], length: int, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -337,14 +330,8 @@ def _overlapped(
 
 
 def _nonzero(image: Image.Image) -> _Mask:
-    values = np.asarray(image)
-    if values.ndim == 2:
-        return values != 0
-    if image.mode in ("LA", "RGBA"):
-        return (values[..., :-1] != 0).any(axis=-1) & (values[..., -1] != 0)
-    return np.asarray((values != 0).any(axis=-1))
-
-
-def _spread(indices: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most `most` of the indices, evenly."""
-    return indices[:: -(-len(indices) // most)]
+    """What is neither zero nor transparent; of a palette the index counts, not the colour."""
+    seen = np.atleast_3d(np.asarray(image)) != 0
+    if "A" in image.getbands():
+        seen = seen[..., :-1] & seen[..., -1:]
+    return np.asarray(seen.any(axis=-1))

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
 _log = logging.getLogger(__name__)
 _THUMBNAIL_PX = 4096
 _TILE_PX = 256
+_FAR = 2  # a pixel size this many times outside the training's gets a warning
 _SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
 
 
@@ -229,7 +230,9 @@ def estimate(job: Job) -> Estimate:
     return Estimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
 
 
-def _encoded_blocks(job: Job, painter: Painter, watch: _Stopwatch) -> Iterator[EncodedBlock]:
+def _encoded_blocks(
+    job: Job, painter: Painter, watch: _Stopwatch
+) -> Generator[EncodedBlock, None, None]:
     """The pipeline: each stage is an ordered, bounded map over the one before."""
 
     def read(block: Block) -> Raw:
@@ -335,7 +338,7 @@ def _warn_of_pixel_size(source: Path, frame: Frame, model: Model) -> None:
         _log.warning(
             "%s: no pixel size, so none is written. Give it with --source-mpp.", source.name
         )
-    elif not 0.8 * finest <= frame.mpp.mean <= 1.25 * coarsest:
+    elif not finest / _FAR <= frame.mpp.mean <= coarsest * _FAR:
         _log.warning(
             "%s: %s um/px is outside the %.3g-%.3g um/px that %s was trained on;"
             " expect worse results. Another --level or --mpp may fit.",

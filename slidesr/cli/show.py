@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -24,13 +25,9 @@ def bytes_text(count: float) -> str:
     >>> bytes_text(1_540_000)
     '1.5 MB'
     """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
-        count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    power = min(4, int(math.log10(max(1, count))) // 3)
+    unit = ("B", "kB", "MB", "GB", "TB")[power]
+    return f"{count / 1000**power:.{1 if power else 0}f} {unit}"
 
 
 def time_text(seconds: float) -> str:

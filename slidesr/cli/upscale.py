@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 _BACKGROUND_COST = 0.02
 
 
-class _CropType(click.ParamType):
+class _CropType(click.ParamType[Box]):
     name = "x,y,w,h"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Box | None:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Box:
         try:
             x, y, width, height = map(int, value.split(","))
             box = Box(x, y, width, height)

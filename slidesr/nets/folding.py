@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -21,12 +23,12 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> Generato
             parametrize.remove_parametrizations(module, "weight")
         if isinstance(module, nn.Sequential):
             _fold_batch_norms(module)
-    ready.output = _SmallOutput(ready.output)
+    ready.output = _SmallOutput(ready.output)  # type: ignore[assignment]
     return ready.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _fold_batch_norms(layers: nn.Sequential) -> None:
-    for index, (conv, norm) in enumerate(zip(layers[:-1], layers[1:], strict=True)):
+    for index, (conv, norm) in enumerate(pairwise(layers)):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             layers[index], layers[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 

@@ -97,7 +97,7 @@ class SubPixelOutput(nn.Module):
 
     def low_resolution_weights(self) -> tuple[Tensor, Tensor]:
         """The twin's [12, 4c, m', m'] weight and [12] bias, m' = k // 2 + 1."""
-        weight, bias = self.conv.weight, self.conv.bias
+        weight = self.conv.weight
         out, channels, kernel, _ = weight.shape
         small = kernel // 2 + 1
         # Output phase p, input phase q, tap j of the small kernel: the large kernel's tap is
@@ -107,11 +107,9 @@ class SubPixelOutput(nn.Module):
         rows, columns = tap.reshape(2, 2, small, 1, 1, 1) + 1, tap + 1
         phases = F.pad(weight, (1, 1, 1, 1))[:, :, rows, columns]  # [3, c, py, qy, jy, px, qx, jx]
         phases = phases.permute(0, 2, 5, 1, 3, 6, 4, 7)
-        assert bias is not None
-        return (
-            phases.reshape(4 * out, 4 * channels, small, small),
-            bias.repeat_interleave(4),
-        )
+        bias = torch.zeros(out) if self.conv.bias is None else self.conv.bias
+        small_weight = phases.reshape(4 * out, 4 * channels, small, small)
+        return small_weight, bias.repeat_interleave(4)
 
 
 def bicubic(x: Tensor, scale: int) -> Tensor:

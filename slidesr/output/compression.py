@@ -56,15 +56,16 @@ class Compression:
                 return _jpeg(tile, self.quality, "rgb", "444")
             case "lzw":
                 differences = imagecodecs.delta_encode(tile, axis=-2)
-                return bytes(imagecodecs.lzw_encode(differences))
+                return bytes(imagecodecs.lzw_encode(differences.tobytes()))
             case "deflate":
-                return bytes(imagecodecs.zlib_encode(tile, level=6))
+                return bytes(imagecodecs.zlib_encode(tile.tobytes(), level=6))
             case _:
                 return tile.tobytes()
 
 
 def _jpeg(tile: npt.NDArray[np.uint8], quality: int, space: str, sampling: str) -> bytes:
-    encoded: bytes = imagecodecs.jpeg8_encode(
-        tile, level=quality, colorspace="rgb", outcolorspace=space, subsampling=sampling
+    return bytes(
+        imagecodecs.jpeg8_encode(
+            tile, level=quality, colorspace="rgb", outcolorspace=space, subsampling=sampling
+        )
     )
-    return encoded

@@ -1,4 +1,4 @@
-"""What the output says of itself: pixel size, magnification, colour profile, and how it was made."""
+"""What the output says of itself: pixel size, magnification, colour, and how it was made."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ome_types.model import (
     Objective,
     ObjectiveSettings,
     Pixels,
+    Pixels_DimensionOrder,
+    PixelType,
     StructuredAnnotations,
     TiffData,
 )
@@ -50,8 +52,8 @@ def ome_xml(size: Size, metadata: Metadata) -> str:
         }
     pixels = Pixels(
         id="Pixels:0",
-        dimension_order="XYCZT",
-        type="uint8",
+        dimension_order=Pixels_DimensionOrder.XYCZT,
+        type=PixelType.UINT8,
         interleaved=True,
         size_x=size.width,
         size_y=size.height,

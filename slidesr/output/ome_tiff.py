@@ -29,16 +29,17 @@ from slidesr.output.pyramid import EncodedTile
 from slidesr.plan import Plan
 
 LAYOUTS = ("hybrid", "ome", "generic")
-"""`hybrid`: the levels as SubIFDs, and again as copies of these small directories in the main chain,
-for readers of either kind. `ome`: SubIFDs alone, the letter of OME-TIFF. `generic`: a plain chain of
-directories without OME-XML."""
+"""`hybrid`: the levels as SubIFDs, and again as copies of these small directories in the main
+chain, for readers of either kind. `ome`: SubIFDs alone, the letter of OME-TIFF. `generic`: a plain
+chain of directories without OME-XML."""
 
 
 class OmeTiffWriter:
     """Writes beside `path` under a hidden name, and publishes whole or not at all.
 
     A context manager: `append` tiles in any order, then `finish`. Leaving without `finish` removes
-    the part. `glass` is the encoded tile that all plain glass points at. Raises RefusedError where the output exists and may not be replaced.
+    the part. `glass` is the encoded tile that all plain glass points at. Raises RefusedError where
+    the output exists and may not be replaced, or cannot be written.
     """
 
     def __init__(

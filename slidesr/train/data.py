@@ -87,7 +87,8 @@ def downsample(high: Tensor, scale: int) -> Tensor:
 
 
 def _area(image: npt.NDArray[np.uint8]) -> int:
-    return image.shape[0] * image.shape[1]
+    height, width, _ = image.shape
+    return int(height) * int(width)
 
 
 def _trim(image: Tensor, margin: int) -> Tensor:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ def train(
             made = generator(low)
         loss = pixel_loss(recipe.loss, made.float(), high)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(generator.parameters(), recipe.optimizer.clip_norm)
         optimizer.step()
         average.update_parameters(generator)
@@ -103,9 +103,8 @@ def train(
                 )
             )
             losses.clear()
-    trained = average.module
-    assert isinstance(trained, Generator)
-    return trained.eval()
+    trained: nn.Module = average.module
+    return cast(Generator, trained.eval())
 
 
 def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:
