@@ -137,12 +137,12 @@ def _show_summary(summary: Summary, *, json_: bool) -> None:
         "",
         {
             "output": summary.output,
-            "size": f"{summary.size} px, {summary.levels} levels, {bytes_text(summary.output_bytes)}"
-            f" (source {summary.source} px)",
+            "size": f"{summary.size} px (source {summary.source} px), {summary.levels} levels",
+            "file": bytes_text(summary.output_bytes),
             "pixel": f"{summary.mpp} um (source {summary.source_mpp} um)"
             if summary.mpp
             else "size unknown",
-            "tissue": f"{summary.tissue_share:.1%}, {summary.tissue_px / 1e6:.1f} Mpx of the source",
+            "tissue": f"{summary.tissue_share:.1%}, {summary.tissue_px / 1e6:.2f} Mpx",
             "model": f"{summary.model} on {summary.device}, {summary.precision}",
             "time": f"{time_text(summary.seconds)}, {rate:.3f} Mpx of tissue/s (busy: {stages})",
             "memory": f"{bytes_text(summary.peak_memory_bytes)} at most",

@@ -89,7 +89,7 @@ def _all_of_four(glass: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """A tile is plain glass where the tiles that it is made of all are."""
     rows, columns = glass.shape
     even = np.pad(glass, ((0, rows % 2), (0, columns % 2)), constant_values=True)
-    return np.logical_and.reduce(even.reshape((rows + 1) // 2, 2, -1, 2), axis=(1, 3))
+    return np.asarray(even.reshape((rows + 1) // 2, 2, -1, 2).all(axis=(1, 3)))
 
 
 class UpperPyramid:

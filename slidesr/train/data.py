@@ -16,6 +16,8 @@ from slidesr.errors import RefusedError
 from slidesr.images import group_of, image_paths, read_rgb
 from slidesr.train.recipe import DataRecipe
 
+_U8 = npt.NDArray[np.uint8]
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -66,9 +68,7 @@ class PatchSampler:
         margin = self._recipe.context_px
         return Pair(_trim(high, margin) / 255, _trim(low, margin // self._scale) / 255)
 
-    def _crop(
-        self, image: npt.NDArray[np.uint8], rng: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
+    def _crop(self, image: _U8, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         height, width = image.shape[:2]
         row, column = (int(rng.integers(side - self._need_px + 1)) for side in (height, width))
         crop = image[row : row + self._need_px, column : column + self._need_px]
@@ -86,7 +86,7 @@ def downsample(high: Tensor, scale: int) -> Tensor:
     return low.round_().clamp_(0, 255)
 
 
-def _area(image: npt.NDArray[np.uint8]) -> int:
+def _area(image: _U8) -> int:
     height, width, _ = image.shape
     return int(height) * int(width)
 
@@ -95,9 +95,7 @@ def _trim(image: Tensor, margin: int) -> Tensor:
     return image[:, :, margin : image.shape[2] - margin, margin : image.shape[3] - margin]
 
 
-def _jitter_stain(
-    crop: npt.NDArray[np.uint8], amount: float, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
+def _jitter_stain(crop: _U8, amount: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Scales haematoxylin, eosin and the rest apart (Tellez et al. 2018, TMI 37:2126)."""
     factors = 1 + rng.uniform(-amount, amount, 3)
     change = (hed_from_rgb * factors @ rgb_from_hed).astype(np.float32)
