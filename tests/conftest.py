@@ -1,0 +1,86 @@
+"""What the tests of networks, models, training and benchmark share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from skimage import data
+from torch import nn
+
+from slidesr.model import ModelSpec
+from slidesr.nets.generator import Generator, GeneratorSpec
+
+U8 = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="session")
+def section() -> U8:
+    """A real stained section, u8[512, 512, 3]."""
+    read: Callable[[], U8] = data.immunohistochemistry
+    return read()
+
+
+@pytest.fixture(scope="session")
+def trained_looking() -> Callable[[GeneratorSpec], Generator]:
+    """Makes generators no parameter or running statistic of which is still at its first value."""
+    return _trained_looking
+
+
+@pytest.fixture(scope="session")
+def model_spec() -> Callable[[GeneratorSpec], ModelSpec]:
+    """Makes whole headers."""
+    return _model_spec
+
+
+@pytest.fixture(scope="session")
+def save_images() -> Callable[[Path, Mapping[str, U8]], Path]:
+    """Writes images by their names inside a folder."""
+    return _save_images
+
+
+def _trained_looking(spec: GeneratorSpec) -> Generator:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(sum(map(ord, repr(spec))))
+        generator = Generator(spec)
+        for parameter in generator.parameters():
+            parameter += 0.1 * parameter.std(correction=0) * torch.randn_like(parameter)
+        for layer in (generator.attention.query, generator.attention.key):
+            layer.weight.mul_(4)  # far from uniform attention
+        generator.attention.gamma.fill_(0.7)
+        for module in generator.modules():
+            if isinstance(module, nn.PReLU):
+                module.weight.uniform_(0.1, 0.4)
+            if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+                module.running_mean = 0.3 * torch.randn_like(module.running_var)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
+    return generator.eval()
+
+
+def _model_spec(generator: GeneratorSpec) -> ModelSpec:
+    return ModelSpec(
+        name="tiny",
+        generator=generator,
+        stage="fidelity",
+        trained_um_per_px=(0.92, 2.0),
+        licence="CC0",
+        data={"made up": "CC0"},
+        recipe={"loss": "l1", "data": {"weights": {"a": 2.0}}},
+        training={"patches": 96, "seconds": 7, "device": "a test"},
+        scores={"a": {"bicubic": {"psnr_db": 20.5, "ssim": 0.5, "ms_ssim": 0.6, "qilv": 0.1}}},
+    )
+
+
+def _save_images(folder: Path, images: Mapping[str, U8]) -> Path:
+    for name, image in images.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder

@@ -1,0 +1,147 @@
+"""The command line: one line and the right exit code for every mistake, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from slides import camelyon_style, tissue
+
+from slidesr.cli import run
+from slidesr.model import save_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with a slide, a broken one, and tiny weights for x4."""
+    from test_painter import tiny_generator
+
+    camelyon_style(tmp_path / "slide.tif", tissue(300, 260, seed=5), mpp=0.5)
+    (tmp_path / "text.svs").write_text("not a slide")
+    (tmp_path / "empty.tif").touch()
+    whole = (tmp_path / "slide.tif").read_bytes()
+    (tmp_path / "half.tif").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "link.ome.tif").symlink_to("slide.tif")
+    (tmp_path / "taken.ome.tif").write_bytes(b"taken")
+    Image.fromarray(np.zeros((10, 90), np.uint8)).save(tmp_path / "wide.png")
+    (tmp_path / "roi.geojson").write_text("{}")
+    spec, generator = tiny_generator(scale=4)
+    save_model(tmp_path / "tiny.safetensors", spec, generator)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+UPSCALE = ["--model", "tiny.safetensors", "--tissue", "all", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.svs"], "nowhere.svs"),
+        (["text.svs"], "text.svs: not a slide"),
+        (["empty.tif"], "empty"),
+        (["half.tif"], "half.tif"),
+        (["."], "folder"),
+        (["slide.tif", "--level", "9"], "no level 9"),
+        (["slide.tif", "--level", "1", "--mpp", "2"], "only one"),
+        (["slide.tif", "--mpp", "0.1"], "finer than level 0"),
+        (["slide.tif", "--mpp", "-1"], "not positive"),
+        (["slide.tif", "--source-mpp", "0"], "not positive"),
+        (["slide.tif", "--crop", "9000,0,10,10"], "outside the slide"),
+        (["slide.tif", "-o", "link.ome.tif", "--overwrite"], "is the input itself"),
+        (["slide.tif", "-o", "slide.tif", "--overwrite"], "is the input itself"),
+        (["slide.tif", "-o", "taken.ome.tif"], "--overwrite"),
+        (["slide.tif", "-o", "nowhere/out.ome.tif"], "no folder"),
+        (["slide.tif", "-o", "out.png"], "must end with"),
+        (["slide.tif", "--scale", "16"], "not x16"),
+        (["slide.tif", "--tissue", "wide.png"], "wide.png"),
+        (["slide.tif", "--tissue", "nowhere.png"], "nowhere.png"),
+        (["slide.tif", "--roi", "roi.geojson"], "roi.geojson"),
+        (["slide.tif", "--model", "nothing"], "neither a file nor a shipped model"),
+        (["slide.tif", "--model", "text.svs"], "text.svs"),
+        (["slide.tif", "--device", "quantum"], "quantum"),
+        (["slide.tif", "--device", "cuda:99"], "CUDA devices"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert run(["upscale", *UPSCALE, *arguments]) == 2
+    line = capsys.readouterr().err
+    assert says in line
+    assert line.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("arguments", [["--crop", "1,2,3"], ["--scale", "3"], ["--colour"]])
+def test_a_wrong_option_is_refused(folder: Path, arguments: list[str]) -> None:
+    assert run(["upscale", "slide.tif", *arguments]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that even root cannot write")
+def test_a_folder_that_cannot_be_written_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["upscale", *UPSCALE, "slide.tif", "-o", "/proc/out.ome.tif"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_without_output_the_name_is_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["upscale", *UPSCALE, "--json", "slide.tif"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["output"] == "slide.x4.ome.tif"
+    assert told["size"] == {"width": 1200, "height": 1040}
+    assert told["mpp"] == {"x": 0.125, "y": 0.125}
+    assert set(told["stage_s"]) == {"read", "network", "encode", "write", "publish"}
+    assert (folder / "slide.x4.ome.tif").exists()
+
+
+def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(folder.iterdir())
+    assert run(["upscale", *UPSCALE, "--json", "--dry-run", "slide.tif"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["width"], told["height"]) == (1200, 1040)
+    assert told["estimated_bytes"] > 0
+    assert set(folder.iterdir()) == before
+
+
+def test_info_tells_what_a_slide_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "--json", "slide.tif"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["width"], told["height"], told["mpp"]) == (300, 260, 0.5)
+    assert run(["info", "slide.tif"]) == 0
+    assert "300 x 260" in capsys.readouterr().out
+
+
+def test_models_lists_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    assert "wa-srgan-x4-fidelity" in capsys.readouterr().out
+
+
+def test_control_characters_and_markup_are_shown_not_obeyed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["upscale", "a[bold]\x1b[31m\n.svs"]) == 2
+    line = capsys.readouterr().err
+    assert "[bold]" in line
+    assert "\x1b[31m" not in line
+    assert line.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("slidesr.upscale.prepared", fault)
+    assert run(["upscale", "slide.tif"]) == 1
+    line = capsys.readouterr().err
+    assert "ZeroDivisionError" in line
+    assert "Traceback" not in line

@@ -1,0 +1,394 @@
+"""The network against the paper's numbers, slow twins of its layers, and its promise to tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slidesr.nets.folding import folded
+from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.layers import (
+    SubPixelOutput,
+    WideBlock,
+    WindowAttention,
+    bicubic,
+    map_from_windows,
+    windows_from_map,
+)
+
+Make = Callable[[GeneratorSpec], Generator]
+
+PARAMETERS = {2: 763_078, 4: 910_791, 8: 1_058_504, 16: 1_206_217}
+WEIGHT_NORM_GAINS = 3_032
+VARIANTS = [
+    GeneratorSpec(4, "weight", 4, bicubic_skip=True, channels=16, blocks=2),
+    GeneratorSpec(2, "batch", 8, bicubic_skip=True, channels=8, blocks=2),
+    GeneratorSpec(2, "weight", 4, bicubic_skip=False, channels=8, blocks=1),
+    GeneratorSpec(8, "batch", 4, bicubic_skip=False, channels=8, blocks=1),
+]
+HAS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+PRECISIONS = [
+    torch.float32,
+    pytest.param(
+        torch.bfloat16,
+        marks=pytest.mark.skipif(not HAS_BF16, reason="the processor has no bf16 units"),
+    ),
+]
+
+
+def name_of(spec: GeneratorSpec) -> str:
+    return f"x{spec.scale}-{spec.norm}"
+
+
+def count(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in module.state_dict().values())
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# The paper's network
+
+
+@pytest.mark.parametrize(("scale", "parameters"), PARAMETERS.items())
+def test_the_paper_variant_has_its_parameters(scale: int, parameters: int) -> None:
+    generator = Generator(GeneratorSpec(scale))
+    assert count(generator) == parameters
+    plain = folded(generator)
+    same_but_output = count(plain) - count(plain.output)
+    assert same_but_output == parameters - count(generator.output) - WEIGHT_NORM_GAINS
+
+
+def test_the_paper_variant_sees_14_pixels_before_the_attention() -> None:
+    assert GeneratorSpec(4).features_radius_px == 14
+
+
+def test_the_batch_norm_block_is_laid_out_as_described() -> None:
+    generator = Generator(GeneratorSpec(4, norm="batch"))
+    assert len(generator.body) == 8
+    for block in generator.body:
+        assert isinstance(block, WideBlock)
+        expand, norm, prelu, reduce, spread, last = block.residual
+        assert [type(layer) for layer in (norm, prelu, last)] == [
+            nn.BatchNorm2d,
+            nn.PReLU,
+            nn.BatchNorm2d,
+        ]
+        shapes = [tuple(conv.weight.shape) for conv in (expand, reduce, spread)]
+        assert shapes == [(256, 64, 1, 1), (51, 256, 1, 1), (64, 51, 3, 3)]
+        assert (norm.num_features, last.num_features) == (256, 64)
+    fuse, norm = generator.fuse
+    assert tuple(fuse.weight.shape) == (64, 64, 5, 5)
+    assert isinstance(norm, nn.BatchNorm2d)
+
+
+def test_no_batch_norm_in_the_weight_norm_variant() -> None:
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in Generator(VARIANTS[0]).modules())
+
+
+@pytest.mark.parametrize("spec", VARIANTS, ids=name_of)
+def test_the_output_is_larger_by_the_scale(spec: GeneratorSpec, trained_looking: Make) -> None:
+    with torch.inference_mode():
+        made = trained_looking(spec)(noise(2, 3, 8, 16))
+    assert made.shape == (2, 3, 8 * spec.scale, 16 * spec.scale)
+
+
+def test_without_the_skip_the_output_lies_in_0_to_1(trained_looking: Make) -> None:
+    with torch.inference_mode():
+        made = trained_looking(VARIANTS[2])(100 * noise(1, 3, 8, 8) - 50)
+    assert made.min() >= 0
+    assert made.max() <= 1
+
+
+def test_the_skip_adds_a_bicubic_enlargement(trained_looking: Make) -> None:
+    generator = trained_looking(VARIANTS[0])
+    nn.init.zeros_(generator.output.conv.weight)
+    nn.init.constant_(generator.output.conv.bias, 0.25)  # type: ignore[arg-type]
+    low = noise(1, 3, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(generator(low), bicubic(low, 4) + 0.25)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": 3},
+        {"norm": "group"},
+        {"window": 0},
+        {"window": 257},
+        {"channels": 12},
+        {"channels": 10**9},
+        {"channels": 0},
+        {"blocks": 0},
+        {"blocks": 10**9},
+        {"expansion": 0},
+        {"expansion": 10**9},
+    ],
+    ids=str,
+)
+def test_a_spec_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        GeneratorSpec(**{"scale": 4, **wrong})
+
+
+# Layers against their twins
+
+
+def attention_twin(layer: WindowAttention, x: Tensor) -> Tensor:
+    """One window at a time: token i becomes x_i + gamma * sum over j of softmax(q_i . k_j) v_j."""
+    out, window = x.clone(), layer.window
+    n, channels, height, width = x.shape
+    tops, lefts = range(0, height, window), range(0, width, window)
+    for image, top, left in product(range(n), tops, lefts):
+        cell = x[image, :, top : top + window, left : left + window]
+        tokens = cell.reshape(channels, -1)
+        query, key, value = (
+            part.weight[:, :, 0, 0] @ tokens + part.bias[:, None]  # type: ignore[index]
+            for part in (layer.query, layer.key, layer.value)
+        )
+        assert len(query) == channels // 8
+        scores = torch.exp(query.T @ key)  # row i: what token i asks of each j
+        shares = scores / scores.sum(dim=1, keepdim=True)
+        attended = (value @ shares.T).reshape(cell.shape)
+        out[image, :, top : top + window, left : left + window] = cell + layer.gamma * attended
+    return out
+
+
+def attention(channels: int, window: int, dtype: torch.dtype) -> WindowAttention:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        layer = WindowAttention(channels, window).to(dtype)
+    nn.init.constant_(layer.gamma, 0.7)
+    return layer.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str
+)
+@pytest.mark.parametrize(("window", "height", "width"), [(4, 8, 12), (1, 3, 2), (6, 6, 6)], ids=str)
+def test_attention_is_a_softmax_inside_each_window(
+    window: int, height: int, width: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    layer = attention(16, window, dtype)
+    x = 4 * noise(2, 16, height, width, dtype=dtype) - 2
+    torch.testing.assert_close(layer(x), attention_twin(layer, x), rtol=0, atol=tolerance)
+
+
+def test_a_window_as_large_as_the_map_is_global_attention() -> None:
+    layer = attention(16, 8, torch.float64)
+    x = 4 * noise(1, 16, 8, 8, dtype=torch.float64) - 2
+    changed = x.clone()
+    changed[0, :, 0, 0] += 1
+    everywhere = (layer(changed) - layer(x)).abs().amax(dim=(0, 1))
+    assert everywhere.min() > 0
+    torch.testing.assert_close(layer(x), attention_twin(layer, x), rtol=0, atol=1e-12)
+
+
+def test_attention_does_not_leave_its_window() -> None:
+    layer = attention(16, 4, torch.float64)
+    x = noise(1, 16, 8, 8, dtype=torch.float64)
+    changed = x.clone()
+    changed[0, :, 1, 6] += 1
+    moved = (layer(changed) != layer(x)).any(dim=1)[0]
+    assert moved[:4, 4:].all()
+    assert not moved[4:].any()
+    assert not moved[:, :4].any()
+
+
+def test_attention_starts_as_the_identity() -> None:
+    x = noise(1, 16, 8, 8)
+    assert torch.equal(WindowAttention(16, 4)(x), x)
+
+
+def test_windows_go_row_by_row_and_come_back() -> None:
+    x = noise(2, 5, 6, 9)
+    tokens = windows_from_map(x, 3)
+    assert tokens.shape == (2 * 2 * 3, 1, 9, 5)
+    assert torch.equal(tokens[6 + 1, 0, 3], x[1, :, 1, 3])  # image 1, window 1, second row
+    assert torch.equal(map_from_windows(tokens, x.shape, 3), x)
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (6, 7)])
+def test_a_map_that_is_no_whole_number_of_windows_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="whole number of 3 px windows"):
+        windows_from_map(noise(1, 5, *shape), 3)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches every operation and keeps the size of the largest tensor that one made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+def test_attention_never_stores_its_scores(dtype: torch.dtype) -> None:
+    layer = attention(16, 32, dtype)
+    x = noise(1, 16, 32, 64, dtype=torch.float32).to(dtype)
+    with LargestTensor() as largest, torch.inference_mode():
+        layer(x)
+    scores_of_a_window = (32 * 32) ** 2
+    assert x.numel() <= largest.elements <= 2 * x.numel() < scores_of_a_window
+
+
+@pytest.mark.parametrize("kernel", [1, 5, 9])
+def test_the_output_layer_is_a_convolution_behind_the_shuffle(kernel: int) -> None:
+    layer = SubPixelOutput(6, kernel).double()
+    x = noise(2, 24, 7, 5, dtype=torch.float64)
+    plain = F.conv2d(F.pixel_shuffle(x, 2), layer.conv.weight, layer.conv.bias, padding=kernel // 2)
+    torch.testing.assert_close(layer(x), plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8, 16])
+def test_bicubic_is_that_of_pillow(scale: int) -> None:
+    low = np.random.default_rng(0).random((13, 11), np.float32)
+    size = (11 * scale, 13 * scale)
+    pillow = np.array(Image.fromarray(low).resize(size, Image.Resampling.BICUBIC))
+    ours = bicubic(torch.from_numpy(low)[None, None], scale)[0, 0].numpy()
+    np.testing.assert_allclose(ours, pillow, rtol=0, atol=2e-6)
+
+
+# Folding
+
+
+@pytest.mark.parametrize("spec", VARIANTS, ids=name_of)
+def test_folding_changes_nothing_but_the_operations(
+    spec: GeneratorSpec, trained_looking: Make
+) -> None:
+    generator = trained_looking(spec)
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    ready = folded(generator)
+    low = noise(2, 3, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(ready(low), generator(low), rtol=0, atol=1e-5)
+    after = generator.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.requires_grad for parameter in generator.parameters())
+    assert not any(parameter.requires_grad for parameter in ready.parameters())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in ready.modules())
+    assert not any("parametrizations" in name for name, _ in ready.named_parameters())
+    shared = {p.data_ptr() for p in generator.parameters()}
+    assert shared.isdisjoint(p.data_ptr() for p in ready.parameters())
+
+
+def test_folding_in_training_mode_leaves_it_in_training_mode(trained_looking: Make) -> None:
+    generator = trained_looking(VARIANTS[1]).train()
+    assert not folded(generator).training
+    assert all(part.training for part in generator.modules())
+
+
+# Halo and core
+
+
+def reach(generator: Generator, maps: Tensor, sources: Tensor) -> tuple[int, int, int, int]:
+    """The first and last row and column of `sources` that `maps` depends on."""
+    (gradient,) = torch.autograd.grad((maps * noise(*maps.shape, seed=9)).sum(), sources)
+    rows = gradient.abs().amax(dim=(0, 1, 3)).nonzero()
+    columns = gradient.abs().amax(dim=(0, 1, 2)).nonzero()
+    return int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())
+
+
+@pytest.mark.parametrize("spec", VARIANTS, ids=name_of)
+def test_features_reach_exactly_their_radius(spec: GeneratorSpec, trained_looking: Make) -> None:
+    generator, radius = trained_looking(spec).double(), spec.features_radius_px
+    side = 2 * radius + 5
+    sources = noise(1, 3, side, side, dtype=torch.float64).requires_grad_()
+    pixel = generator._features(sources)[:, :, radius + 2, radius + 2]
+    assert reach(generator, pixel, sources) == (2, side - 3, 2, side - 3)
+
+
+@pytest.mark.parametrize(
+    ("scale", "window"), [(2, 1), (2, 4), (4, 1), (4, 2), (4, 8), (8, 4), (16, 1)]
+)
+def test_a_tile_reaches_exactly_its_halo(scale: int, window: int, trained_looking: Make) -> None:
+    """A pixel more would be read for nothing, a pixel less would leave a seam."""
+    spec = GeneratorSpec(scale, "weight", window, bicubic_skip=True, channels=8, blocks=1)
+    generator = trained_looking(spec).double()
+    start = -(-(spec.halo_px + 1) // window) * window  # the tile's, on the grid of windows
+    side = 2 * start + window
+    sources = noise(1, 3, side, side, dtype=torch.float64).requires_grad_()
+    tile = slice(start * scale, (start + window) * scale)
+    made = generator(sources)[:, :, tile, tile]
+    first, last = start - spec.halo_px, start + window + spec.halo_px - 1
+    assert reach(generator, made, sources) == (first, last, first, last)
+
+
+@pytest.mark.parametrize("spec", VARIANTS, ids=name_of)
+def test_core_is_the_middle_of_the_whole(spec: GeneratorSpec, trained_looking: Make) -> None:
+    generator, halo, window = trained_looking(spec).double(), spec.halo_px, spec.window
+    start = -(-halo // window) * window
+    whole = noise(1, 3, 2 * start + window, 2 * start + 2 * window, dtype=torch.float64)
+    rows = slice(start - halo, start + window + halo)
+    columns = slice(start - halo, start + 2 * window + halo)
+    with torch.inference_mode():
+        core = generator.core(whole[:, :, rows, columns])
+        inside = generator(whole)[
+            :,
+            :,
+            start * spec.scale : (start + window) * spec.scale,
+            start * spec.scale : (start + 2 * window) * spec.scale,
+        ]
+    torch.testing.assert_close(core, inside, rtol=0, atol=1e-6 if not spec.bicubic_skip else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+@pytest.mark.parametrize("spec", VARIANTS, ids=name_of)
+def test_tiles_are_the_whole_bit_for_bit(
+    spec: GeneratorSpec, dtype: torch.dtype, trained_looking: Make
+) -> None:
+    ready, cells = folded(trained_looking(spec), dtype), 3
+    halo, window, scale = spec.halo_px, spec.window, spec.scale
+
+    @cache
+    def whole(image: int) -> tuple[Tensor, Tensor]:
+        side = cells * window + 2 * halo
+        low = noise(1, 3, side, side, seed=image).to(memory_format=torch.channels_last)
+        return low, ready.core(low)
+
+    @settings(max_examples=12, deadline=None)
+    @given(
+        image=st.integers(0, 2),
+        rows=st.tuples(st.integers(0, cells - 1), st.integers(1, cells)),
+        columns=st.tuples(st.integers(0, cells - 1), st.integers(1, cells)),
+    )
+    def check(image: int, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        (top, height), (left, width) = (
+            (first * window, min(size, cells - first) * window) for first, size in (rows, columns)
+        )
+        low, high = whole(image)
+        tile = low[:, :, top : top + height + 2 * halo, left : left + width + 2 * halo]
+        part = high[
+            :,
+            :,
+            top * scale : (top + height) * scale,
+            left * scale : (left + width) * scale,
+        ]
+        core = ready.core(tile.contiguous(memory_format=torch.channels_last))
+        assert torch.equal(core, part), f"differs by {(core - part).abs().max()}"
+
+    with torch.inference_mode():
+        check()

@@ -1,0 +1,170 @@
+"""A pixel of the output depends on the slide and the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from skimage.data import immunohistochemistry
+
+from slidesr.geometry import Box, Size
+from slidesr.model import Engine, Model, ModelSpec, Upscaler
+from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.painter import Painter
+from slidesr.plan import CELL_PX, Plan
+from slidesr.slide import Frame
+from slidesr.tissue import Tissue, all_tissue
+
+_U8 = npt.NDArray[np.uint8]
+_GLASS = (240, 238, 242)
+
+
+class Nearest:
+    """A local stub: every pixel becomes a square of itself; counts the tiles it was given."""
+
+    scale, halo_px, window_px = 4, 3, 16
+
+    def __init__(self) -> None:
+        self.tiles = 0
+
+    def upscale(self, tiles: _U8) -> _U8:
+        self.tiles += len(tiles)
+        halo = self.halo_px
+        inside = tiles[:, halo:-halo, halo:-halo]
+        return inside.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+
+
+def tiny_generator(scale: int, window: int = 8) -> tuple[ModelSpec, Generator]:
+    """The real architecture at small size, with attention that counts."""
+    torch.manual_seed(1)
+    spec = GeneratorSpec(scale, window=window, bicubic_skip=True, channels=8, blocks=2)
+    generator = Generator(spec).eval()
+    torch.nn.init.constant_(generator.attention.gamma, 0.7)
+    return ModelSpec("tiny", spec, "fidelity", (0.5, 1.0), "none"), generator
+
+
+def tiny_model(scale: int = 2) -> Model:
+    return Model(*tiny_generator(scale), "", Engine("cpu", "fp32"))
+
+
+def texture(width: int, height: int) -> _U8:
+    section: _U8 = immunohistochemistry()  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(np.tile(section, (2, 2, 1))[100 : 100 + height, 60 : 60 + width])
+
+
+def frame_of(image: _U8) -> Frame:
+    def read(box: Box) -> _U8:
+        return image[box.slices]
+
+    return Frame(Size(image.shape[1], image.shape[0]), None, None, 1.0, 0, read)
+
+
+def painted(image: _U8, plan: Plan, upscaler: Upscaler, tissue: Tissue) -> _U8:
+    """The whole output, put together from blocks."""
+    painter = Painter(frame_of(image), plan, tissue, upscaler)
+    canvas = np.zeros((plan.output.height, plan.output.width, 3), np.uint8)
+    for block in plan.blocks():
+        made = painter.paint(painter.read(block))
+        canvas[block.write.slices] = tissue.glass if made.pixels is None else made.pixels
+    return canvas
+
+
+def plan_for(region: Box, upscaler: Upscaler, tile_cells: int, doublings: int) -> Plan:
+    plan = Plan(region, upscaler.scale, upscaler.window_px, tile_px=32 * upscaler.window_px)
+    return Plan(
+        region,
+        upscaler.scale,
+        upscaler.window_px,
+        tile_px=tile_cells * plan.grid_px,
+        output_tile_px=128,
+        block_doublings=doublings,
+    )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_tiled_equals_whole_bit_for_bit(data: st.DataObject) -> None:
+    image = texture(data.draw(st.integers(20, 150)), data.draw(st.integers(20, 150)))
+    x, y = (data.draw(st.integers(0, side - 1)) for side in (image.shape[1], image.shape[0]))
+    region = Box(
+        x,
+        y,
+        data.draw(st.integers(1, image.shape[1] - x)),
+        data.draw(st.integers(1, image.shape[0] - y)),
+    )
+    model = tiny_model()
+    plan = plan_for(region, model, data.draw(st.integers(1, 4)), data.draw(st.integers(0, 2)))
+    whole = model.enlarge(image)[(region * model.scale).slices]
+    assert np.array_equal(painted(image, plan, model, all_tissue()), whole)
+
+
+@settings(max_examples=25, deadline=None)
+@given(mask=st.lists(st.booleans(), min_size=12, max_size=12), doublings=st.integers(0, 2))
+def test_the_network_makes_tissue_and_bicubic_the_rest(mask: list[bool], doublings: int) -> None:
+    image = texture(4 * CELL_PX, 3 * CELL_PX)
+    cells = np.array(mask).reshape(3, 4)
+    stub = Nearest()
+    plan = plan_for(Box(0, 0, 128, 96), stub, 1, doublings)
+    got = painted(image, plan, stub, Tissue(cells, _GLASS))
+    of_pixels = cells.repeat(CELL_PX * 4, 0).repeat(CELL_PX * 4, 1)[..., None]
+    nearest = image.repeat(4, 0).repeat(4, 1)
+    assert np.array_equal(got, np.where(of_pixels, nearest, _bicubic(image, 4)))
+    assert stub.tiles <= cells.sum()  # tiles are one cell here: background never reaches it
+
+
+def _bicubic(image: _U8, scale: int) -> _U8:
+    """Bicubic of the image mirrored at its borders."""
+    height, width = image.shape[:2]
+    padded = Image.fromarray(np.pad(image, ((8, 8), (8, 8), (0, 0)), mode="symmetric"))
+    size = ((width + 16) * scale, (height + 16) * scale)
+    enlarged = np.asarray(padded.resize(size, Image.Resampling.BICUBIC))
+    return enlarged[8 * scale : -8 * scale, 8 * scale : -8 * scale]
+
+
+def test_plain_glass_becomes_one_colour_and_is_told() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-4, 5, (256, 256, 3))
+    image = (np.array(_GLASS) + noise).astype(np.uint8)
+    stub = Nearest()
+    plan = plan_for(Box(0, 0, 256, 256), stub, 4, 1)
+    painter = Painter(frame_of(image), plan, Tissue(np.zeros((1, 1), bool), _GLASS), stub)
+    blocks = [painter.paint(painter.read(block)) for block in plan.blocks()]
+    assert all(made.pixels is None and made.glass.all() for made in blocks)
+    assert stub.tiles == 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda image: np.maximum(image.astype(int) - 3, 0).astype(np.uint8),  # another tint
+        lambda image: np.where(np.indices(image.shape).sum(0) % 97 == 0, 90, image).astype(
+            np.uint8
+        ),  # specks
+    ],
+)
+def test_glass_that_can_be_told_from_the_shared_tile_is_kept(spoil: Callable[[_U8], _U8]) -> None:
+    image = spoil(np.full((64, 64, 3), _GLASS, np.uint8))
+    stub = Nearest()
+    plan = plan_for(Box(0, 0, 64, 64), stub, 1, 0)
+    got = painted(image, plan, stub, Tissue(np.zeros((1, 1), bool), _GLASS))
+    assert np.array_equal(got, _bicubic(image, 4))
+
+
+def test_glass_does_not_depend_on_the_block() -> None:
+    image = np.full((300, 300, 3), _GLASS, np.uint8)
+    image[140:170, 100:260] = texture(160, 30)
+    cells = np.zeros((10, 10), bool)
+    cells[4:6, 3:9] = True
+    tissue = Tissue(cells, _GLASS)
+    made = [
+        painted(image, plan_for(Box(0, 0, 300, 300), Nearest(), tile, doublings), Nearest(), tissue)
+        for tile, doublings in ((1, 0), (3, 1), (4, 3))
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert np.array_equal(made[0], made[2])
