@@ -253,7 +253,7 @@ def _pen(od: _Planes, absorbs: _Mask, um: float) -> _Mask:
 
 
 def _ink_coloured(od: _Planes) -> _Mask:
-    """The colours of marker: measured on 350 H&E and IHC fields, under 0.1% of tissue has them."""
+    """The colours of marker; of 350 H&E fields at 32 px only 3 pixels in a million have them."""
     red, green, blue = od
     least, most = od.min(axis=0), od.max(axis=0)
     blue_ink = (red > 0.4) & (red > 1.1 * green) & (red > 2.4 * blue)

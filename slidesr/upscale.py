@@ -293,17 +293,23 @@ def _tissue(slide: Slide, options: Options) -> Tissue:
     """The tissue mask that the options ask for, inside the region of interest if there is one."""
     if options.tissue == "all":
         tissue = all_tissue()
-    elif options.tissue == "auto":
+    else:
+        mask = None if options.tissue == "auto" else read_mask(Path(options.tissue), slide.size)
         thumbnail = slide.thumbnail(_THUMBNAIL_PX)
         scale = slide.size.width / thumbnail.shape[1]
         tissue = find_tissue(thumbnail, um_per_px=slide.mpp.mean * scale if slide.mpp else None)
-    else:
-        tissue = read_mask(Path(options.tissue), slide.size)
-    if options.roi is None:
-        return tissue
+        tissue = replace(mask, glass=tissue.glass) if mask else tissue
+    return tissue if options.roi is None else _inside(options.roi, slide, tissue)
+
+
+def _inside(roi: Path, slide: Slide, tissue: Tissue) -> Tissue:
+    """The tissue that lies in a region of interest."""
     shrink = max(1.0, max(slide.size.width, slide.size.height) / _THUMBNAIL_PX)
     size = Size(*(max(1, round(side / shrink)) for side in (slide.size.width, slide.size.height)))
-    return tissue.restricted(roi_mask(read_roi(options.roi), slide.size, size))
+    inside = roi_mask(read_roi(roi), slide.size, size)
+    if not inside.any():
+        raise RefusedError(f"{roi}: lies wholly outside the slide; its unit is level-0 pixels")
+    return tissue.restricted(inside)
 
 
 def _tissue_px(painter: Painter, block: Block) -> int:

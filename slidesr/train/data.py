@@ -81,7 +81,7 @@ class PatchSampler:
 
 
 def downsample(high: Tensor, scale: int) -> Tensor:
-    """Antialiased bicubic as Pillow's, rounded to 8 bits: f32[n, c, h*s, w*s] -> f32[n, c, h, w]."""
+    """Pillow's antialiased bicubic, rounded: f32[n, c, h*s, w*s] -> f32[n, c, h, w], 0..255."""
     low = F.interpolate(high, scale_factor=1 / scale, mode="bicubic", antialias=True)
     return low.round_().clamp_(0, 255)
 

@@ -1,0 +1,53 @@
+"""Does the grid of attention windows show? Gradient energy on window borders against elsewhere.
+
+Columns (and rows) of the same sub-pixel phase are compared, so that the upsampler's own rhythm does
+not count. Bicubic is the control: it knows no windows. 1.00 is no trace of the grid.
+
+python benchmarks/window_borders.py SLIDE [--crop x,y,w,h]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from slidesr.geometry import Box
+from slidesr.model import Engine, default_model, load_model
+from slidesr.resample import bicubic_up
+from slidesr.slide import open_slide
+
+
+def border_ratio(image: npt.NDArray[np.uint8], scale: int, window_px: int) -> float:
+    """Mean squared step across window borders over that across the other source-pixel borders."""
+    energies = []
+    for pixels in (image, image.swapaxes(0, 1)):
+        steps = np.diff(pixels.astype(np.float32), axis=1) ** 2
+        energy = steps.mean(axis=(0, 2))  # [w - 1]; entry i is the step from column i to i + 1
+        at_source_border = np.arange(1, pixels.shape[1])[scale - 1 :: scale]
+        step = energy[scale - 1 :: scale]
+        on_window = (at_source_border // scale) % window_px == 0
+        energies.append((step[on_window].mean(), step[~on_window].mean()))
+    on, off = np.mean(energies, axis=0)
+    return float(on / off)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("slide", type=Path)
+    parser.add_argument("--crop", default="0,0,1024,1024")
+    choices = parser.parse_args()
+    model = load_model(default_model(4), Engine.choose())
+    with open_slide(choices.slide) as slide:
+        region = Box(*map(int, choices.crop.split(","))).snapped(model.window_px)
+        frame = slide.frame()
+        made = model.upscale(frame.read(region.grown(model.halo_px))[None])[0]
+        bicubic = bicubic_up(frame.read(region), model.scale)
+    for name, image in (("slidesr", made), ("bicubic", bicubic)):
+        print(f"{name}: {border_ratio(image, model.scale, model.window_px):.4f}")
+
+
+if __name__ == "__main__":
+    main()
