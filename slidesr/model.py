@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.nets.folding import folded
@@ -202,7 +202,7 @@ def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
         for name, tensor in generator.state_dict().items()
     }
     part = path.with_name(f".{path.name}.part")
-    save_file(state, part, metadata={_HEADER: spec.to_json()})
+    part.write_bytes(save(state, metadata={_HEADER: spec.to_json()}))
     part.replace(path)
 
 

@@ -60,6 +60,12 @@ class Plan:
         if self.output_tile_px % 16 or self.output_tile_px % self.scale:
             raise ValueError(f"output tile {self.output_tile_px} px is not a multiple of 16")
 
+    @classmethod
+    def near(cls, tile_px: int, region: Box, scale: int, window_px: int) -> Plan:
+        """A plan whose tiles are as near to `tile_px` as the grid of windows allows."""
+        grid_px = lcm(window_px, CELL_PX)
+        return cls(region, scale, window_px, tile_px=max(1, round(tile_px / grid_px)) * grid_px)
+
     @property
     def grid_px(self) -> int:
         """Tiles start on multiples of this, in source pixels: whole windows and whole cells."""

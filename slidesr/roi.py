@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import shapely
-from lxml import etree  # type: ignore[import-untyped]
+from lxml import etree
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage

@@ -32,7 +32,7 @@ from slidesr.slide import Frame, Slide, open_slide
 from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
 
 _log = logging.getLogger(__name__)
-_THUMBNAIL_PX = 4096
+_THUMBNAIL_PX = 2048
 _TILE_PX = 256
 _FAR = 2  # a pixel size this many times outside the training's gets a warning
 _SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
@@ -174,7 +174,7 @@ def prepared(source: Path, output: Path | None, options: Options) -> Iterator[Jo
                 f"model {model.spec.name} is for x{model.scale}, not x{options.scale}"
             )
         _warn_of_pixel_size(source, frame, model)
-        plan = _plan(region, model)
+        plan = Plan.near(_TILE_PX, region, model.scale, model.window_px)
         yield Job(slide, frame, output, plan, tissue, model, options)
 
 
@@ -281,12 +281,6 @@ def _source_mpp(options: Options) -> Mpp | None:
         return Mpp(options.source_mpp, options.source_mpp)
     except ValueError as error:
         raise RefusedError(str(error)) from error
-
-
-def _plan(region: Box, model: Model) -> Plan:
-    plan = Plan(region, model.scale, model.window_px, tile_px=model.window_px * CELL_PX)
-    tile_px = max(1, round(_TILE_PX / plan.grid_px)) * plan.grid_px
-    return replace(plan, tile_px=tile_px)
 
 
 def _tissue(slide: Slide, options: Options) -> Tissue:

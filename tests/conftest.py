@@ -49,7 +49,7 @@ def _trained_looking(spec: GeneratorSpec) -> Generator:
         torch.manual_seed(sum(map(ord, repr(spec))))
         generator = Generator(spec)
         for parameter in generator.parameters():
-            parameter += 0.1 * parameter.std(correction=0) * torch.randn_like(parameter)
+            parameter.add_(0.1 * parameter.std(correction=0) * torch.randn_like(parameter))
         for layer in (generator.attention.query, generator.attention.key):
             layer.weight.mul_(4)  # far from uniform attention
         generator.attention.gamma.fill_(0.7)

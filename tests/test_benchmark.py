@@ -157,7 +157,10 @@ def values(psnr_db: float, ssim: float, ms_ssim: float, qilv: float) -> dict[str
 def test_the_table_marks_the_best_of_each_data_set() -> None:
     table = score_table(
         {
-            "a": {"bicubic": values(20.5, 0.5, 0.75, 0.25), "ours": values(21.25, 0.625, 0.5, 0.25)},
+            "a": {
+                "bicubic": values(20.5, 0.5, 0.75, 0.25),
+                "ours": values(21.25, 0.625, 0.5, 0.25),
+            },
             "b": {"bicubic": values(9, 0.1, 0.1, 0.1)},
         }
     )

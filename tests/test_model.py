@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -247,13 +248,13 @@ def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) 
 
 
 class Explosive:
-    """Writes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.trace,)
+        return os.mkdir, (str(self.trace),)
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda it, path: path.write_bytes(pickle.dumps(it))])
@@ -264,6 +265,8 @@ def test_a_pickle_is_refused_and_not_executed(
     write({"weights": Explosive(trace)}, path)
     assert "not a safetensors file" in refusal(path)
     assert not trace.exists()
+    pickle.loads(pickle.dumps(Explosive(trace)))  # noqa: S301 - the trap is real
+    assert trace.exists()
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])

@@ -81,7 +81,8 @@ def test_the_batch_norm_block_is_laid_out_as_described() -> None:
     assert len(generator.body) == 8
     for block in generator.body:
         assert isinstance(block, WideBlock)
-        expand, norm, prelu, reduce, spread, last = block.residual
+        layers: list[Any] = list(block.residual)
+        expand, norm, prelu, reduce, spread, last = layers
         assert [type(layer) for layer in (norm, prelu, last)] == [
             nn.BatchNorm2d,
             nn.PReLU,
@@ -90,7 +91,8 @@ def test_the_batch_norm_block_is_laid_out_as_described() -> None:
         shapes = [tuple(conv.weight.shape) for conv in (expand, reduce, spread)]
         assert shapes == [(256, 64, 1, 1), (51, 256, 1, 1), (64, 51, 3, 3)]
         assert (norm.num_features, last.num_features) == (256, 64)
-    fuse, norm = generator.fuse
+    after: list[Any] = list(generator.fuse)
+    fuse, norm = after
     assert tuple(fuse.weight.shape) == (64, 64, 5, 5)
     assert isinstance(norm, nn.BatchNorm2d)
 
@@ -227,11 +229,11 @@ def test_a_map_that_is_no_whole_number_of_windows_is_refused(shape: tuple[int, i
         windows_from_map(noise(1, 5, *shape), 3)
 
 
-class LargestTensor(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every operation and keeps the size of the largest tensor that one made."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(

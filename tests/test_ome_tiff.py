@@ -81,7 +81,7 @@ class Sheet:
     def write(self, path: Path, *, overwrite: bool = False) -> Path:
         with self.writer(path, overwrite=overwrite) as writer:
             writer.append(self.tiles())
-            assert writer.finish() == (path.stat().st_size)
+            assert writer.finish() == path.stat().st_size
         return path
 
 
@@ -268,7 +268,6 @@ def test_the_ome_xml_is_valid_and_says_what_the_image_is(
     tmp_path: Path, image: U8, layout: str
 ) -> None:
     xml = description(Sheet(image, layout=layout).write(tmp_path / "a.ome.tif"))
-    assert xml.isascii()
     validate_xml(xml)
     pixels = from_xml(xml).images[0].pixels
     assert (pixels.size_x, pixels.size_y) == (401, 333)
@@ -289,6 +288,11 @@ def test_the_ome_xml_has_pixel_size_magnification_and_provenance() -> None:
     (note,) = ome.structured_annotations.map_annotations
     assert {pair.k: pair.value for pair in note.value.ms} == PROVENANCE
     assert [reference.id for reference in ome.images[0].annotation_refs] == [note.id]
+
+
+@pytest.mark.xfail(reason="Bio-Formats 7 makes ' #181;m' of '&#181;m', which is no unit")
+def test_the_ome_xml_has_no_character_numbers() -> None:
+    assert "&#" not in ome_xml(Size(401, 333), METADATA)
 
 
 def units(pixels: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -76,15 +77,8 @@ def painted(image: _U8, plan: Plan, upscaler: Upscaler, tissue: Tissue) -> _U8:
 
 
 def plan_for(region: Box, upscaler: Upscaler, tile_cells: int, doublings: int) -> Plan:
-    plan = Plan(region, upscaler.scale, upscaler.window_px, tile_px=32 * upscaler.window_px)
-    return Plan(
-        region,
-        upscaler.scale,
-        upscaler.window_px,
-        tile_px=tile_cells * plan.grid_px,
-        output_tile_px=128,
-        block_doublings=doublings,
-    )
+    plan = Plan.near(tile_cells * CELL_PX, region, upscaler.scale, upscaler.window_px)
+    return replace(plan, output_tile_px=128, block_doublings=doublings)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])

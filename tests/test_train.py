@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,9 @@ def test_a_recipe_survives_toml(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_what_a_recipe_leaves_out_has_its_default(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text('name = "a"\npatches = 99\nhigh_um_per_px = [0.25, 0.5]\n[generator]\nscale = 2')
+    path.write_text(
+        'name = "a"\npatches = 99\nhigh_um_per_px = [0.25, 0.5]\n[generator]\nscale = 2'
+    )
     loaded = load_recipe(path)
     assert loaded == Recipe("a", GeneratorSpec(2), 99, (0.25, 0.5))
     assert (loaded.data, loaded.optimizer) == (DataRecipe(), OptimizerRecipe())
@@ -355,7 +358,7 @@ def test_bicubic_is_scored_as_by_the_protocol(finished: Finished, valid: Path, s
         assert reports[0].bicubic_psnr_db[name] == pytest.approx(score, abs=0.05)
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """What a power cut is to a run."""
 
 
@@ -428,13 +431,13 @@ def test_a_run_of_another_recipe_is_not_gone_on_with(
 
 
 class Explosive:
-    """Writes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.trace,)
+        return os.mkdir, (str(self.trace),)
 
 
 def test_a_checkpoint_with_code_is_refused_and_not_executed(
@@ -464,7 +467,7 @@ def test_a_broken_checkpoint_is_refused(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data: Path, valid: Path, tmp_path: Path) -> None:
-    wild = replace(RECIPE, optimizer=OptimizerRecipe(learning_rate=1e38, warmup=0))
+    wild = replace(RECIPE, optimizer=OptimizerRecipe(learning_rate=1e30, warmup=0))
     with pytest.raises(SlidesrError, match="not a number"):
         train(wild, data, valid, tmp_path, stop_after(9))
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -490,7 +493,7 @@ def test_a_finished_run_becomes_a_model_with_its_card(
     path = write_model(tmp_path / "models", spec, scores, generator)
     assert path == tmp_path / "models/tiny.safetensors"
     model = load_model(str(path))
-    assert model.spec == replace(spec, scores=scores)
+    assert model.spec.to_json() == replace(spec, scores=scores).to_json()
     assert model.spec.trained_um_per_px == (0.5, 1.0)
     assert model.spec.training["patches"] == 60
     assert model.spec.recipe["optimizer"]["ema"] == 0.9
@@ -514,7 +517,12 @@ def test_the_terms_of_the_data_come_from_its_manifest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"file,dataset\n1.png,A\n", b"file,licence\n1.png,CC0\n", b"\xff\xfe\n", b"dataset,licence\nA\n"],
+    [
+        b"file,dataset\n1.png,A\n",
+        b"file,licence\n1.png,CC0\n",
+        b"\xff\xfe\n",
+        b"dataset,licence\nA\n",
+    ],
     ids=repr,
 )
 def test_a_manifest_without_terms_is_refused(content: bytes, tmp_path: Path) -> None:

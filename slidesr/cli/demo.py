@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from slidesr.cli.show import console
-from slidesr.cli.upscale import run_and_show
+from slidesr.cli.upscale import opened, run_and_show
 
 
 @click.command()
@@ -27,12 +27,12 @@ def demo(slide: Path | None, output: Path) -> None:
     """
     with console.status("loading"):
         from slidesr.demo import draw_comparison, write_sample_slide
-        from slidesr.upscale import Options, prepared
+        from slidesr.upscale import Options
 
     output.mkdir(parents=True, exist_ok=True)
     source = slide or write_sample_slide(output / "sample.tif")
     result = output / f"{source.stem}.x4.ome.tif"
-    with prepared(source, result, Options(overwrite=True)) as job:
+    with opened(source, result, Options(overwrite=True)) as job:
         run_and_show(job)
         picture = draw_comparison(job.frame, result, output / "before-after.png")
     click.echo(f"The upscaled slide is {result}: open it in QuPath or any OpenSlide program.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
 
 if TYPE_CHECKING:
-    from slidesr.upscale import Job, Progress, Summary
+    from slidesr.upscale import Job, Options, Progress, Summary
 
 # A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
 _BACKGROUND_COST = 0.02
@@ -92,14 +94,25 @@ def upscale(
 ) -> None:
     """Upscales the tissue of a slide and writes a slide."""
     with console.status("loading"):
-        from slidesr.upscale import Options, prepared
+        from slidesr.upscale import Options
 
     options = Options(scale=int(scale), compression=Compression(compression, quality), **choices)
-    with prepared(source, output, options) as job:
+    with opened(source, output, options) as job:
         if dry_run:
             _show_estimate(job, json_=json_)
         else:
             run_and_show(job, json_=json_)
+
+
+@contextmanager
+def opened(source: Path, output: Path | None, options: Options) -> Iterator[Job]:
+    """A job that was checked; says what it is doing until then."""
+    from slidesr.upscale import prepared
+
+    with ExitStack() as stack:
+        with console.status("looking at the slide"):
+            job = stack.enter_context(prepared(source, output, options))
+        yield job
 
 
 def run_and_show(job: Job, *, json_: bool = False) -> None:
