@@ -104,7 +104,7 @@ def train(
             )
             losses.clear()
     trained: nn.Module = average.module
-    return cast(Generator, trained.eval())
+    return cast(Generator, trained.eval().half().float())  # as the file will hold it
 
 
 def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:
