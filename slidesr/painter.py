@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -99,13 +100,21 @@ class Painter:
         """Upscales the tiles that hold tissue, and keeps of them the cells that are tissue."""
         halo = self._model.halo_px
         by_shape: defaultdict[tuple[int, int], list[Box]] = defaultdict(list)
-        for tile in raw.block.tiles:
-            if self._any_tissue(raw, tile):
-                by_shape[tile.height, tile.width].append(tile)
+        for tile in filter(partial(self._any_tissue, raw), raw.block.tiles):
+            part = tile if self._model.batch_size > 1 else self._tissue_part(raw, tile)
+            by_shape[part.height, part.width].append(part)
         for tiles in by_shape.values():
             inputs = np.stack([raw.view(tile.grown(halo)) for tile in tiles])
             for tile, made in zip(tiles, self._model.upscale(inputs), strict=True):
                 self._keep_tissue(raw, tile, made, pixels)
+
+    def _tissue_part(self, raw: Raw, tile: Box) -> Box:
+        """The smallest tile in a tile that holds all its tissue; batches want whole tiles."""
+        cells = raw.tissue[_cell_slices(tile, raw.block)]
+        rows, columns = (np.flatnonzero(cells.any(axis=axis)) for axis in (1, 0))
+        x, y = int(columns[0]), int(rows[0])
+        part = Box(x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y) * CELL_PX
+        return part.moved(tile.x, tile.y).snapped(self._plan.grid_px)
 
     def _keep_tissue(self, raw: Raw, tile: Box, made: _U8, pixels: _U8) -> None:
         scale, block = self._plan.scale, raw.block

@@ -57,8 +57,11 @@ class Plan:
             raise ValueError(
                 f"tile {self.tile_px} px is not a multiple of the grid of {self.grid_px} px"
             )
-        if self.output_tile_px % 16 or self.output_tile_px % self.scale:
-            raise ValueError(f"output tile {self.output_tile_px} px is not a multiple of 16")
+        for part in (16, self.scale):
+            if self.output_tile_px % part:
+                raise ValueError(
+                    f"output tile {self.output_tile_px} px is not a multiple of {part}"
+                )
 
     @classmethod
     def near(cls, tile_px: int, region: Box, scale: int, window_px: int) -> Plan:

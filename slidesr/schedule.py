@@ -16,8 +16,8 @@ def ordered_map(
 ) -> Generator[_Out, None, None]:
     """Yields `work(item)` in the order of `items`, made by threads up to `ahead` items early.
 
-    At most `ahead` results are held. The first error is raised in its place; what had not begun by
-    then never begins. Closing the iterator early waits for what runs, and closes `items` too.
+    At most `ahead` results are held. The first error of `work` is raised in its place, one of
+    `items` at once; what had not begun by then never begins. Closing the iterator early waits for what runs, and closes `items` too.
     """
     running: deque[Future[_Out]] = deque()
     source = iter(items)

@@ -153,6 +153,21 @@ def test_a_tile_gives_the_same_bytes_in_any_company(order: list[int], batch_size
     np.testing.assert_array_equal(model.upscale(tiles[order]), alone[order])
 
 
+def test_on_a_cpu_tiles_are_made_one_by_one(
+    spec: ModelSpec, trained_looking: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of one differs from a larger one by 3e-7, at sizes that a test cannot afford."""
+    model, core, sizes = Model(spec, trained_looking(TINY), ""), Generator.core, list[int]()
+
+    def watched(generator: Generator, x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return core(generator, x)
+
+    monkeypatch.setattr(Generator, "core", watched)
+    model.upscale(noise(3, 4 + 2 * model.halo_px, 4 + 2 * model.halo_px, 3))
+    assert sizes == [1, 1, 1]
+
+
 def in_company(batch_size: int) -> tuple[Model, U8, U8]:
     """A model, four tiles, and what the model makes of each alone."""
     with torch.random.fork_rng():
@@ -562,9 +577,12 @@ def test_a_shipped_model_beats_what_learns_nothing(path: Path) -> None:
                 assert ours[metric] > methods[baseline][metric], (data, baseline, metric)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @each_shipped
-def test_tiles_of_a_shipped_model_are_its_whole(path: Path, section: U8) -> None:
-    model = load_model(path.stem)
+def test_tiles_of_a_shipped_model_are_its_whole(path: Path, precision: str, section: U8) -> None:
+    if precision == "bf16" and Engine.choose("cpu").precision != "bf16":
+        pytest.skip("the processor has no bf16 units")
+    model = load_model(path.stem, Engine("cpu", precision))
     halo, window, scale = model.halo_px, model.window_px, model.scale
     whole = section[100 - halo : 100 + 2 * window + halo, 250 - halo : 250 + 2 * window + halo]
     large = model.upscale(whole[None])[0]

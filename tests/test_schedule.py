@@ -22,8 +22,12 @@ class Source:
 
     def __init__(self, count: int) -> None:
         self.count, self.given, self.closed = count, 0, False
+        self._numbers = self._count_up()  # kept, so that the garbage collector never closes it
 
     def __iter__(self) -> Generator[int, None, None]:
+        return self._numbers
+
+    def _count_up(self) -> Generator[int, None, None]:
         try:
             for number in range(self.count):
                 self.given += 1

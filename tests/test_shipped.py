@@ -54,7 +54,9 @@ def test_a_grid_would_be_seen(model: Model) -> None:
     image = bicubic_up(source, 4).clip(4, 250)
     cell = np.indices(image.shape[:2]) // (4 * model.window_px)
     stepped = image + (cell.sum(axis=0) % 2 * 4).astype(np.uint8)[..., None]
-    assert border_ratio(stepped, 4, model.window_px) > 1.05 * border_ratio(image, 4, model.window_px)
+    assert border_ratio(stepped, 4, model.window_px) > 1.05 * border_ratio(
+        image, 4, model.window_px
+    )
 
 
 @pytest.mark.slow

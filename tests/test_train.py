@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from slidesr.card import card
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.metrics import psnr_db
-from slidesr.model import load_model
+from slidesr.model import load_model, read_model
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.resample import bicubic_down, bicubic_up
 from slidesr.train.data import PatchSampler, _jitter_stain, downsample
@@ -502,6 +502,8 @@ def test_a_finished_run_becomes_a_model_with_its_card(
     assert text == card(model.spec, digest)
     for fact in (digest, "60 patches", "0.5-1 um per pixel", "20.50", "Not for diagnosis"):
         assert fact in text
+    _, loaded = read_model(path)
+    assert same(loaded, generator)  # so that the scores are those of the file
     low, high = bicubic_down(section[400:448, 400:448], 2), section[400:448, 400:448]
     assert psnr_db(model.enlarge(low), high) > psnr_db(bicubic_up(low, 2), high) - 6
 

@@ -40,7 +40,7 @@ class Metadata:
 
 
 def ome_xml(size: Size, metadata: Metadata) -> str:
-    """OME-XML of one interleaved 8-bit RGB image (schema 2016-06), pure ASCII."""
+    """OME-XML of one interleaved 8-bit RGB image (schema 2016-06)."""
     # No pixel size means no PhysicalSize attributes at all: absent, never wrong.
     physical: dict[str, Any] = {}
     if metadata.mpp is not None:
@@ -79,14 +79,13 @@ def ome_xml(size: Size, metadata: Metadata) -> str:
         )
         ome.structured_annotations = StructuredAnnotations(map_annotations=[note])
         image.annotation_refs = [AnnotationRef(id=note.id)]
-    body = to_xml(ome, exclude_unset=True, indent=0)
-    ascii_body = body.encode("ascii", "xmlcharrefreplace").decode("ascii")
-    return f'<?xml version="1.0" encoding="UTF-8"?>{ascii_body}'
+    # Written as UTF-8: Bio-Formats 7 reads the numeric reference of the micro sign as no unit.
+    return f'<?xml version="1.0" encoding="UTF-8"?>{to_xml(ome, exclude_unset=True, indent=0)}'
 
 
 def plain_text(size: Size, metadata: Metadata) -> str:
     """The same facts for a TIFF that is no OME-TIFF: `slidesr WIDTHxHEIGHT|key = value|...`."""
-    facts = {"MPP": str(metadata.mpp)} if metadata.mpp else {}
+    facts = {"MPP": f"{metadata.mpp.x:g} x {metadata.mpp.y:g}"} if metadata.mpp else {}
     if metadata.magnification:
         facts["Magnification"] = f"{metadata.magnification:g}"
     pairs = [f"{key} = {value}" for key, value in (facts | metadata.provenance).items()]

@@ -11,6 +11,7 @@ to back, and nothing but the places of its tiles is held in memory (16 bytes a t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from slidesr.errors import RefusedError
+from slidesr.errors import BusyError, RefusedError
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.pyramid import EncodedTile
@@ -56,16 +57,17 @@ class OmeTiffWriter:
         if layout not in LAYOUTS:
             raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
         self._path, self._overwrite, self._layout = path, overwrite, layout
-        self._part = path.with_name(f".{path.name}.part")
         self._levels = [_TilePlaces(plan, level) for level in range(len(plan.levels))]
         self._glass_tile, self._glass_place = glass, (0, 0)
         if path.exists() and not overwrite:
             raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
+        self._part = path.with_name(f".{path.name}.part")
+        self._file = _own_file(self._part, path)
         try:
-            _write_skeleton(self._part, plan, metadata, compression, layout)
-            self._file: BinaryIO = self._part.open("r+b")
-        except OSError as error:
-            raise RefusedError(f"{path}: cannot be written: {error.strerror}") from error
+            _write_skeleton(self._file, plan, metadata, compression, layout)
+        except BaseException:
+            self.close()
+            raise
         self._end = self._file.seek(0, os.SEEK_END)
 
     def __enter__(self) -> OmeTiffWriter:
@@ -77,8 +79,12 @@ class OmeTiffWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes what is not published."""
+        self._part.unlink(missing_ok=True)  # while it is still locked
         self._file.close()
-        self._part.unlink(missing_ok=True)
 
     def append(self, tiles: Iterable[EncodedTile]) -> None:
         """Appends encoded tiles in the order given; the glass tile once, where first needed."""
@@ -95,8 +101,8 @@ class OmeTiffWriter:
         """Fills in the places, syncs and publishes the file; its size in bytes."""
         for level in self._levels:
             level.check()
-        self._file.flush()
-        with tifffile.TiffFile(self._part, mode="r+", is_ome=False) as tiff:
+        self._file.seek(0)  # where tifffile takes the file to begin
+        with tifffile.TiffFile(self._file, is_ome=False) as tiff:
             pages = list(_pages(tiff, self._layout))
             for page, level in zip(pages, self._levels, strict=True):
                 page.tags["TileOffsets"].overwrite(level.offsets, erase=False)
@@ -118,22 +124,43 @@ class OmeTiffWriter:
         return offset, len(data)
 
     def _publish(self) -> None:
-        if self._overwrite:
-            self._part.replace(self._path)
-        else:
-            try:  # a link never replaces what came there in the meantime
-                self._path.hardlink_to(self._part)
+        if not self._overwrite:
+            try:  # neither takes the place of what came there in the meantime
+                try:
+                    self._path.hardlink_to(self._part)
+                except FileExistsError:
+                    raise
+                except OSError:  # no hard links on this file system
+                    self._path.touch(exist_ok=False)
             except FileExistsError as error:
                 raise RefusedError(
                     f"{self._path}: appeared while running. Replace it with --overwrite."
                 ) from error
-            except OSError:  # no hard links on this file system
-                self._part.replace(self._path)
+        self._part.replace(self._path)
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _own_file(part: Path, path: Path) -> BinaryIO:
+    """Opens the part empty and locked; a part that a killed run left behind is taken over."""
+    try:
+        part.touch()
+        file = part.open("r+b")
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.fstat(file.fileno()).st_ino == part.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        is_ours = False
+    if not is_ours:  # locked, or published or removed between opening and locking
+        file.close()
+        raise BusyError(f"{path}: another process is writing it. Wait for it, or stop it.")
+    file.truncate(0)
+    return file
 
 
 class _TilePlaces:
@@ -166,18 +193,18 @@ class _TilePlaces:
 
 
 def _write_skeleton(
-    path: Path, plan: Plan, metadata: Metadata, compression: Compression, layout: str
+    file: BinaryIO, plan: Plan, metadata: Metadata, compression: Compression, layout: str
 ) -> None:
     """Every directory of the file, with room for the places of its tiles."""
     sub_levels = 0 if layout == "generic" else len(plan.levels) - 1
     side = plan.output_tile_px
-    with tifffile.TiffWriter(path, bigtiff=True, byteorder="<") as writer:
+    with tifffile.TiffWriter(file, bigtiff=True, byteorder="<") as writer:
         for level, size in enumerate(plan.levels):
             first: dict[str, Any] = {}
             if level == 0:
                 first = {"subifds": sub_levels, "iccprofile": metadata.icc_profile}
                 describe = plain_text if layout == "generic" else ome_xml
-                first["description"] = describe(plan.output, metadata).encode("ascii")
+                first["description"] = describe(plan.output, metadata).encode()
             count = -(-size.height // side) * -(-size.width // side)
             writer.write(
                 iter([b""] * count),
