@@ -168,7 +168,7 @@ def load_model(name_or_path: str, engine: Engine | None = None) -> Model:
 
     Raises RefusedError for anything that is not a whole slidesr model.
     """
-    path = _find(name_or_path)
+    path = find_model(name_or_path)
     spec, generator = read_model(path)
     return Model(spec, generator, hashlib.sha256(path.read_bytes()).hexdigest(), engine)
 
@@ -247,7 +247,8 @@ def models_folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "models"
 
 
-def _find(name_or_path: str) -> Path:
+def find_model(name_or_path: str) -> Path:
+    """The file of a shipped model, or the file itself."""
     shipped = models_folder() / f"{name_or_path}.safetensors"
     if shipped.is_file() and "/" not in name_or_path:
         return shipped
@@ -268,9 +269,10 @@ def _keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, malloc.h
+        trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # the M_ constants of malloc.h
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_threshold, 2**30)
+        mallopt(arena_max, 1)  # the arenas of other threads cannot hold blocks over 64 MB
 
 
 def _padded(batch: _U8, size: int) -> _U8:

@@ -393,7 +393,7 @@ def test_tiles_are_the_middle_of_the_whole(spec: GeneratorSpec, trained_looking:
 def test_wide_tiles_are_the_whole_bit_for_bit(
     spec: GeneratorSpec, dtype: torch.dtype, trained_looking: Make
 ) -> None:
-    """From 64 px with the halo on; for narrower maps oneDNN has kernels that add in other orders."""
+    """From 64 px with the halo on: narrower maps get kernels that add up in another order."""
     ready = folded(trained_looking(spec), dtype)
     halo, window = spec.halo_px, spec.window
     cells, least = 80 // window, 48 // window

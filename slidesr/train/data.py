@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
@@ -65,6 +67,9 @@ class PatchSampler:
         crops = np.stack([self._crop(self._images[index], rng) for index in chosen])
         high = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
         low = downsample(high, self._scale)
+        for patch in low:
+            if rng.random() < self._recipe.jpeg_share:
+                _compress(patch, self._recipe.jpeg_quality, rng)
         margin = self._recipe.context_px
         return Pair(_trim(high, margin) / 255, _trim(low, margin // self._scale) / 255)
 
@@ -84,6 +89,19 @@ def downsample(high: Tensor, scale: int) -> Tensor:
     """Pillow's antialiased bicubic, rounded: f32[n, c, h*s, w*s] -> f32[n, c, h, w], 0..255."""
     low = F.interpolate(high, scale_factor=1 / scale, mode="bicubic", antialias=True)
     return low.round_().clamp_(0, 255)
+
+
+def _compress(low: Tensor, quality: tuple[int, int], rng: np.random.Generator) -> None:
+    """Passes f32[3, h, w] in 0..255 through JPEG in place, its 8 px blocks beginning anywhere."""
+    row, column = (int(start) for start in rng.integers(8, size=2))
+    part = low[:, row:, column:]
+    stored = io.BytesIO()
+    image = Image.fromarray(part.permute(1, 2, 0).byte().numpy())
+    subsampling = int(rng.choice([0, 2]))  # 4:4:4 as Aperio's, 4:2:0 as most others'
+    image.save(
+        stored, "jpeg", quality=int(rng.integers(*quality, endpoint=True)), subsampling=subsampling
+    )
+    part.copy_(torch.from_numpy(np.array(Image.open(stored))).permute(2, 0, 1))
 
 
 def _area(image: _U8) -> int:

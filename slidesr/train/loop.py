@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.images import group_of, image_paths, read_rgb
+from slidesr.model import find_model, read_model
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import bicubic
 from slidesr.train.data import PatchSampler, downsample
@@ -54,7 +55,7 @@ def train(
     sampler = PatchSampler(data, recipe.data, scale=recipe.generator.scale)
     validation = _Validation(valid, recipe.generator.scale, recipe.generator.window)
 
-    generator = Generator(recipe.generator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generator = _begun(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(
         generator, multi_avg_fn=_warm_average(recipe.optimizer.ema), use_buffers=True
     )
@@ -105,6 +106,18 @@ def train(
             losses.clear()
     trained: nn.Module = average.module
     return cast(Generator, trained.eval().half().float())  # as the file will hold it
+
+
+def _begun(recipe: Recipe) -> Generator:
+    """A generator with random weights, or with those that the recipe starts from."""
+    generator = Generator(recipe.generator)
+    if recipe.start:
+        path = find_model(recipe.start)
+        spec, start = read_model(path)
+        if spec.generator != recipe.generator:
+            raise RefusedError(f"{path}: another network than the recipe's: {spec.generator}")
+        generator.load_state_dict(start.state_dict())
+    return generator
 
 
 def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:

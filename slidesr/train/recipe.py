@@ -21,6 +21,8 @@ class DataRecipe:
     context_px: int = 16  # drawn around a patch, so that its low resolution has no border effect
     weights: dict[str, float] = field(default_factory=dict)  # by top folder, by area; 1 if absent
     stain_jitter: float = 0.0  # largest relative change of a stain's density (Tellez 2018)
+    jpeg_share: float = 0.0  # of the low resolutions, compressed as slides are stored
+    jpeg_quality: tuple[int, int] = (30, 95)  # worst and best, drawn evenly
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Recipe:
     high_um_per_px: tuple[float, float]  # finest and coarsest pixel size in the training images
     batch: int = 16
     loss: str = "l1"
+    start: str = ""  # weights to begin with: a shipped model's name or a file
     seed: int = 0
     validate_every: int = 8_000
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -63,6 +66,13 @@ class Recipe:
             )
         if self.loss not in ("l1", "charbonnier", "mse"):
             raise ValueError(f"loss {self.loss!r} is not one of 'l1', 'charbonnier', 'mse'")
+        if not 0 <= self.data.jpeg_share <= 1:
+            raise ValueError(f"jpeg_share {self.data.jpeg_share} is not within 0..1")
+        worst, best = self.data.jpeg_quality
+        if not 1 <= worst <= best <= 100:
+            raise ValueError(
+                "jpeg_quality must be two qualities within 1..100, the worse one first"
+            )
         if not 0 < self.high_um_per_px[0] <= self.high_um_per_px[1]:
             raise ValueError("high_um_per_px must be two pixel sizes, the finer one first")
         if self.batch < 1 or self.patches < self.batch or self.validate_every < self.batch:
