@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidesr import metrics
+from slidesr.errors import RefusedError
 from slidesr.images import group_of, image_paths, read_rgb
 from slidesr.model import Model
 from slidesr.resample import back_projected, bicubic_down, bicubic_up
@@ -36,6 +37,12 @@ def score_folder(
     bicubic at 8 bits, enlarged by each method, and compared in RGB at 8 bits. `report` is told
     how many images of how many are done.
     """
+    names = [model.spec.name for model in models]
+    for model in models:
+        if model.scale != scale:
+            raise RefusedError(f"model {model.spec.name} is x{model.scale}, not x{scale}")
+        if names.count(model.spec.name) > 1:
+            raise RefusedError(f"two models are named {model.spec.name}")
     paths = image_paths(folder)
     methods: dict[str, Callable[[_U8], _U8]] = {
         "bicubic": lambda low: bicubic_up(low, scale),
@@ -48,7 +55,10 @@ def score_folder(
         low = bicubic_down(high, scale)
         data = scores.setdefault(group_of(path, folder), {name: [] for name in methods})
         for name, enlarge in methods.items():
-            data[name].append(score(enlarge(low), high))
+            try:
+                data[name].append(score(enlarge(low), high))
+            except ValueError as error:
+                raise RefusedError(f"{path}: {error}") from error
         report(done, len(paths))
     return {
         data: {name: asdict(_mean(values)) for name, values in by_method.items()}

@@ -25,6 +25,9 @@ _U8 = npt.NDArray[np.uint8]
 _HEADER = "slidesr"
 _MAX_BYTES = 1 << 30
 _PACKAGE = Path(__file__).parent
+_KINDS: dict[str, type] = {"name": str, "stage": str, "licence": str} | dict.fromkeys(
+    ("data", "recipe", "training", "scores"), dict
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,11 @@ class ModelSpec:
         """Raises ValueError, TypeError or KeyError on anything that is not such a header."""
         table = json.loads(text)
         table["generator"] = GeneratorSpec(**table["generator"])
-        table["trained_um_per_px"] = tuple(map(float, table["trained_um_per_px"]))
+        finest, coarsest = map(float, table["trained_um_per_px"])
+        table["trained_um_per_px"] = (finest, coarsest)
+        for key, kind in _KINDS.items():
+            if not isinstance(table.get(key, kind()), kind):
+                raise TypeError(f"{key} is not a {kind.__name__}")
         return cls(**table)
 
 
@@ -176,18 +183,21 @@ def load_model(name_or_path: str, engine: Engine | None = None) -> Model:
 def read_model(path: Path) -> tuple[ModelSpec, Generator]:
     """The header and the generator in fp32, not folded. The file is data and is never executed."""
     spec = read_spec(path)
-    generator = Generator(spec.generator)
-    expected = generator.state_dict()
+    with torch.device("meta"):  # shapes alone: a hostile header must not cost gigabytes
+        expected = Generator(spec.generator).state_dict()
     with safe_open(path, framework="pt") as file:
         if set(file.keys()) != set(expected):
             odd = sorted(set(file.keys()) ^ set(expected))[0]
-            raise RefusedError(f"{path}: not the weights its header describes: tensor {odd}")
+            raise RefusedError(f"{path}: not the weights its header describes: tensor {odd!r}")
         state = {name: file.get_tensor(name) for name in expected}
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise RefusedError(f"{path}: tensor {name} has the shape {tuple(tensor.shape)}")
+        if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
+            raise RefusedError(f"{path}: tensor {name} is of the kind {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise RefusedError(f"{path}: tensor {name} holds a number that is not finite")
+    generator = Generator(spec.generator)
     generator.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return spec, generator.eval()
 
@@ -207,8 +217,8 @@ def read_spec(path: Path) -> ModelSpec:
         raise RefusedError(f"{path}: has no slidesr header, so its network is unknown")
     try:
         return ModelSpec.from_json(header)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RefusedError(f"{path}: its slidesr header is broken: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RefusedError(f"{path}: its slidesr header is broken: {str(error)!r}") from error
 
 
 def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
@@ -217,6 +227,9 @@ def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
         name: tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in generator.state_dict().items()
     }
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise SlidesrError(f"{path}: tensor {name} is not finite in fp16: nothing was written")
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(save(state, metadata={_HEADER: spec.to_json()}))
     part.replace(path)
@@ -289,7 +302,7 @@ def _device(device: str) -> str:
         raise RefusedError(f"device {device!r}: not one of auto, cpu, cuda, cuda:N") from error
     if wanted.type not in ("cpu", "cuda"):
         raise RefusedError(f"device {device!r}: not one of auto, cpu, cuda, cuda:N")
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+    if wanted.type == "cuda" and not (0 <= (wanted.index or 0) < torch.cuda.device_count()):
         raise RefusedError(
             f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices"
         )

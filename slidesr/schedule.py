@@ -17,7 +17,8 @@ def ordered_map(
     """Yields `work(item)` in the order of `items`, made by threads up to `ahead` items early.
 
     At most `ahead` results are held. The first error of `work` is raised in its place, one of
-    `items` at once; what had not begun by then never begins. Closing the iterator early waits for what runs, and closes `items` too.
+    `items` at once; what had not begun by then never begins. Closing the iterator early waits for
+    what runs, and closes `items` too.
     """
     running: deque[Future[_Out]] = deque()
     source = iter(items)

@@ -334,7 +334,7 @@ def finished(
 ) -> tuple[Generator, list[Progress], Path]:
     """A run that nothing stopped: its average, its reports, its folder."""
     out, reports = tmp_path_factory.mktemp("run") / "new", list[Progress]()
-    return train(RECIPE, data, valid, out, reports.append), reports, out
+    return train(RECIPE, data, valid, out, reports.append).generator, reports, out
 
 
 Finished = tuple[Generator, list[Progress], Path]
@@ -381,7 +381,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         with pytest.raises(Stopped):
             train(RECIPE, data, valid, tmp_path, stop_after(count))
     reports: list[Progress] = []
-    generator = train(RECIPE, data, valid, tmp_path, reports.append)
+    generator = train(RECIPE, data, valid, tmp_path, reports.append).generator
     assert reports[0].patches == 20 * (sum(stops) + 1)
     whole, whole_reports, _ = finished
     assert reports[-1].loss == whole_reports[-1].loss
@@ -407,15 +407,15 @@ def test_another_seed_gives_another_run(
 def test_a_finished_run_is_not_run_again(finished: Finished, data: Path, valid: Path) -> None:
     generator, _, out = finished
     reports: list[Progress] = []
-    assert same(train(RECIPE, data, valid, out, reports.append), generator)
+    assert same(train(RECIPE, data, valid, out, reports.append).generator, generator)
     assert not reports
 
 
 def test_the_batch_norm_variant_trains_and_resumes(data: Path, valid: Path, tmp_path: Path) -> None:
-    whole = train(BATCH_NORM, data, valid, tmp_path / "whole", stop_after(9))
+    whole = train(BATCH_NORM, data, valid, tmp_path / "whole", stop_after(9)).generator
     with pytest.raises(Stopped):
         train(BATCH_NORM, data, valid, tmp_path / "parts", stop_after(1))
-    parts = train(BATCH_NORM, data, valid, tmp_path / "parts", stop_after(9))
+    parts = train(BATCH_NORM, data, valid, tmp_path / "parts", stop_after(9)).generator
     assert same(parts, whole)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in whole.state_dict().values())
 

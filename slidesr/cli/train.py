@@ -38,11 +38,9 @@ def train(recipe: Path, data: Path, valid: Path, output: Path) -> None:
         from slidesr.train.recipe import load_recipe
 
     plan = load_recipe(recipe)
-    last: list[Progress] = []
     with progress_bar(plan.name, plan.patches) as bar:
 
         def report(now: Progress) -> None:
-            last[:] = [now]
             gains = ", ".join(
                 f"{name} {now.psnr_db[name]:.2f} dB ({now.psnr_db[name] - bicubic:+.2f})"
                 for name, bicubic in now.bicubic_psnr_db.items()
@@ -50,10 +48,13 @@ def train(recipe: Path, data: Path, valid: Path, output: Path) -> None:
             bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
             bar.console.print(f"{now.patches:>9,} patches  loss {now.loss:.5f}  {gains}")
 
-        generator = run(plan, data, valid, output, report)
-    spec = described(plan, data, patches=plan.patches, seconds=last[0].seconds if last else 0)
+        trained = run(plan, data, valid, output, report)
+    spec = described(plan, data, patches=trained.patches, seconds=trained.seconds)
     with console.status("scoring"):
         scores = score_folder(
-            valid, plan.generator.scale, [Model(spec, generator, "")], lambda done, total: None
+            valid,
+            plan.generator.scale,
+            [Model(spec, trained.generator, "")],
+            lambda done, total: None,
         )
-    click.echo(write_model(output, spec, scores, generator))
+    click.echo(write_model(output, spec, scores, trained.generator))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil, log2
 
 import torch.nn.functional as F
@@ -37,6 +37,10 @@ class GeneratorSpec:
     expansion: int = 4
 
     def __post_init__(self) -> None:
+        for entry in fields(self):  # a header or a recipe may hold anything
+            value = getattr(self, entry.name)
+            if type(value).__name__ != entry.type:
+                raise ValueError(f"{entry.name} {value!r} is not of type {entry.type}")
         if self.scale not in (2, 4, 8, 16):
             raise ValueError(f"scale {self.scale} is not one of 2, 4, 8, 16")
         if self.norm not in ("weight", "batch"):

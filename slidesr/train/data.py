@@ -54,6 +54,8 @@ class PatchSampler:
                 for image, top in zip(self._images, tops, strict=True)
             ]
         )
+        if not (chance >= 0).all() or chance.sum() == 0:
+            raise RefusedError(f"{folder}: the weights must not be negative, nor all zero")
         self._chance = chance / chance.sum()
 
     @property

@@ -61,6 +61,10 @@ def _terms(data: Path) -> dict[str, str]:
         return {}
     try:
         with manifest.open(newline="") as file:
-            return {row["dataset"]: row["licence"] for row in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+            rows = csv.DictReader(file, restval="", strict=True)
+            terms = {row["dataset"]: row["licence"] for row in rows}
+            if not all(terms.values()):
+                raise ValueError("a row has no licence")
+            return terms
+    except (OSError, ValueError, csv.Error, KeyError) as error:
         raise RefusedError(f"{manifest}: needs the columns dataset and licence") from error

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +26,8 @@ from slidesr.nets.layers import bicubic
 from slidesr.train.data import PatchSampler, downsample
 from slidesr.train.recipe import OptimizerRecipe, Recipe, recipe_as_dict
 
+_UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -37,14 +40,23 @@ class Progress:
     bicubic_psnr_db: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run: the generator, and the patches and seconds that it took."""
+
+    generator: Generator
+    patches: int
+    seconds: float
+
+
 def train(
     recipe: Recipe,
     data: Path,
     valid: Path,
     out: Path,
     report: Callable[[Progress], None],
-) -> Generator:
-    """Trains a generator and returns its moving average; resumes from `out`/checkpoint.pt.
+) -> Trained:
+    """Trains a generator, whose moving average is the result; resumes from `out`/checkpoint.pt.
 
     The state is saved at every validation, whole or not at all, with every random state: on a CPU
     a resumed run gives the weights of one that was never stopped.
@@ -55,7 +67,7 @@ def train(
     sampler = PatchSampler(data, recipe.data, scale=recipe.generator.scale)
     validation = _Validation(valid, recipe.generator.scale, recipe.generator.window)
 
-    generator = _begun(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generator: Generator = _begun(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(
         generator, multi_avg_fn=_warm_average(recipe.optimizer.ema), use_buffers=True
     )
@@ -105,7 +117,8 @@ def train(
             )
             losses.clear()
     trained: nn.Module = average.module
-    return cast(Generator, trained.eval().half().float())  # as the file will hold it
+    as_stored = cast(Generator, trained.eval().half().float())
+    return Trained(as_stored, patches, time.monotonic() - started)
 
 
 def _begun(recipe: Recipe) -> Generator:
@@ -132,7 +145,10 @@ def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
     def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
         step = int(count)
         warm = min(decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(averages, values, 1 - warm)
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - warm)
+        else:  # batch norm's counters
+            torch._foreach_copy_(averages, values)
 
     return update
 
@@ -152,6 +168,8 @@ class _Validation:
         for path in image_paths(folder):
             image = torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None].float()
             side = scale * window
+            if min(image.shape[2:]) < side:
+                raise RefusedError(f"{path}: smaller than one attention window, {side} px")
             image = image[:, :, : image.shape[2] // side * side, : image.shape[3] // side * side]
             low = downsample(image, scale) / 255
             self._items.append((group_of(path, folder), image, low))
@@ -199,9 +217,17 @@ class _Checkpoint:
         """Restores the run in place; the patches seen and seconds spent, zeros without a file."""
         if not self._path.exists():
             return 0, 0.0
-        saved: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        if saved["recipe"] != self._recipe:
-            raise RefusedError(f"{self._path}: made by another recipe. Choose another --output.")
+        try:
+            saved: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            if saved["recipe"] == self._recipe:
+                return self._restore(saved)
+        except _UNREADABLE as error:
+            raise RefusedError(
+                f"{self._path}: not a whole checkpoint of slidesr. Delete it to start anew."
+            ) from error
+        raise RefusedError(f"{self._path}: made by another recipe. Choose another --output.")
+
+    def _restore(self, saved: dict[str, Any]) -> tuple[int, float]:
         for name, module in self._modules.items():
             module.load_state_dict(saved[name])
         torch.set_rng_state(saved["torch_rng"])

@@ -24,6 +24,15 @@ class DataRecipe:
     jpeg_share: float = 0.0  # of the low resolutions, compressed as slides are stored
     jpeg_quality: tuple[int, int] = (30, 95)  # worst and best, drawn evenly
 
+    def __post_init__(self) -> None:
+        if self.patch_px < 1 or self.context_px < 0:
+            raise ValueError("patch_px must be positive, context_px at least 0")
+        if not 0 <= self.jpeg_share <= 1:
+            raise ValueError(f"jpeg_share {self.jpeg_share} is not within 0..1")
+        worst, best = self.jpeg_quality
+        if not 1 <= worst <= best <= 100:
+            raise ValueError("jpeg_quality must be two of 1..100, the worse one first")
+
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
@@ -53,6 +62,11 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
 
     def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name:
+            raise ValueError(f"name {self.name!r} is not a plain file name")
+        for key in ("patches", "batch", "seed", "validate_every"):
+            if type(getattr(self, key)) is not int:
+                raise ValueError(f"{key} {getattr(self, key)!r} is not a whole number")
         lr_px, rest = divmod(self.data.patch_px, self.generator.scale)
         if rest or lr_px % self.generator.window:
             raise ValueError(
@@ -66,14 +80,10 @@ class Recipe:
             )
         if self.loss not in ("l1", "charbonnier", "mse"):
             raise ValueError(f"loss {self.loss!r} is not one of 'l1', 'charbonnier', 'mse'")
-        if not 0 <= self.data.jpeg_share <= 1:
-            raise ValueError(f"jpeg_share {self.data.jpeg_share} is not within 0..1")
-        worst, best = self.data.jpeg_quality
-        if not 1 <= worst <= best <= 100:
-            raise ValueError(
-                "jpeg_quality must be two qualities within 1..100, the worse one first"
-            )
-        if not 0 < self.high_um_per_px[0] <= self.high_um_per_px[1]:
+        if (
+            len(self.high_um_per_px) != 2
+            or not 0 < self.high_um_per_px[0] <= self.high_um_per_px[1]
+        ):
             raise ValueError("high_um_per_px must be two pixel sizes, the finer one first")
         if self.batch < 1 or self.patches < self.batch or self.validate_every < self.batch:
             raise ValueError("patches and validate_every must be at least batch, batch at least 1")
