@@ -1,7 +1,8 @@
 """Does the grid of attention windows show? Gradient energy on window borders against elsewhere.
 
-Columns (and rows) of the same sub-pixel phase are compared, so that the upsampler's own rhythm does
-not count. Bicubic is the control: it knows no windows. 1.00 is no trace of the grid.
+Window borders are compared with the other source-pixel borders on multiples of 8 px: the upsampler's
+own rhythm is the same there, and so are the block borders of a JPEG-compressed slide, on which every
+window border lies too. Bicubic is the control: it knows no windows. Equal ratios are no trace.
 
 python benchmarks/window_borders.py SLIDE [--crop x,y,w,h]
 """
@@ -19,16 +20,17 @@ from slidesr.model import Engine, default_model, load_model
 from slidesr.resample import bicubic_up
 from slidesr.slide import open_slide
 
+_JPEG_BLOCK_PX = 8
+
 
 def border_ratio(image: npt.NDArray[np.uint8], scale: int, window_px: int) -> float:
-    """Mean squared step across window borders over that across the other source-pixel borders."""
+    """Mean squared step across window borders over that across the other borders on 8 px."""
     energies = []
     for pixels in (image, image.swapaxes(0, 1)):
         steps = np.diff(pixels.astype(np.float32), axis=1) ** 2
         energy = steps.mean(axis=(0, 2))  # [w - 1]; entry i is the step from column i to i + 1
-        at_source_border = np.arange(1, pixels.shape[1])[scale - 1 :: scale]
-        step = energy[scale - 1 :: scale]
-        on_window = (at_source_border // scale) % window_px == 0
+        step = energy[_JPEG_BLOCK_PX * scale - 1 :: _JPEG_BLOCK_PX * scale]
+        on_window = (np.arange(1, len(step) + 1) * _JPEG_BLOCK_PX) % window_px == 0
         energies.append((step[on_window].mean(), step[~on_window].mean()))
     on, off = np.mean(energies, axis=0)
     return float(on / off)

@@ -116,8 +116,7 @@ def test_the_network_makes_tissue_and_bicubic_the_rest(
     of_pixels = cells.repeat(CELL_PX * 4, 0).repeat(CELL_PX * 4, 1)[..., None]
     nearest = image.repeat(4, 0).repeat(4, 1)
     assert np.array_equal(got, np.where(of_pixels, nearest, _bicubic(image, 4)))
-    if tile_cells == 1:
-        assert stub.tiles == cells.sum()  # background never reaches it
+    assert stub.tiles <= cells.sum()  # a tile without tissue never reaches it
 
 
 def _bicubic(image: _U8, scale: int) -> _U8:

@@ -345,7 +345,7 @@ def test_without_a_pixel_size_only_levels_can_be_asked_for(
     tmp_path: Path, option: dict[str, Any]
 ) -> None:
     Image.fromarray(tissue(64, 64)).save(tmp_path / "a.png")
-    with open_slide(tmp_path / "a.png") as slide, pytest.raises(RefusedError, match="--level 0"):
+    with open_slide(tmp_path / "a.png") as slide, pytest.raises(RefusedError, match="--level"):
         slide.frame(**option)
 
 

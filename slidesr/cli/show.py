@@ -33,7 +33,7 @@ def bytes_text(count: float) -> str:
 def time_text(seconds: float) -> str:
     """
     >>> time_text(4000), time_text(75), time_text(2.34)
-    ('1 h 07 min', '1 min 15 s', '2.3 s')
+    ('1 h 06 min', '1 min 15 s', '2.3 s')
     """
     if seconds >= 3600:
         return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"

@@ -69,8 +69,8 @@ class PatchSampler:
         crops = np.stack([self._crop(self._images[index], rng) for index in chosen])
         high = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
         low = downsample(high, self._scale)
-        for patch in low:
-            if rng.random() < self._recipe.jpeg_share:
+        if self._recipe.jpeg_share > 0:
+            for patch in low[rng.random(count) < self._recipe.jpeg_share]:
                 _compress(patch, self._recipe.jpeg_quality, rng)
         margin = self._recipe.context_px
         return Pair(_trim(high, margin) / 255, _trim(low, margin // self._scale) / 255)
