@@ -9,11 +9,8 @@ import numpy.typing as npt
 from skimage.data import immunohistochemistry
 
 from slidesr.geometry import Box, Mpp
-from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
-from slidesr.output.ome_tiff import OmeTiffWriter
-from slidesr.output.pyramid import Painted, UpperPyramid, encode_block
-from slidesr.plan import Block, Plan
+from slidesr.output.plain import write_plain
 
 GLASS = (243, 241, 244)
 
@@ -23,41 +20,20 @@ def write_slide(path: Path, side_px: int, tissue_px: int) -> Path:
 
     All glass is one stored tile, so a slide of 100,000 px squared takes a few megabytes.
     """
-    plan = Plan(Box(0, 0, side_px, side_px), scale=1, window_px=32)
-    start = (side_px - tissue_px) // 2 // plan.block_px * plan.block_px
+    start = (side_px - tissue_px) // 2
     tissue = Box(start, start, tissue_px, tissue_px)
-    compression = Compression()
-    upper = UpperPyramid(plan, compression, GLASS)
-    glass = np.full((plan.output_tile_px, plan.output_tile_px, 3), GLASS, np.uint8)
+
+    def pixels(box: Box) -> npt.NDArray[np.uint8] | None:
+        shared = box.clipped(tissue)
+        if not shared.area:
+            return None
+        made = np.empty((box.height, box.width, 3), np.uint8)
+        made[:] = GLASS
+        made[shared.within(box).slices] = texture(shared.within(tissue))
+        return made
+
     facts = Metadata(Mpp(1.0, 1.0), 10.0, None)
-    with OmeTiffWriter(
-        path,
-        plan,
-        facts,
-        compression,
-        glass=compression.encode(glass),
-        layout="generic",
-        overwrite=True,
-    ) as writer:
-        for block in plan.blocks():
-            encoded = encode_block(_painted(block, tissue, plan), plan, compression)
-            writer.append(encoded.tiles)
-            writer.append(upper.add(encoded))
-        writer.finish()
-    return path
-
-
-def _painted(block: Block, tissue: Box, plan: Plan) -> Painted:
-    rows, columns = (
-        -(-side // plan.output_tile_px) for side in (block.write.height, block.write.width)
-    )
-    shared = block.write.clipped(tissue)
-    if not shared.area:
-        return Painted(block, None, np.ones((rows, columns), bool))
-    pixels = np.empty((block.write.height, block.write.width, 3), np.uint8)
-    pixels[:] = GLASS
-    pixels[shared.within(block.write).slices] = texture(shared.within(tissue))
-    return Painted(block, pixels, np.zeros((rows, columns), bool))
+    return write_plain(path, Box(0, 0, side_px, side_px), pixels, facts, GLASS)
 
 
 def texture(box: Box) -> npt.NDArray[np.uint8]:

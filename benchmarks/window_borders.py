@@ -1,8 +1,9 @@
 """Does the grid of attention windows show? Gradient energy on window borders against elsewhere.
 
-Window borders are compared with the other source-pixel borders on multiples of 8 px: the upsampler's
-own rhythm is the same there, and so are the block borders of a JPEG-compressed slide, on which every
-window border lies too. Bicubic is the control: it knows no windows. Equal ratios are no trace.
+Window borders are compared with the other source-pixel borders on multiples of 8 px: there the
+upsampler's own rhythm is the same, and so are the block borders of a JPEG-compressed slide, on
+which every window border lies too. Bicubic is the control: it knows no windows. Equal ratios are no
+trace of the windows.
 
 python benchmarks/window_borders.py SLIDE [--crop x,y,w,h]
 """

@@ -13,7 +13,7 @@ from slidesr import metrics
 from slidesr.errors import RefusedError
 from slidesr.images import group_of, image_paths, read_rgb
 from slidesr.model import Model
-from slidesr.resample import back_projected, bicubic_down, bicubic_up
+from slidesr.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
 
 _U8 = npt.NDArray[np.uint8]
 
@@ -29,30 +29,26 @@ class Score:
 
 
 def score_folder(
-    folder: Path, scale: int, models: list[Model], report: Callable[[int, int], None]
+    folder: Path,
+    scale: int,
+    models: list[Model],
+    report: Callable[[int, int], None],
+    *,
+    jpeg_quality: int | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Data set -> method -> metric -> mean over its images; a data set is a folder in `folder`.
 
     The protocol: an image is cut to a multiple of the scale, made small by Pillow's antialiased
-    bicubic at 8 bits, enlarged by each method, and compared in RGB at 8 bits. `report` is told
-    how many images of how many are done.
+    bicubic at 8 bits, compressed if `jpeg_quality` says so, enlarged by each method, and compared
+    in RGB at 8 bits. `report` is told how many images of how many are done.
     """
-    names = [model.spec.name for model in models]
-    for model in models:
-        if model.scale != scale:
-            raise RefusedError(f"model {model.spec.name} is x{model.scale}, not x{scale}")
-        if names.count(model.spec.name) > 1:
-            raise RefusedError(f"two models are named {model.spec.name}")
-    paths = image_paths(folder)
-    methods: dict[str, Callable[[_U8], _U8]] = {
-        "bicubic": lambda low: bicubic_up(low, scale),
-        "bicubic + back-projection": lambda low: back_projected(low, scale),
-        **{model.spec.name: model.enlarge for model in models},
-    }
+    paths, methods = image_paths(folder), _methods(scale, models)
     scores: dict[str, dict[str, list[Score]]] = {}
     for done, path in enumerate(paths, start=1):
         high = _cut(read_rgb(path), scale)
         low = bicubic_down(high, scale)
+        if jpeg_quality is not None:
+            low = through_jpeg(low, jpeg_quality)
         data = scores.setdefault(group_of(path, folder), {name: [] for name in methods})
         for name, enlarge in methods.items():
             try:
@@ -63,6 +59,21 @@ def score_folder(
     return {
         data: {name: asdict(_mean(values)) for name, values in by_method.items()}
         for data, by_method in scores.items()
+    }
+
+
+def _methods(scale: int, models: list[Model]) -> dict[str, Callable[[_U8], _U8]]:
+    """What enlarges by the scale, by name: the two that learn nothing first."""
+    names = [model.spec.name for model in models]
+    for model in models:
+        if model.scale != scale:
+            raise RefusedError(f"model {model.spec.name} is x{model.scale}, not x{scale}")
+        if names.count(model.spec.name) > 1:
+            raise RefusedError(f"two models are named {model.spec.name}")
+    return {
+        "bicubic": lambda low: bicubic_up(low, scale),
+        "bicubic + back-projection": lambda low: back_projected(low, scale),
+        **{model.spec.name: model.enlarge for model in models},
     }
 
 

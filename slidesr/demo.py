@@ -10,11 +10,8 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 
 from slidesr.geometry import Box
-from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
-from slidesr.output.ome_tiff import OmeTiffWriter
-from slidesr.output.pyramid import Painted, UpperPyramid, encode_block
-from slidesr.plan import Plan
+from slidesr.output.plain import write_plain
 from slidesr.slide import Frame, open_slide
 
 _GLASS = (243, 241, 244)
@@ -30,23 +27,8 @@ def write_sample_slide(path: Path) -> Path:
     slide[:] = _GLASS
     section: npt.NDArray[np.uint8] = immunohistochemistry()  # type: ignore[no-untyped-call]
     slide[256:768, 128:640], slide[256:768, 640:1152] = section, section[:, ::-1]
-    plan = Plan(Box(0, 0, 1280, 1024), scale=1, window_px=32)
-    compression = Compression()
-    upper = UpperPyramid(plan, compression, _GLASS)
     facts = Metadata(None, None, None, {"notice": "sample slide of slidesr"})
-    with OmeTiffWriter(
-        path, plan, facts, compression, glass=b"", layout="generic", overwrite=True
-    ) as writer:
-        for block in plan.blocks():
-            pixels = slide[block.write.slices]
-            rows, columns = (-(-side // plan.output_tile_px) for side in pixels.shape[:2])
-            encoded = encode_block(
-                Painted(block, pixels, np.zeros((rows, columns), bool)), plan, compression
-            )
-            writer.append(encoded.tiles)
-            writer.append(upper.add(encoded))
-        writer.finish()
-    return path
+    return write_plain(path, Box(0, 0, 1280, 1024), lambda box: slide[box.slices], facts)
 
 
 def draw_comparison(source: Frame, result: Path, picture: Path) -> Path:

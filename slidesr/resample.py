@@ -5,6 +5,7 @@ Pillow's kernel: a = -0.5, antialiased where it shrinks. Images are u8[h, w, 3],
 
 from __future__ import annotations
 
+import io
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +30,13 @@ def bicubic_down(high: _U8, scale: int) -> _U8:
     if size.width % scale or size.height % scale:
         raise ValueError(f"{size} px do not divide by {scale}: crop the image first")
     return _resized(high, Size(size.width // scale, size.height // scale))
+
+
+def through_jpeg(image: _U8, quality: int) -> _U8:
+    """The image as JPEG (4:2:0) gives it back, which is how most slides are stored."""
+    stored = io.BytesIO()
+    Image.fromarray(image).save(stored, "jpeg", quality=quality, subsampling=2)
+    return np.array(Image.open(stored))
 
 
 def back_projected(low: _U8, scale: int, *, iterations: int = 10) -> _U8:

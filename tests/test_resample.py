@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skimage import data
 
 from slidesr.metrics import psnr_db
-from slidesr.resample import back_projected, bicubic_down, bicubic_up
+from slidesr.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
@@ -97,3 +97,11 @@ def test_back_projection_comes_closer(stained: U8, scale: int) -> None:
 def shrunk_error(high: U8, low: U8) -> float:
     shrunk = bicubic_down(high, high.shape[0] // low.shape[0])
     return float(np.abs(shrunk - low.astype(int)).mean())
+
+
+def test_jpeg_changes_a_little_and_keeps_the_size() -> None:
+    image = np.asarray(data.immunohistochemistry()[:40, :56])  # type: ignore[no-untyped-call]
+    good, bad = (through_jpeg(image, quality) for quality in (95, 20))
+    off_good, off_bad = (np.abs(seen.astype(int) - image).mean() for seen in (good, bad))
+    assert good.shape == image.shape
+    assert 0 < off_good < off_bad < 20
