@@ -16,6 +16,12 @@ def card(spec: ModelSpec, sha256: str) -> str:
     net, training = spec.generator, spec.training
     finest, coarsest = spec.trained_um_per_px
     skip = "added to a bicubic enlargement of the input" if net.bicubic_skip else "as in the paper"
+    share = spec.recipe.get("data", {}).get("jpeg_share", 0)
+    compression = (
+        f", {share:.0%} of them compressed by JPEG as slides are"
+        if spec.compressed_inputs
+        else "; JPEG-compressed input is outside too: its 8 px blocks may show"
+    )
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
     return f"""# {spec.name}
 
@@ -32,8 +38,8 @@ self-attention in windows of {net.window} low-resolution pixels, output {skip}.
 | input | H&E, RGB, {finest:g}-{coarsest:g} um per pixel |
 
 **Not for diagnosis.** The output is synthetic: details are what the network finds likely, and it
-can be wrong. Trained on antialiased bicubic reductions of clean scans: inputs with strong noise,
-blur or compression, other stains, and other pixel sizes are outside what it has seen.
+can be wrong. Trained on antialiased bicubic reductions of scans{compression}. Strong noise or blur,
+other stains, and other pixel sizes are outside what it has seen.
 
 ## Scores
 

@@ -25,9 +25,11 @@ _U8 = npt.NDArray[np.uint8]
 _HEADER = "slidesr"
 _MAX_BYTES = 1 << 30
 _PACKAGE = Path(__file__).parent
-_KINDS: dict[str, type] = {"name": str, "stage": str, "licence": str} | dict.fromkeys(
-    ("data", "recipe", "training", "scores"), dict
-)
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("name", "stage", "licence"), str),
+    **dict.fromkeys(("data", "recipe", "training", "scores"), dict),
+    "compressed_inputs": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class ModelSpec:
     stage: str  # "fidelity" or "gan"
     trained_um_per_px: tuple[float, float]  # finest and coarsest low resolution seen in training
     licence: str
+    compressed_inputs: bool = (
+        False  # has seen JPEG-compressed input, which is how slides are stored
+    )
     data: dict[str, str] = field(default_factory=dict)  # dataset -> terms
     recipe: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # device, seconds, patches
@@ -241,12 +246,14 @@ def list_models() -> list[tuple[Path, ModelSpec]]:
 
 
 def default_model(scale: int) -> str:
-    """The name of the shipped model for a scale. Raises RefusedError where there is none."""
+    """The shipped model for slides at a scale: one that knows JPEG, before one that does not.
+
+    Raises RefusedError where there is none.
+    """
     specs = [spec for _, spec in list_models()]
-    for stage in ("gan", "fidelity"):
-        for spec in specs:
-            if spec.generator.scale == scale and spec.stage == stage:
-                return spec.name
+    fitting = [spec for spec in specs if spec.generator.scale == scale]
+    if fitting:
+        return max(fitting, key=lambda spec: (spec.compressed_inputs, spec.stage == "gan")).name
     have = sorted({spec.generator.scale for spec in specs})
     raise RefusedError(
         f"no weights for x{scale} are shipped (there are: {', '.join(f'x{s}' for s in have)})."

@@ -31,6 +31,7 @@ def described(recipe: Recipe, data: Path, *, patches: int, seconds: float) -> Mo
         stage="fidelity",
         trained_um_per_px=(finest * scale, coarsest * scale),
         licence=_LICENCE,
+        compressed_inputs=recipe.data.jpeg_share > 0,
         data=_terms(data),
         recipe=recipe_as_dict(recipe),
         training={
