@@ -285,14 +285,14 @@ def _keep_freed_memory() -> None:
 
     Each layer's map is a block of 10-140 MB; with fresh pages for each, half of the time went into
     page faults (measured: 0.076 against 0.141 source Mpx/s at x4 on two cores). Peak memory is the
-    same. Elsewhere than on glibc nothing happens.
+    same. It helps in the main thread: other threads' heaps end at 64 MB. Elsewhere than on glibc
+    nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
-        trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # the M_ constants of malloc.h
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, malloc.h
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_threshold, 2**30)
-        mallopt(arena_max, 1)  # the arenas of other threads cannot hold blocks over 64 MB
 
 
 def _padded(batch: _U8, size: int) -> _U8:

@@ -233,15 +233,22 @@ def estimate(job: Job) -> Estimate:
 def _encoded_blocks(
     job: Job, painter: Painter, watch: _Stopwatch
 ) -> Generator[EncodedBlock, None, None]:
-    """The pipeline: each stage is an ordered, bounded map over the one before."""
+    """The pipeline: threads read ahead and encode behind; the network has the caller's thread.
+
+    There it needs no hand-over, and glibc keeps its freed memory (see `slidesr.model`), which it
+    does for the main thread alone.
+    """
 
     def read(block: Block) -> Raw:
         with watch("read"):
             return painter.read(block)
 
-    def paint(raw: Raw) -> Painted:
-        with watch("network"):
-            return painter.paint(raw)
+    def paint(raws: Generator[Raw, None, None]) -> Iterator[Painted]:
+        with closing(raws):
+            for raw in raws:
+                with watch("network"):
+                    painted = painter.paint(raw)
+                yield painted
 
     def encode(painted: Painted) -> EncodedBlock:
         with watch("encode"):
@@ -249,8 +256,7 @@ def _encoded_blocks(
 
     workers = job.options.num_workers
     raws = ordered_map(read, job.plan.blocks(), workers=workers, ahead=workers + 1)
-    painted = ordered_map(paint, raws, workers=1, ahead=2)
-    return ordered_map(encode, painted, workers=workers, ahead=workers + 1)
+    return ordered_map(encode, paint(raws), workers=workers, ahead=workers + 1)
 
 
 class _Stopwatch:
