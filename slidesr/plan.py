@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import lcm
+from math import ceil, lcm, log2, sqrt
 
 from slidesr.geometry import Box, Size
 
@@ -64,10 +64,16 @@ class Plan:
                 )
 
     @classmethod
-    def near(cls, tile_px: int, region: Box, scale: int, window_px: int) -> Plan:
-        """A plan whose tiles are as near to `tile_px` as the grid of windows allows."""
+    def near(cls, tile_px: int, region: Box, scale: int, window_px: int, *, tiles: int = 1) -> Plan:
+        """A plan whose tiles are as near to `tile_px` as the grid allows, `tiles` or more a block.
+
+        >>> Plan.near(256, Box(0, 0, 9000, 9000), scale=4, window_px=32, tiles=16).block_px
+        4096
+        """
         grid_px = lcm(window_px, CELL_PX)
-        return cls(region, scale, window_px, tile_px=max(1, round(tile_px / grid_px)) * grid_px)
+        tile_px = max(1, round(tile_px / grid_px)) * grid_px
+        doublings = ceil(log2(tile_px * scale * sqrt(tiles) / cls.output_tile_px))
+        return cls(region, scale, window_px, tile_px, block_doublings=max(0, doublings))
 
     @property
     def grid_px(self) -> int:

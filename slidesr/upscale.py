@@ -174,7 +174,8 @@ def prepared(source: Path, output: Path | None, options: Options) -> Iterator[Jo
                 f"model {model.spec.name} is for x{model.scale}, not x{options.scale}"
             )
         _warn_of_pixel_size(source, frame, model)
-        plan = Plan.near(_TILE_PX, region, model.scale, model.window_px)
+        tiles = model.batch_size
+        plan = Plan.near(_TILE_PX, region, model.scale, model.window_px, tiles=tiles)
         yield Job(slide, frame, output, plan, tissue, model, options)
 
 
