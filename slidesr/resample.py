@@ -32,10 +32,13 @@ def bicubic_down(high: _U8, scale: int) -> _U8:
     return _resized(high, Size(size.width // scale, size.height // scale))
 
 
-def through_jpeg(image: _U8, quality: int) -> _U8:
-    """The image as JPEG (4:2:0) gives it back, which is how most slides are stored."""
+def through_jpeg(image: _U8, quality: int, *, subsampling: int = 2) -> _U8:
+    """The image as JPEG gives it back, which is how slides are stored.
+
+    `subsampling` is Pillow's: 0 is 4:4:4, 2 is 4:2:0, as most slides have it.
+    """
     stored = io.BytesIO()
-    Image.fromarray(image).save(stored, "jpeg", quality=quality, subsampling=2)
+    Image.fromarray(image).save(stored, "jpeg", quality=quality, subsampling=subsampling)
     return np.array(Image.open(stored))
 
 

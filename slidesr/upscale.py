@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -76,13 +77,13 @@ class Job:
     def output_mpp(self) -> Mpp | None:
         return self.frame.mpp * (1 / self.plan.scale) if self.frame.mpp else None
 
-    @property
+    @cached_property
     def painter(self) -> Painter:
         return Painter(self.frame, self.plan, self.tissue, self.model)
 
-    @property
+    @cached_property
     def tissue_px(self) -> int:
-        """The source pixels that go through the network."""
+        """The source pixels that go through the network; counted once, over all blocks."""
         painter = self.painter
         return sum(_tissue_px(painter, block) for block in self.plan.blocks())
 

@@ -216,6 +216,17 @@ def test_low_resolution_is_that_of_pillow_without_a_border_effect(
     assert len(seen) == 8
 
 
+def test_jpeg_reaches_the_low_resolution_and_only_it(
+    tmp_path: Path, save_images: Save, section: U8
+) -> None:
+    folder = save_images(tmp_path, {"a.png": section[:96, :96]})
+    clean = sampler(folder).draw(6, rng())
+    spoilt = sampler(folder, jpeg_share=1.0, jpeg_quality=(20, 20)).draw(6, rng())
+    assert torch.equal(spoilt.high, clean.high)
+    changed = (spoilt.low - clean.low).abs().mean(dim=(1, 2, 3)) * 255
+    assert ((changed > 0.5) & (changed < 20)).all()
+
+
 @pytest.mark.parametrize("scale", [2, 4, 8, 16])
 def test_downsampling_is_that_of_pillow(scale: int, section: U8) -> None:
     high = section[64:128, 128:224]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from slidesr.cli.show import as_json, bytes_text, facts
 
-# Measured on H&E at JPEG quality 90 with its pyramid: see docs/formats.md.
+# A rule of thumb for H&E at JPEG quality 90, and a third more for the pyramid.
 _BYTES_PER_OUTPUT_PX = 0.14 * 4 / 3
 
 
