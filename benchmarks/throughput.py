@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,10 @@ from material import texture, write_slide
 from torch import Tensor
 
 from slidesr.geometry import Box
-from slidesr.model import Engine, default_model, models_folder, read_model
+from slidesr.model import Engine
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.upscale import Options, prepared, upscale
+from slidesr.weights import default_model, models_folder, read_model
 
 _PAD_PX = 10
 
@@ -57,8 +59,8 @@ def main() -> None:
                     ours.append(time.monotonic() - started)
     megapixels = image.shape[0] * image.shape[1] / 1e6
     ratios = [slow / fast for slow, fast in zip(plain, ours, strict=True)]
-    ceiling = _convolution_ceiling()
-    flops = _flops_per_px(spec.generator) * megapixels * 1e6
+    ceiling = convolution_ceiling()
+    flops = flops_per_px(spec.generator) * megapixels * 1e6
     print(f"plain loop    {megapixels / statistics.median(plain):.4f} source Mpx/s (median)")
     print(f"slidesr       {megapixels / statistics.median(ours):.4f} source Mpx/s (median)")
     print(f"ratio         {statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})")
@@ -94,7 +96,7 @@ def _as_released(generator: Generator, x: Tensor) -> Tensor:
     """The forward pass in the form in which WA-SRGAN was released."""
     head = generator.head(x)
     features = head + generator.fuse(generator.body(head))
-    attention = generator.attention
+    attention: Any = generator.attention
     query, key, value = (
         part(features).flatten(2) for part in (attention.query, attention.key, attention.value)
     )
@@ -109,7 +111,7 @@ def _as_released(generator: Generator, x: Tensor) -> Tensor:
     return image + F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
 
 
-def _flops_per_px(spec: GeneratorSpec) -> float:
+def flops_per_px(spec: GeneratorSpec) -> float:
     """Of the paper's form, a source pixel: the halo and rewrites are not counted as work."""
     c, wide, narrow = spec.channels, spec.channels * spec.expansion, int(0.8 * spec.channels)
     body = spec.blocks * (c * wide + wide * narrow + 9 * narrow * c)
@@ -119,16 +121,19 @@ def _flops_per_px(spec: GeneratorSpec) -> float:
     return float(2 * (macs + spec.scale**2 * 81 * c * 3))
 
 
-def _convolution_ceiling() -> float:
+def convolution_ceiling(device: str = "cpu") -> float:
     """FLOP/s of the best convolution of this machine, in the precision that slidesr takes."""
-    dtype = torch.bfloat16 if Engine.choose().precision == "bf16" else torch.float32
-    x = torch.randn(1, 64, 512, 512, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3, dtype=dtype)
+    dtype = torch.bfloat16 if Engine.choose(device).precision == "bf16" else torch.float32
+    x = torch.randn(1, 64, 512, 512, dtype=dtype, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3, dtype=dtype, device=device)
     times = []
     with torch.inference_mode():
         for _ in range(12):
             started = time.perf_counter()
             F.conv2d(x, weight, padding=1)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - started)
     return 2 * 64 * 64 * 9 * 512 * 512 / statistics.median(times[2:])
 

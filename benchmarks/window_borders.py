@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slidesr.geometry import Box
-from slidesr.model import Engine, Upscaler, default_model, load_model
+from slidesr.model import Engine, Upscaler, load_model
 from slidesr.slide import open_slide
+from slidesr.weights import default_model
 
 _U8 = npt.NDArray[np.uint8]
 

@@ -6,9 +6,22 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from slidesr.model import ModelSpec
+from slidesr.weights import ModelSpec
 
-_HEADINGS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "qilv": "QILV"}
+_SOURCES = {
+    "WA-SRGAN": "Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497",
+    "A-SRGAN": "as Shahidi 2021 compares with: blocks of SRGAN, attention of SAGAN",
+    "SRGAN": "Ledig et al. 2017, arXiv 1609.04802, with 8 blocks as in Shahidi 2021",
+}
+_HEADINGS = {
+    "psnr_db": "PSNR (dB)",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "qilv": "QILV",
+    "distance": "distance",
+    "fid": "FID",
+}
+_LESS_IS_BETTER = ("distance", "fid")
 
 
 def card(spec: ModelSpec, sha256: str) -> str:
@@ -16,6 +29,13 @@ def card(spec: ModelSpec, sha256: str) -> str:
     net, training = spec.generator, spec.training
     finest, coarsest = spec.trained_um_per_px
     skip = "added to a bicubic enlargement of the input" if net.bicubic_skip else "as in the paper"
+    attention = (
+        f"self-attention in windows of {net.window} low-resolution pixels"
+        if net.window
+        else "no attention"
+    )
+    network = training.get("perceptual_network", "")
+    stage = f"{spec.stage} stage" + (f", perceptual loss by {network}" if network else "")
     share = spec.recipe.get("data", {}).get("jpeg_share", 0)
     compression = (
         f", {share:.0%} of them compressed by JPEG as slides are"
@@ -25,9 +45,9 @@ def card(spec: ModelSpec, sha256: str) -> str:
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
     return f"""# {spec.name}
 
-WA-SRGAN generator (Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497), x{net.scale},
-{net.norm}-norm variant, {spec.stage} stage; {net.channels} channels, {net.blocks} wide blocks,
-self-attention in windows of {net.window} low-resolution pixels, output {skip}.
+{net.architecture} generator ({_SOURCES[net.architecture]}), x{net.scale},
+{net.norm}-norm variant, {stage}; {net.channels} channels, {net.blocks} {net.block} blocks,
+{attention}, output {skip}.
 
 | | |
 |---|---|
@@ -61,21 +81,30 @@ training set. Made by `slidesr benchmark DATA --scale {net.scale} --model {spec.
 
 
 def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Markdown of data set -> method -> metric -> mean; the best of each column is bold."""
+    """Markdown of data set -> method -> metric -> mean; the best of each column is bold.
+
+    A metric that some method lacks is left out: older files have fewer.
+    """
+    every = [method for methods in scores.values() for method in methods.values()]
+    keys = [key for key in _HEADINGS if all(key in method for method in every)]
     lines = [
-        f"| data | method | {' | '.join(_HEADINGS.values())} |",
-        f"|---|---|{'---|' * len(_HEADINGS)}",
+        f"| data | method | {' | '.join(_HEADINGS[key] for key in keys)} |",
+        f"|---|---|{'---|' * len(keys)}",
     ]
     for data, methods in scores.items():
-        best = {key: max(method[key] for method in methods.values()) for key in _HEADINGS}
+        best = {key: _best(key, [method[key] for method in methods.values()]) for key in keys}
         for name, method in methods.items():
-            cells = [_cell(key, method[key], method[key] == best[key]) for key in _HEADINGS]
+            cells = [_cell(key, method[key], method[key] == best[key]) for key in keys]
             lines.append(f"| {data} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _best(key: str, values: list[float]) -> float:
+    return min(values) if key in _LESS_IS_BETTER else max(values)
+
+
 def _cell(key: str, value: float, best: bool) -> str:
-    text = f"{value:.2f}" if key == "psnr_db" else f"{value:.4f}"
+    text = f"{value:.2f}" if key in ("psnr_db", "distance", "fid") else f"{value:.4f}"
     return f"**{text}**" if best else text
 
 

@@ -15,6 +15,12 @@ class BusyError(SlidesrError):
     exit_code = 4
 
 
+class StoppedError(SlidesrError):
+    """The user stopped it; the message says how to go on."""
+
+    exit_code = 130
+
+
 class RefusedError(SlidesrError):
     """Refused before any work: bad input, a bad option, or an output that is in the way."""
 

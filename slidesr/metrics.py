@@ -28,6 +28,24 @@ _U8 = NDArray[np.uint8]
 _F64 = NDArray[np.float64]
 
 
+def frechet(these: _F64, those: _F64) -> float:
+    """The Frechet distance of two sets of features f64[n, d] taken as normal distributions, >= 0.
+
+    Eq. 6 of Heusel et al. 2017, arXiv 1706.08500. It falls with n: compare sets of one size alone.
+    """
+    means, covariances = zip(
+        *(
+            (each.mean(axis=0), np.atleast_2d(np.cov(each, rowvar=False)))
+            for each in (these, those)
+        ),
+        strict=True,
+    )
+    # The trace of the root of a product of covariances is the sum of its eigenvalues' roots.
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0))
+    spread = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots.sum()
+    return float(max(0.0, np.sum((means[0] - means[1]) ** 2) + spread))
+
+
 def mse(image: _U8, reference: _U8) -> float:
     """The mean squared error over all pixels and channels, in squared grey levels."""
     a, b = _floats(image, reference)

@@ -1,68 +1,23 @@
-"""Models on disk and in use: safetensors whose header says everything, and what upscales tiles."""
+"""Models in use: what upscales tiles, and on what."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.nets.folding import folded
-from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.generator import Generator
+from slidesr.weights import ModelSpec, find_model, read_model, sha256_of
 
 _U8 = npt.NDArray[np.uint8]
-_HEADER = "slidesr"
-_MAX_BYTES = 1 << 30
-_PACKAGE = Path(__file__).parent
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("name", "stage", "licence"), str),
-    **dict.fromkeys(("data", "recipe", "training", "scores"), dict),
-    "compressed_inputs": bool,
-}
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a weights file says of itself, in its header; enough to rebuild and to judge it."""
-
-    name: str
-    generator: GeneratorSpec
-    stage: str  # "fidelity" or "gan"
-    trained_um_per_px: tuple[float, float]  # finest and coarsest low resolution seen in training
-    licence: str
-    compressed_inputs: bool = (
-        False  # has seen JPEG-compressed input, which is how slides are stored
-    )
-    data: dict[str, str] = field(default_factory=dict)  # dataset -> terms
-    recipe: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)  # device, seconds, patches
-    scores: dict[str, Any] = field(default_factory=dict)  # data set -> method -> metric -> mean
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
-        """Raises ValueError, TypeError or KeyError on anything that is not such a header."""
-        table = json.loads(text)
-        table["generator"] = GeneratorSpec(**table["generator"])
-        finest, coarsest = map(float, table["trained_um_per_px"])
-        table["trained_um_per_px"] = (finest, coarsest)
-        for key, kind in _KINDS.items():
-            if not isinstance(table.get(key, kind()), kind):
-                raise TypeError(f"{key} is not a {kind.__name__}")
-        return cls(**table)
 
 
 @dataclass(frozen=True)
@@ -130,7 +85,7 @@ class Model:
     @property
     def window_px(self) -> int:
         """Tiles begin on multiples of this, in source pixels."""
-        return self.spec.generator.window
+        return self.spec.generator.grid_px
 
     @property
     def batch_size(self) -> int:
@@ -175,108 +130,45 @@ class Model:
         return quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def load_model(name_or_path: str, engine: Engine | None = None) -> Model:
+def load_model(
+    name_or_path: str, engine: Engine | None = None, *, perception: float | None = None
+) -> Model:
     """Opens a shipped model by name, or a safetensors file by path.
 
-    Raises RefusedError for anything that is not a whole slidesr model.
+    With `perception`, 0 is the fidelity weights that lie beside NAME as NAME-fidelity, 1 is NAME's,
+    and between them every weight is interpolated (Wang et al. 2018, ESRGAN, arXiv 1809.00219,
+    section 3.4). Raises RefusedError for anything that is not a whole slidesr model.
     """
     path = find_model(name_or_path)
     spec, generator = read_model(path)
-    return Model(spec, generator, hashlib.sha256(path.read_bytes()).hexdigest(), engine)
+    sha256 = sha256_of(path)
+    if perception is None:
+        return Model(spec, generator, sha256, engine)
+    if not 0 <= perception <= 1:
+        raise RefusedError(f"perception {perception} is not within 0..1")
+    other = path.with_stem(f"{path.stem}-fidelity")
+    if not other.is_file():
+        raise RefusedError(
+            f"{path}: perception goes from {other.name} to it, and there is no such file beside it"
+        )
+    fidelity_spec, fidelity = read_model(other)
+    if fidelity_spec.generator != spec.generator:
+        raise RefusedError(f"{other}: another network than {path.name}: {fidelity_spec.generator}")
+    blend = replace(spec, name=f"{spec.name}, perception {perception:g}")
+    sources = f"{sha256_of(other)} {sha256}"
+    return Model(blend, _between(fidelity, generator, perception), sources, engine)
 
 
-def read_model(path: Path) -> tuple[ModelSpec, Generator]:
-    """The header and the generator in fp32, not folded. The file is data and is never executed."""
-    spec = read_spec(path)
-    with torch.device("meta"):  # shapes alone: a hostile header must not cost gigabytes
-        expected = Generator(spec.generator).state_dict()
-    with safe_open(path, framework="pt") as file:
-        if set(file.keys()) != set(expected):
-            odd = sorted(set(file.keys()) ^ set(expected))[0]
-            raise RefusedError(f"{path}: not the weights its header describes: tensor {odd!r}")
-        state = {name: file.get_tensor(name) for name in expected}
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise RefusedError(f"{path}: tensor {name} has the shape {tuple(tensor.shape)}")
-        if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
-            raise RefusedError(f"{path}: tensor {name} is of the kind {tensor.dtype}")
-        if not torch.isfinite(tensor).all():
-            raise RefusedError(f"{path}: tensor {name} holds a number that is not finite")
-    generator = Generator(spec.generator)
-    generator.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return spec, generator.eval()
-
-
-def read_spec(path: Path) -> ModelSpec:
-    """The header alone; reads a few kilobytes."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RefusedError(
-                f"{path}: over {_MAX_BYTES >> 20} MiB, larger than any slidesr model"
-            )
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_HEADER)
-    except (OSError, SafetensorError) as error:
-        raise RefusedError(f"{path}: not a safetensors file: {error}") from error
-    if header is None:
-        raise RefusedError(f"{path}: has no slidesr header, so its network is unknown")
-    try:
-        return ModelSpec.from_json(header)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RefusedError(f"{path}: its slidesr header is broken: {str(error)!r}") from error
-
-
-def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
-    """Writes weights in fp16 with the header; the same input gives the same bytes."""
+def _between(first: Generator, second: Generator, share: float) -> Generator:
+    """A generator whose weights are `share` of the way from the first's to the second's."""
+    theirs = second.state_dict()
     state = {
-        name: tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor
-        for name, tensor in generator.state_dict().items()
+        name: tensor.lerp(theirs[name], share) if tensor.is_floating_point() else theirs[name]
+        for name, tensor in first.state_dict().items()
     }
-    for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise SlidesrError(f"{path}: tensor {name} is not finite in fp16: nothing was written")
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(save(state, metadata={_HEADER: spec.to_json()}))
-    part.replace(path)
-
-
-def list_models() -> list[tuple[Path, ModelSpec]]:
-    """The shipped models, by name."""
-    return [(path, read_spec(path)) for path in sorted(models_folder().glob("*.safetensors"))]
-
-
-def default_model(scale: int) -> str:
-    """The shipped model for slides at a scale: one that knows JPEG, before one that does not.
-
-    Raises RefusedError where there is none.
-    """
-    specs = [spec for _, spec in list_models()]
-    fitting = [spec for spec in specs if spec.generator.scale == scale]
-    if fitting:
-        return max(fitting, key=lambda spec: (spec.compressed_inputs, spec.stage == "gan")).name
-    have = sorted({spec.generator.scale for spec in specs})
-    raise RefusedError(
-        f"no weights for x{scale} are shipped (there are: {', '.join(f'x{s}' for s in have)})."
-        " Train some with slidesr train, and give the file with --model."
-    )
-
-
-def models_folder() -> Path:
-    """Where the shipped models lie: inside an installed wheel, beside the package in a checkout."""
-    installed = _PACKAGE / "_models"
-    return installed if installed.is_dir() else _PACKAGE.parent / "models"
-
-
-def find_model(name_or_path: str) -> Path:
-    """The file of a shipped model, or the file itself."""
-    shipped = models_folder() / f"{name_or_path}.safetensors"
-    if shipped.is_file() and "/" not in name_or_path:
-        return shipped
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    names = ", ".join(spec.name for _, spec in list_models())
-    raise RefusedError(f"{name_or_path}: neither a file nor a shipped model ({names})")
+    blend = Generator(first.spec)
+    blend.load_state_dict(state)
+    return blend.eval()
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from slidesr.geometry import Size
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 256 * 2**20  # a million cells of QuPath; parsing takes about ten times as much memory
-_EXCLUDED_GROUP = re.compile(r"^_2$|exclu", re.IGNORECASE)  # `_2` is Camelyon16's "no tumour"
+_EXCLUDED = re.compile(r"^_2$|exclu", re.IGNORECASE)  # `_2` is Camelyon16's "no tumour"
+_NO_LESION = re.compile(  # `normal` is Camelyon17's, `Ignore*` is QuPath's
+    rf"{_EXCLUDED.pattern}|^normal|^benign|^ignore|^non[-_ ]", re.IGNORECASE
+)
 _ASAP_AREAS = ("Polygon", "Spline", "Rectangle")
 _CURE = "Give GeoJSON as QuPath exports it, or XML as ASAP saves it."
 
@@ -34,16 +37,16 @@ def read_roi(path: Path) -> MultiPolygon:
 
     Coordinates are level-0 pixels (x, y). Points and lines have no area and are left out.
     """
-    data = _bytes(path)
-    try:
-        areas = _asap_areas(data) if data.startswith(b"<") else _geojson_areas(json.loads(data))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
-    except (etree.XMLSyntaxError, shapely.errors.ShapelyError) as error:
-        raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
-    if areas.is_empty:
-        raise RefusedError(f"{path}: holds no area. Draw a polygon, a rectangle or an ellipse.")
-    return areas
+    return _read(path, _EXCLUDED, ())
+
+
+def read_lesions(path: Path, kinds: Collection[str] = ()) -> MultiPolygon:
+    """Reads the lesions of a GeoJSON or ASAP file, in level-0 pixels (x, y).
+
+    A kind is a group of ASAP or a class of QuPath. Lesions are the areas of `kinds`, of any kind if
+    none are given; areas whose kind says that they are no lesion are cut out of them.
+    """
+    return _read(path, _NO_LESION, kinds)
 
 
 def roi_mask(roi: BaseGeometry, slide: Size, mask: Size) -> NDArray[np.bool_]:
@@ -89,45 +92,66 @@ def _bytes(path: Path) -> bytes:
     return data.removeprefix(b"\xef\xbb\xbf").lstrip()
 
 
-def _geojson_areas(root: Any) -> MultiPolygon:
-    return _areas([_polygon(rings) for rings in _geojson_polygons(root)])
+def _read(path: Path, cut: re.Pattern[str], kinds: Collection[str]) -> MultiPolygon:
+    """The areas of `kinds`, or of any kind, without those that match `cut`."""
+    data = _bytes(path)
+    try:
+        drawn = list(_asap(data) if data.startswith(b"<") else _geojson(json.loads(data)))
+        areas = _areas(
+            area for kind, area in drawn if not cut.search(kind) and (not kinds or kind in kinds)
+        )
+        cuts = [area for kind, area in drawn if cut.search(kind)]
+        areas = _areas([shapely.difference(areas, _areas(cuts))]) if cuts else areas
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
+    except (etree.XMLSyntaxError, shapely.errors.ShapelyError) as error:
+        raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
+    if areas.is_empty:
+        of = f" of kind {', '.join(kinds)}" if kinds else ""
+        raise RefusedError(f"{path}: holds no area{of}. Draw a polygon, a rectangle or an ellipse.")
+    return areas
 
 
-def _geojson_polygons(node: Any) -> Iterator[list[Any]]:
-    """The rings of each polygon in a collection, a list, a feature or a geometry."""
+def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon]]:
+    """Kind and area of each polygon in a collection, a list, a feature or a geometry."""
     if isinstance(node, list):
         for child in node:
-            yield from _geojson_polygons(child)
+            yield from _geojson(child, kind)
         return
     match node["type"]:
         case "FeatureCollection":
-            yield from _geojson_polygons(node["features"])
+            yield from _geojson(node["features"])
         case "Feature":
-            yield from _geojson_polygons(node["geometry"] or [])
+            yield from _geojson(node["geometry"] or [], _class_of(node))
         case "GeometryCollection":
-            yield from _geojson_polygons(node["geometries"])
+            yield from _geojson(node["geometries"], kind)
         case "MultiPolygon":
-            yield from node["coordinates"]
+            yield from ((kind, _polygon(rings)) for rings in node["coordinates"])
         case "Polygon":
-            yield node["coordinates"]
-        case "Point" | "MultiPoint" | "LineString" | "MultiLineString" as kind:
-            _log.warning("a %s has no area and is left out", kind)
-        case kind:
-            raise ValueError(f"{kind!r} is no GeoJSON type")
+            yield kind, _polygon(node["coordinates"])
+        case "Point" | "MultiPoint" | "LineString" | "MultiLineString" as other:
+            _log.warning("a %s has no area and is left out", other)
+        case other:
+            raise ValueError(f"{other!r} is no GeoJSON type")
 
 
-def _asap_areas(data: bytes) -> MultiPolygon:
-    areas: list[Polygon] = []
-    cuts: list[Polygon] = []
+def _class_of(feature: dict[str, Any]) -> str:
+    """What QuPath has classified an object as."""
+    match feature.get("properties"):
+        case {"classification": {"name": str(name)}}:
+            return name
+    return ""
+
+
+def _asap(data: bytes) -> Iterator[tuple[str, Polygon]]:
+    """Group and area of each annotation."""
     for annotation in _asap_root(data).iterfind("Annotations/Annotation"):
-        kind, group = annotation.get("Type"), annotation.get("PartOfGroup", "")
-        if kind not in _ASAP_AREAS:
-            _log.warning("a %s has no area and is left out", kind)
+        if (shape := annotation.get("Type")) not in _ASAP_AREAS:
+            _log.warning("a %s has no area and is left out", shape)
             continue
         corners = sorted(annotation.iter("Coordinate"), key=lambda c: float(c.get("Order")))
         ring = [(float(c.get("X")), float(c.get("Y"))) for c in corners]
-        (cuts if _EXCLUDED_GROUP.search(group) else areas).append(_polygon([ring]))
-    return _areas([shapely.difference(_areas(areas), _areas(cuts))])
+        yield annotation.get("PartOfGroup", ""), _polygon([ring])
 
 
 def _asap_root(data: bytes) -> Any:

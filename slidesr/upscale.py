@@ -20,7 +20,7 @@ import numpy as np
 from slidesr import __version__
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
-from slidesr.model import Engine, Model, default_model, load_model
+from slidesr.model import Engine, Model, load_model
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
 from slidesr.output.ome_tiff import OmeTiffWriter
@@ -31,6 +31,7 @@ from slidesr.roi import read_roi, roi_mask
 from slidesr.schedule import ordered_map
 from slidesr.slide import Frame, Slide, open_slide
 from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
+from slidesr.weights import default_model
 
 _log = logging.getLogger(__name__)
 _THUMBNAIL_PX = 2048
@@ -45,6 +46,7 @@ class Options:
 
     scale: int = 4
     model: str | None = None  # a shipped model's name or a file; the scale's default if None
+    perception: float | None = None  # from the model's fidelity weights, 0, to its own, 1
     level: int | None = None
     mpp: float | None = None
     magnification: float | None = None
@@ -169,7 +171,8 @@ def prepared(source: Path, output: Path | None, options: Options) -> Iterator[Jo
             raise RefusedError(f"{source}: the crop {options.crop} lies outside the slide")
         tissue = _tissue(slide, options)
         engine = Engine.choose(options.device, options.precision, options.batch_size)
-        model = load_model(options.model or default_model(options.scale), engine)
+        name = options.model or default_model(options.scale)
+        model = load_model(name, engine, perception=options.perception)
         if model.scale != options.scale:
             raise RefusedError(
                 f"model {model.spec.name} is for x{model.scale}, not x{options.scale}"

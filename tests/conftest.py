@@ -13,8 +13,9 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from slidesr.model import ModelSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.layers import WindowAttention
+from slidesr.weights import ModelSpec
 
 U8 = NDArray[np.uint8]
 
@@ -50,9 +51,10 @@ def _trained_looking(spec: GeneratorSpec) -> Generator:
         generator = Generator(spec)
         for parameter in generator.parameters():
             parameter.add_(0.1 * parameter.std(correction=0) * torch.randn_like(parameter))
-        for layer in (generator.attention.query, generator.attention.key):
-            layer.weight.mul_(4)  # far from uniform attention
-        generator.attention.gamma.fill_(0.7)
+        if isinstance(generator.attention, WindowAttention):
+            for layer in (generator.attention.query, generator.attention.key):
+                layer.weight.mul_(4)  # far from uniform attention
+            generator.attention.gamma.fill_(0.7)
         for module in generator.modules():
             if isinstance(module, nn.PReLU):
                 module.weight.uniform_(0.1, 0.4)

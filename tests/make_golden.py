@@ -10,17 +10,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from slidesr.model import list_models, load_model
+from slidesr.model import load_model
+from slidesr.weights import list_models
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def main() -> None:
     read: Callable[[], NDArray[np.uint8]] = data.immunohistochemistry
-    tile = read()[200:248, 300:348]
+    section = read()
     GOLDEN.mkdir(exist_ok=True)
     for path, _ in list_models():
-        Image.fromarray(load_model(path.stem).enlarge(tile)).save(GOLDEN / f"{path.stem}.png")
+        model = load_model(path.stem)
+        low = golden_input(section, model.scale)
+        Image.fromarray(model.enlarge(low)).save(GOLDEN / f"{path.stem}.png", optimize=True)
+
+
+def golden_input(section: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """So much of it as becomes 192 px."""
+    side = 192 // scale
+    return section[200 : 200 + side, 300 : 300 + side]
 
 
 if __name__ == "__main__":

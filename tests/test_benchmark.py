@@ -14,9 +14,11 @@ from slidesr import metrics
 from slidesr.benchmark import Score, score, score_folder
 from slidesr.card import card, score_table
 from slidesr.errors import RefusedError
-from slidesr.model import Model, ModelSpec
+from slidesr.model import Model
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.perceptual import Eye
 from slidesr.resample import back_projected, bicubic_down, bicubic_up
+from slidesr.weights import ModelSpec
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, Mapping[str, U8]], Path]
@@ -66,7 +68,7 @@ def test_every_method_has_every_metric_on_every_data_set(scores: Scores) -> None
     for methods in scores.values():
         assert list(methods) == METHODS
         for values in methods.values():
-            assert list(values) == ["psnr_db", "ssim", "ms_ssim", "qilv"]
+            assert list(values) == ["psnr_db", "ssim", "ms_ssim", "qilv", "distance", "fid"]
             assert all(type(value) is float for value in values.values())
 
 
@@ -96,8 +98,10 @@ def test_a_score_is_the_mean_over_images(
                 "ssim": np.mean([metrics.ssim(*pair) for pair in pairs]),
                 "ms_ssim": np.mean([metrics.ms_ssim(*pair) for pair in pairs]),
                 "qilv": np.mean([metrics.qilv(*pair) for pair in pairs]),
+                "distance": np.mean([Eye().distance(*pair) for pair in pairs]),
             }
-            assert scores[data][method] == pytest.approx(expected, rel=1e-12)
+            means = {key: scores[data][method][key] for key in expected}
+            assert means == pytest.approx(expected, rel=1e-6)
 
 
 def test_back_projection_beats_bicubic(scores: Scores) -> None:
@@ -106,15 +110,25 @@ def test_back_projection_beats_bicubic(scores: Scores) -> None:
 
 
 def test_score_names_its_metrics(images: dict[str, U8]) -> None:
-    image, reference = images["a/1.png"], images["b/1.png"]
-    made = score(image, reference)
+    image, reference, eye = images["a/1.png"], images["b/1.png"], Eye()
+    made = score(image, reference, eye)
     assert made == Score(
         metrics.psnr_db(image, reference),
         metrics.ssim(image, reference),
         metrics.ms_ssim(image, reference),
         metrics.qilv(image, reference),
+        eye.distance(image, reference),
     )
-    assert len(set(asdict(made).values())) == 4
+    assert len(set(asdict(made).values())) == 5
+
+
+def test_the_frechet_distance_is_that_of_all_tiles(scores: Scores, images: dict[str, U8]) -> None:
+    eye = Eye()
+    image = images["b/1.png"]
+    made = bicubic_up(bicubic_down(image, 2), 2)
+    expected = metrics.frechet(eye.embeddings(made), eye.embeddings(image))
+    assert scores["b"]["bicubic"]["fid"] == pytest.approx(expected, rel=1e-6)
+    assert eye.embeddings(image).shape == (2 * 2, 256)  # 176 px: two whole tiles of 64 px a side
 
 
 def test_images_beside_the_folders_are_a_data_set_too(

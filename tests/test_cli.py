@@ -12,7 +12,7 @@ from PIL import Image
 from slides import camelyon_style, tissue
 
 from slidesr.cli import run
-from slidesr.model import save_model
+from slidesr.weights import save_model
 
 
 @pytest.fixture

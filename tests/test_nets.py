@@ -37,6 +37,8 @@ VARIANTS = [
     GeneratorSpec(2, "batch", 8, bicubic_skip=True, channels=8, blocks=2),
     GeneratorSpec(2, "weight", 4, bicubic_skip=False, channels=8, blocks=1),
     GeneratorSpec(8, "batch", 4, bicubic_skip=False, channels=8, blocks=1),
+    GeneratorSpec(4, "batch", 4, bicubic_skip=True, block="plain", channels=8, blocks=2),
+    GeneratorSpec(2, "weight", 0, bicubic_skip=False, block="plain", channels=8, blocks=2),
 ]
 HAS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 PRECISIONS = [
@@ -49,7 +51,7 @@ PRECISIONS = [
 
 
 def name_of(spec: GeneratorSpec) -> str:
-    return f"x{spec.scale}-{spec.norm}"
+    return f"{spec.architecture}-x{spec.scale}-{spec.norm}"
 
 
 def count(module: nn.Module) -> int:
@@ -74,6 +76,28 @@ def test_the_paper_variant_has_its_parameters(scale: int, parameters: int) -> No
 
 def test_the_paper_variant_sees_14_pixels_before_the_attention() -> None:
     assert GeneratorSpec(4).features_radius_px == 14
+
+
+@pytest.mark.parametrize(
+    ("window", "name", "parameters"), [(64, "A-SRGAN", 961_759), (0, "SRGAN", 956_558)]
+)
+def test_the_baselines_have_their_parameters(window: int, name: str, parameters: int) -> None:
+    spec = GeneratorSpec(4, norm="batch", window=window, block="plain")
+    assert spec.architecture == name
+    assert sum(tensor.numel() for tensor in Generator(spec).parameters()) == parameters
+    assert spec.features_radius_px == 4 + 8 * 2 + 1
+
+
+def test_the_plain_block_is_laid_out_as_described() -> None:
+    generator = Generator(GeneratorSpec(4, norm="batch", window=0, block="plain"))
+    assert isinstance(generator.attention, nn.Identity)
+    assert len(generator.body) == 8
+    for block in generator.body:
+        kinds = [type(layer) for layer in block.residual]  # type: ignore[union-attr]
+        assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.PReLU, nn.Conv2d, nn.BatchNorm2d]
+    fuse: Any = generator.fuse
+    assert tuple(fuse[0].weight.shape) == (64, 64, 3, 3)
+    assert isinstance(fuse[1], nn.BatchNorm2d)
 
 
 def test_the_batch_norm_block_is_laid_out_as_described() -> None:
@@ -134,7 +158,9 @@ def paper_twin(generator: Generator, x: Tensor) -> Tensor:
         for layer in block.residual:
             residual = layer(residual)
         maps = maps + residual
-    maps = attention_twin(net.attention, head + net.fuse(maps))
+    maps = head + net.fuse(maps)
+    if generator.spec.window:
+        maps = attention_twin(net.attention, maps)
     for conv, prelu in net.up:
         maps = prelu(F.pixel_shuffle(conv(maps), 2))
     last = net.output.conv
@@ -157,7 +183,8 @@ def test_the_network_is_the_paper_s(spec: GeneratorSpec, trained_looking: Make) 
     [
         {"scale": 3},
         {"norm": "group"},
-        {"window": 0},
+        {"block": "dense"},
+        {"window": -1},
         {"window": 257},
         {"channels": 12},
         {"channels": 10**9},
@@ -370,7 +397,7 @@ def test_a_tile_reaches_exactly_its_halo(scale: int, window: int, trained_lookin
 @pytest.mark.parametrize("spec", VARIANTS, ids=name_of)
 def test_tiles_are_the_middle_of_the_whole(spec: GeneratorSpec, trained_looking: Make) -> None:
     generator = trained_looking(spec).double()
-    halo, window, cells = spec.halo_px, spec.window, 3
+    halo, window, cells = spec.halo_px, spec.grid_px, 3
     first = -(-halo // window)  # the first window that no border of the map reaches
     whole = noise(1, 3, *[(2 * first + cells) * window] * 2, dtype=torch.float64)
     with torch.inference_mode():
@@ -395,7 +422,7 @@ def test_wide_tiles_are_the_whole_bit_for_bit(
 ) -> None:
     """From 64 px with the halo on: narrower maps get kernels that add up in another order."""
     ready = folded(trained_looking(spec), dtype)
-    halo, window = spec.halo_px, spec.window
+    halo, window = spec.halo_px, spec.grid_px
     cells, least = 80 // window, 48 // window
     side = cells * window + 2 * halo
     assert least * window + 2 * halo >= 64

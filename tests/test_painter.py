@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,13 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 
 from slidesr.geometry import Box, Size
-from slidesr.model import Engine, Model, ModelSpec, Upscaler
+from slidesr.model import Engine, Model, Upscaler
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.painter import Painter
 from slidesr.plan import CELL_PX, Plan
 from slidesr.slide import Frame
 from slidesr.tissue import Tissue, all_tissue
+from slidesr.weights import ModelSpec
 
 _U8 = npt.NDArray[np.uint8]
 _GLASS = (240, 238, 242)
@@ -46,7 +48,8 @@ def tiny_generator(scale: int, window: int = 8) -> tuple[ModelSpec, Generator]:
     torch.manual_seed(1)
     spec = GeneratorSpec(scale, window=window, bicubic_skip=True, channels=8, blocks=2)
     generator = Generator(spec).eval()
-    torch.nn.init.constant_(generator.attention.gamma, 0.7)
+    attention: Any = generator.attention
+    torch.nn.init.constant_(attention.gamma, 0.7)
     return ModelSpec("tiny", spec, "fidelity", (0.5, 1.0), "none"), generator
 
 

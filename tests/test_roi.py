@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
-from slidesr.roi import read_roi, roi_mask
+from slidesr.roi import read_lesions, read_roi, roi_mask
 
 SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
 HOLE = [[40, 40], [60, 40], [60, 60], [40, 60], [40, 40]]
@@ -83,6 +83,40 @@ def test_asap_areas_lose_their_exclusions(tmp_path: Path) -> None:
         ("Dot", "None", [[5, 5]]),
     )
     assert read_roi(written(tmp_path / "a.xml", text)).area == 10000 + 100 - 400 - 100
+
+
+@pytest.mark.parametrize("cut", ["_2", "Exclusion", "normal", "Benign", "non-tumour"])
+def test_lesions_of_asap_lose_what_is_no_lesion(tmp_path: Path, cut: str) -> None:
+    text = asap(
+        ("Polygon", "_0", SQUARE[:-1]),
+        ("Polygon", "_1", [[200, 0], [210, 0], [210, 10], [200, 10]]),
+        ("Polygon", "None", [[300, 0], [310, 0], [310, 10], [300, 10]]),
+        ("Polygon", cut, HOLE[:-1]),
+    )
+    assert read_lesions(written(tmp_path / "a.xml", text)).area == 10000 + 100 + 100 - 400
+    assert read_lesions(written(tmp_path / "a.xml", text), ["_0"]).area == 10000 - 400
+
+
+def test_lesions_of_qupath_are_of_the_classes_asked_for(tmp_path: Path) -> None:
+    def classified(name: str, geometry: dict[str, Any]) -> dict[str, Any]:
+        kind = {"objectType": "annotation", "classification": {"name": name, "color": [200, 0, 0]}}
+        return FEATURE | {"geometry": geometry, "properties": kind}
+
+    inside, away = (
+        {"type": "Polygon", "coordinates": [[[x, 0], [x + 10, 0], [x + 10, 10], [x, 0]]]}
+        for x in (0, 500)
+    )
+    drawn = [
+        classified("Tumor", POLYGON),
+        classified("Ignore*", inside),
+        classified("Stroma", away),
+    ]
+    path = written(tmp_path / "a.geojson", json.dumps(drawn))
+    assert read_lesions(path).area == 9600 - 50 + 50
+    assert read_lesions(path, ["Tumor"]).area == 9600 - 50
+    assert read_roi(path).area == 9600 + 50
+    with pytest.raises(RefusedError, match="no area of kind Tumour"):
+        read_lesions(path, ["Tumour"])
 
 
 ENTITY = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'

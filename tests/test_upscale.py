@@ -15,9 +15,10 @@ from slides import camelyon_style, subifd_ome, tissue
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
-from slidesr.model import Model, save_model
+from slidesr.model import Model
 from slidesr.output.compression import Compression
 from slidesr.upscale import Options, Progress, estimate, prepared, upscale
+from slidesr.weights import save_model
 
 LOSSLESS = Compression("lzw")
 REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"

@@ -18,6 +18,7 @@ from slidesr import __version__
 from slidesr.cli.benchmark import benchmark
 from slidesr.cli.demo import demo
 from slidesr.cli.info import info, models
+from slidesr.cli.patches import patches
 from slidesr.cli.show import console
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for _command in (upscale, info, models, demo, train, benchmark):
+for _command in (upscale, info, models, demo, patches, train, benchmark):
     cli.add_command(_command)
 
 

@@ -34,7 +34,8 @@ def benchmark(
     """Compares models with bicubic on a folder of images: PSNR, SSIM, MS-SSIM, QILV."""
     from slidesr.benchmark import score_folder
     from slidesr.card import score_table
-    from slidesr.model import Engine, default_model, load_model
+    from slidesr.model import Engine, load_model
+    from slidesr.weights import default_model
 
     engine = Engine.choose(device, precision)
     models = [load_model(name, engine) for name in names or (default_model(int(scale)),)]

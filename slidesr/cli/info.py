@@ -86,7 +86,7 @@ def _show(told: dict[str, Any]) -> None:
 @click.option("--json", "json_", is_flag=True, help="Say all of every header as JSON on stdout.")
 def models(*, json_: bool) -> None:
     """Lists the shipped models."""
-    from slidesr.model import list_models
+    from slidesr.weights import list_models
 
     found = list_models()
     if json_:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from slidesr.cli.show import console, progress_bar, time_text
+from slidesr.errors import RefusedError, StoppedError
 
 if TYPE_CHECKING:
-    from slidesr.train.loop import Progress
+    from slidesr.train.encoder import EncoderRecipe
+    from slidesr.train.loop import Progress, Sources
+    from slidesr.train.recipe import Recipe
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Training images.")
 @click.option("--valid", required=True, type=click.Path(path_type=Path), help="Validation images.")
 @click.option(
@@ -23,38 +27,110 @@ if TYPE_CHECKING:
     default="runs",
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the checkpoint, the weights and their card go; a stopped run goes on from there.",
+    help="Where the checkpoint, the log, the weights and their card go.",
 )
-def train(recipe: Path, data: Path, valid: Path, output: Path) -> None:
-    """Trains a generator by a recipe, scores it, and writes its weights and model card.
+@click.option("--resume", is_flag=True, help="Go on with the run that stopped here, if any.")
+@click.option("--patches", type=click.IntRange(1), help="So many, not as the recipe says.")
+@click.option("--start", help="Weights to begin with, a shipped name or a file, for the recipe's.")
+@click.option(
+    "--vgg19",
+    type=click.Path(path_type=Path),
+    help="VGG19's weights as torchvision gives them, for recipes that weigh them.",
+)
+def train(
+    recipe: str,
+    data: Path,
+    valid: Path,
+    output: Path,
+    *,
+    resume: bool,
+    patches: int | None,
+    start: str | None,
+    vgg19: Path | None,
+) -> None:
+    """Trains by a RECIPE, scores the result, and writes weights and a model card.
 
-    A folder inside DATA or VALID is a data set; DATA may hold a manifest.csv with their terms.
+    RECIPE is a TOML file or the name of one that comes with slidesr. A folder inside DATA or VALID
+    is a data set; DATA may hold a manifest.csv with their terms. Several GPUs: run it by torchrun.
     """
     with console.status("loading"):
-        from slidesr.benchmark import score_folder
-        from slidesr.model import Model
-        from slidesr.train.finish import described, write_model
-        from slidesr.train.loop import train as run
-        from slidesr.train.recipe import load_recipe
+        from slidesr.train.checkpoint import refuse_mixing_runs
+        from slidesr.train.encoder import EncoderRecipe
+        from slidesr.train.loop import Sources
+        from slidesr.train.recipe import Recipe, find_recipe, is_for_encoder, recipe_from_toml
 
-    plan = load_recipe(recipe)
-    with progress_bar(plan.name, plan.patches) as bar:
+    path = find_recipe(recipe)
+    kind: type[Recipe | EncoderRecipe] = EncoderRecipe if is_for_encoder(path) else Recipe
+    plan = recipe_from_toml(kind, path)
+    if patches:
+        every = min(plan.validate_every, patches)
+        try:
+            plan = replace(plan, patches=patches, validate_every=every)
+        except ValueError as error:
+            raise RefusedError(f"--patches {patches}: {error}") from error
+    if start and isinstance(plan, Recipe):
+        plan = replace(plan, start=start)
+    if not resume:
+        refuse_mixing_runs(output)
+    sources = Sources(data, valid, output, vgg19)
+    try:
+        if isinstance(plan, EncoderRecipe):
+            _train_encoder(plan, sources)
+        else:
+            _train_generator(plan, sources)
+    except KeyboardInterrupt:
+        raise StoppedError("stopped; --resume goes on from the last validation") from None
+
+
+def _train_generator(plan: Recipe, sources: Sources) -> None:
+    from slidesr.benchmark import score_folder
+    from slidesr.model import Model
+    from slidesr.train.finish import described, write_model
+    from slidesr.train.loop import train as run
+    from slidesr.train.world import joined_world
+
+    with joined_world() as world, progress_bar(plan.name, plan.patches) as bar:
 
         def report(now: Progress) -> None:
             gains = ", ".join(
-                f"{name} {now.psnr_db[name]:.2f} dB ({now.psnr_db[name] - bicubic:+.2f})"
-                for name, bicubic in now.bicubic_psnr_db.items()
+                f"{data} {score['psnr_db']:.2f} dB"
+                f" ({score['psnr_db'] - now.bicubic[data]['psnr_db']:+.2f}),"
+                f" SSIM {score['ssim']:.4f} ({score['ssim'] - now.bicubic[data]['ssim']:+.4f})"
+                for data, score in now.scores.items()
             )
+            losses = ", ".join(f"{name} {value:.5f}" for name, value in now.losses.items())
             bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
-            bar.console.print(f"{now.patches:>9,} patches  loss {now.loss:.5f}  {gains}")
+            bar.console.print(f"{now.patches:>9,} patches  {losses}  {gains}")
 
-        trained = run(plan, data, valid, output, report)
-    spec = described(plan, data, patches=trained.patches, seconds=trained.seconds)
+        trained = run(plan, sources, world, report)
+    if not world.is_first:
+        return
+    spec = described(plan, sources.data, trained)
     with console.status("scoring"):
         scores = score_folder(
-            valid,
+            sources.valid,
             plan.generator.scale,
             [Model(spec, trained.generator, "")],
             lambda done, total: None,
         )
-    click.echo(write_model(output, spec, scores, trained.generator))
+    click.echo(write_model(sources.out, spec, scores, trained.generator))
+
+
+def _train_encoder(plan: EncoderRecipe, sources: Sources) -> None:
+    from slidesr.train.encoder import EncoderProgress, train_encoder
+    from slidesr.train.encoder_finish import write_encoder
+    from slidesr.train.encoder_scores import score_encoder
+
+    with progress_bar(plan.name, plan.patches) as bar:
+
+        def report(now: EncoderProgress) -> None:
+            bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
+            bar.console.print(
+                f"{now.patches:>9,} patches  loss {now.loss:.3f}, partner found {now.right:.0%};"
+                f" of new images {now.scores.retrieval:.0%}"
+            )
+
+        trained = train_encoder(plan, sources.data, sources.valid, sources.out, report)
+    with console.status("scoring"):
+        scores = score_encoder(trained.encoder, sources.valid, plan.views)
+    click.echo(write_encoder(sources.out, plan, sources.data, trained, scores))

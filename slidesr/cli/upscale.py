@@ -57,6 +57,11 @@ class _CropType(click.ParamType[Box]):
 )
 @click.option("--tissue", default="auto", show_default=True, help="auto, all, or a mask image.")
 @click.option("--model", help="A shipped model's name (slidesr models) or a safetensors file.")
+@click.option(
+    "--perception",
+    type=click.FloatRange(0, 1),
+    help="From the model's fidelity weights, 0, to its own, which are sharper and freer, 1.",
+)
 @click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True)
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG.")
 @click.option(

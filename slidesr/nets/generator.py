@@ -1,4 +1,5 @@
-"""The WA-SRGAN generator (Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497)."""
+"""The generators: WA-SRGAN (Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497), whose
+skeleton is also that of its baselines A-SRGAN and SRGAN, as its author ran them."""
 
 from __future__ import annotations
 
@@ -9,21 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from slidesr.nets.layers import (
-    SubPixelOutput,
-    WideBlock,
-    WindowAttention,
-    bicubic,
-)
+from slidesr.nets.layers import PlainBlock, SubPixelOutput, WideBlock, WindowAttention, bicubic
 
-_HEAD_RADIUS, _FUSE_RADIUS, _OUTPUT_RADIUS, _BICUBIC_RADIUS = 4, 2, 4, 2
+_HEAD_RADIUS, _OUTPUT_RADIUS, _BICUBIC_RADIUS = 4, 4, 2
+_BLOCK_RADIUS = {"wide": 1, "plain": 2}
+_FUSE_RADIUS = {"wide": 2, "plain": 1}
 
 
 @dataclass(frozen=True)
 class GeneratorSpec:
-    """Everything that fixes the network's shape; the paper's values are the defaults.
+    """Everything that fixes the network's shape; WA-SRGAN's values are the defaults.
 
-    `window` is the extent of the attention in low-resolution pixels: the one of a training patch.
+    `block` is "wide" in WA-SRGAN, "plain" in A-SRGAN and SRGAN. `window` is the extent of the
+    attention in low-resolution pixels: the one of a training patch; 0 is no attention, as in SRGAN.
     `bicubic_skip` adds the output to a bicubic enlargement of the input instead of squashing it by
     (tanh + 1) / 2. The paper has no such skip; with it, training starts at bicubic's level.
     """
@@ -32,6 +31,7 @@ class GeneratorSpec:
     norm: str = "weight"
     window: int = 64
     bicubic_skip: bool = False
+    block: str = "wide"
     channels: int = 64
     blocks: int = 8
     expansion: int = 4
@@ -45,8 +45,10 @@ class GeneratorSpec:
             raise ValueError(f"scale {self.scale} is not one of 2, 4, 8, 16")
         if self.norm not in ("weight", "batch"):
             raise ValueError(f"norm {self.norm!r} is not one of 'weight', 'batch'")
-        if not 1 <= self.window <= 256:
-            raise ValueError(f"attention window {self.window} px is not within 1..256")
+        if self.block not in _BLOCK_RADIUS:
+            raise ValueError(f"block {self.block!r} is not one of 'wide', 'plain'")
+        if not 0 <= self.window <= 256:
+            raise ValueError(f"attention window {self.window} px is not within 0..256")
         if not (8 <= self.channels <= 512 and self.channels % 8 == 0):
             raise ValueError(f"{self.channels} channels: not a multiple of 8 within 8..512")
         if not (1 <= self.blocks <= 64 and 1 <= self.expansion <= 16):
@@ -58,9 +60,21 @@ class GeneratorSpec:
         return int(log2(self.scale))
 
     @property
+    def architecture(self) -> str:
+        """The name under which people know it."""
+        if self.block == "wide":
+            return "WA-SRGAN"
+        return "A-SRGAN" if self.window else "SRGAN"
+
+    @property
+    def grid_px(self) -> int:
+        """Tiles begin on multiples of this, in low-resolution pixels, and are whole multiples."""
+        return max(1, self.window)
+
+    @property
     def features_radius_px(self) -> int:
         """How far, in low-resolution pixels, the maps before the attention see: 14 in the paper."""
-        return _HEAD_RADIUS + self.blocks + _FUSE_RADIUS
+        return _HEAD_RADIUS + self.blocks * _BLOCK_RADIUS[self.block] + _FUSE_RADIUS[self.block]
 
     @property
     def tail_radius_px(self) -> int:
@@ -73,7 +87,7 @@ class GeneratorSpec:
     @property
     def margin_px(self) -> int:
         """`tail_radius_px` in whole attention windows, since a window is seen whole or not."""
-        return ceil(self.tail_radius_px / self.window) * self.window
+        return ceil(self.tail_radius_px / self.grid_px) * self.grid_px
 
     @property
     def halo_px(self) -> int:
@@ -84,7 +98,7 @@ class GeneratorSpec:
 class Generator(nn.Module):
     """f32[n, 3, h, w] in 0..1 -> f32[n, 3, h*scale, w*scale] in about 0..1.
 
-    h and w are multiples of the attention window. Borders are padded with zeros, as in training.
+    h and w are multiples of `spec.grid_px`. Borders are padded with zeros, as in training.
     """
 
     def __init__(self, spec: GeneratorSpec) -> None:
@@ -92,14 +106,13 @@ class Generator(nn.Module):
         self.spec = spec
         c = spec.channels
         self.head = nn.Sequential(nn.Conv2d(3, c, 9, padding=4), nn.PReLU())
-        self.body = nn.Sequential(
-            *(WideBlock(c, spec.expansion, norm=spec.norm) for _ in range(spec.blocks))
-        )
-        fuse = nn.Conv2d(c, c, 5, padding=2)
+        self.body = nn.Sequential(*(_block(spec) for _ in range(spec.blocks)))
+        radius = _FUSE_RADIUS[spec.block]
+        fuse = nn.Conv2d(c, c, 2 * radius + 1, padding=radius)
         self.fuse = (
             weight_norm(fuse) if spec.norm == "weight" else nn.Sequential(fuse, nn.BatchNorm2d(c))
         )
-        self.attention = WindowAttention(c, spec.window)
+        self.attention = WindowAttention(c, spec.window) if spec.window else nn.Identity()
         self.up = nn.Sequential(*(_widen(c) for _ in range(spec.stages)))
         self.output = SubPixelOutput(c, 9)
 
@@ -137,6 +150,12 @@ class Generator(nn.Module):
 def _trim(x: Tensor, margin: int) -> Tensor:
     """[n, c, h, w] without `margin` pixels on each side."""
     return x[:, :, margin : x.shape[2] - margin, margin : x.shape[3] - margin]
+
+
+def _block(spec: GeneratorSpec) -> nn.Module:
+    if spec.block == "plain":
+        return PlainBlock(spec.channels, norm=spec.norm)
+    return WideBlock(spec.channels, spec.expansion, norm=spec.norm)
 
 
 def _widen(channels: int) -> nn.Sequential:

@@ -33,7 +33,36 @@ class WideBlock(nn.Module):
         return x + residual
 
 
-class WindowAttention(nn.Module):
+class PlainBlock(nn.Module):
+    """Adds SRGAN's residual to its input (Ledig et al. 2017, arXiv 1609.04802, figure 4)."""
+
+    def __init__(self, channels: int, *, norm: str) -> None:
+        super().__init__()
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        if norm == "weight":
+            self.residual = nn.Sequential(weight_norm(first), nn.PReLU(), weight_norm(second))
+        else:
+            self.residual = nn.Sequential(
+                first, nn.BatchNorm2d(channels), nn.PReLU(), second, nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.residual(x)
+        return x + residual
+
+
+class SelfAttention(nn.Module):
+    """The layers of SAGAN's self-attention (Zhang et al. 2019, arXiv 1805.08318)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+
+class WindowAttention(SelfAttention):
     """Self-attention inside the cells of a grid of `window` x `window` pixels.
 
     SAGAN's layer (Zhang et al. 2019, arXiv 1805.08318): queries and keys of c/8 channels, softmax
@@ -43,12 +72,8 @@ class WindowAttention(nn.Module):
     """
 
     def __init__(self, channels: int, window: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.window = window
-        self.query = nn.Conv2d(channels, channels // 8, 1)
-        self.key = nn.Conv2d(channels, channels // 8, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (

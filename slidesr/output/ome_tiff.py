@@ -15,14 +15,16 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from slidesr.closing import Closing
+from slidesr.durable import sync_folder
 from slidesr.errors import BusyError, RefusedError
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
@@ -35,7 +37,7 @@ chain, for readers of either kind. `ome`: SubIFDs alone, the letter of OME-TIFF.
 chain of directories without OME-XML."""
 
 
-class OmeTiffWriter:
+class OmeTiffWriter(Closing):
     """Writes beside `path` under a hidden name, and publishes whole or not at all.
 
     A context manager: `append` tiles in any order, then `finish`. Leaving without `finish` removes
@@ -63,23 +65,11 @@ class OmeTiffWriter:
             raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
         self._part = path.with_name(f".{path.name}.part")
         self._file = _own_file(self._part, path)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             _write_skeleton(self._file, plan, metadata, compression, layout)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         self._end = self._file.seek(0, os.SEEK_END)
-
-    def __enter__(self) -> OmeTiffWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Removes what is not published."""
@@ -137,11 +127,7 @@ class OmeTiffWriter:
                     f"{self._path}: appeared while running. Replace it with --overwrite."
                 ) from error
         self._part.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
 
 def _own_file(part: Path, path: Path) -> BinaryIO:

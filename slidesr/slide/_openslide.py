@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -41,11 +42,10 @@ class OpenSlideSource:
             self._slide = OpenSlide(path)
         except OpenSlideError as error:
             raise unreadable(path, str(error).removeprefix(f"Reading {path}: ")) from error
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self.about = _about(path, self._slide)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         self._grids = {
             i: CellGrid(level.size, partial(self._read_near, i), cell_px=CELL_PX)
             for i, level in enumerate(self.about.levels)

@@ -6,12 +6,11 @@ import math
 import stat
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from PIL import Image
 
+from slidesr.closing import Closing
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
@@ -26,7 +25,7 @@ _PIECE_PX = 4096
 _MPP_TIMES_MAGNIFICATION = 10.0  # the convention: 10x is 1 um a pixel
 
 
-class Slide:
+class Slide(Closing):
     """An open slide. Reads from several threads; use it as a context manager.
 
     All sizes and pixel sizes are level 0's. `background` lies under transparent pixels; `bounds`
@@ -45,17 +44,6 @@ class Slide:
         self.background = about.background
         self.bounds = about.bounds
         self._source, self._about = source, about
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._source.close()

@@ -1,123 +1,195 @@
-"""Training patches: random crops of images held in memory, varied, and made small."""
+"""Training patches: random crops of images held in memory, varied, and their low resolution."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from slidesr.errors import RefusedError
+from slidesr.geometry import Box
 from slidesr.images import group_of, image_paths, read_rgb
-from slidesr.resample import through_jpeg
-from slidesr.train.recipe import DataRecipe
+from slidesr.resample import bicubic_down
+from slidesr.train.degrade import Scanner, compressed, scanned
+from slidesr.train.jitter import drawn_jitter
 
+_log = logging.getLogger(__name__)
 _U8 = npt.NDArray[np.uint8]
+_DEGRADATIONS = ("bicubic", "scanner", "levels")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What is drawn, and how it is varied. Sizes are high-resolution pixels.
+
+    The low resolution is made of the high one by Pillow's antialiased "bicubic" at 8 bits, the
+    paper's protocol, or as a "scanner" would make it; or with "levels" it is the slide's own next
+    level, as `slidesr patches` writes it beside DATA.
+    """
+
+    patch_px: int = 128
+    context_px: int = 16  # drawn around a patch, so that its low resolution has no border effect
+    weights: dict[str, float] = field(default_factory=dict)  # by top folder, by area; 1 if absent
+    stain_jitter: float = 0.0  # largest relative change of a stain's density (Tellez 2018)
+    colour_jitter: float = 0.0  # largest relative change of a colour channel's gain and black level
+    degradation: str = "bicubic"
+    scanner: Scanner = field(default_factory=Scanner)
+    jpeg_share: float = 0.0  # of the low resolutions, bicubic or scanner, compressed last of all
+    jpeg_quality: tuple[int, int] = (30, 95)  # worst and best, drawn evenly
+
+    def __post_init__(self) -> None:
+        if self.patch_px < 1 or self.context_px < 0:
+            raise ValueError("patch_px must be positive, context_px at least 0")
+        for key in ("stain_jitter", "colour_jitter"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"{key} {getattr(self, key)} is not at least 0 and below 1")
+        if not 0 <= self.jpeg_share <= 1:
+            raise ValueError(f"jpeg_share {self.jpeg_share} is not within 0..1")
+        allowed = [value for value in self.jpeg_quality if value in range(1, 101)]
+        if len(allowed) != 2 or allowed != sorted(self.jpeg_quality):
+            raise ValueError("jpeg_quality must be two of 1..100, the worse one first")
+        if self.degradation not in _DEGRADATIONS:
+            raise ValueError(f"degradation {self.degradation!r} is not one of {_DEGRADATIONS}")
+        if self.degradation != "scanner" and self.scanner != Scanner():
+            raise ValueError("[data.scanner] is for the degradation 'scanner'")
+        if self.degradation == "levels" and self.jpeg_share:
+            raise ValueError("jpeg_share must be 0 with levels, which are as the slide stores them")
+
+    @property
+    def sees_jpeg(self) -> bool:
+        """Whether low resolutions have been compressed."""
+        return self.jpeg_share > 0 or self.degradation == "levels"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """High and low resolution of the same patches: f32[n, 3, h*s, w*s], f32[n, 3, h, w] in 0..1."""
+    """High and low resolution of the same patches: f32[n, 3, h*s, w*s], f32[n, 3, h, w] in 0..1.
+
+    Channels are last in memory.
+    """
 
     high: Tensor
     low: Tensor
 
 
-class PatchSampler:
-    """Draws random patches, the same ones for the same generator state.
+@dataclass(frozen=True)
+class _Image:
+    high: _U8  # [h, w, 3]
+    low: _U8 | None  # [h / s, w / s, 3], where the slide's own level is the low resolution
 
-    Every image of `folder` and below is held decoded: memory is 3 bytes a pixel.
+
+class PatchSampler:
+    """Draws random patches; patch k is a function of the seed and k alone, in any thread.
+
     An image is drawn with a chance proportional to its area times its top folder's weight.
+    Every image of `folder` and below without a weight of 0 is held decoded, with its next level if
+    that is the low resolution: memory is 3 bytes a pixel, 1 + 1/scale^2 times with levels.
     """
 
-    def __init__(self, folder: Path, recipe: DataRecipe, *, scale: int) -> None:
-        self._recipe, self._scale = recipe, scale
+    def __init__(self, folder: Path, recipe: DataRecipe, *, scale: int, seed: int) -> None:
+        self._recipe, self._scale, self._seed = recipe, scale, seed
         self._need_px = recipe.patch_px + 2 * recipe.context_px
-        paths = image_paths(folder)
-        self._images = [read_rgb(path) for path in paths]
-        for path, image in zip(paths, self._images, strict=True):
-            if min(image.shape[:2]) < self._need_px:
-                raise RefusedError(f"{path}: smaller than the {self._need_px} px that are drawn")
-        tops = [group_of(path, folder) for path in paths]
-        unknown = set(recipe.weights) - set(tops)
-        if unknown:
-            raise RefusedError(f"{folder}: no folder {sorted(unknown)[0]!r}, which has a weight")
-        chance = np.array(
-            [
-                _area(image) * recipe.weights.get(top, 1.0)
-                for image, top in zip(self._images, tops, strict=True)
-            ]
+        weights = weighted_images(folder, recipe.weights)
+        self._images = [self._read(path, folder) for path in weights]
+        areas = [image.high.shape[0] * image.high.shape[1] for image in self._images]
+        until = np.cumsum(np.multiply(areas, list(weights.values())))
+        self._until = until / until[-1]
+
+    def draw(self, first: int, count: int) -> Pair:
+        """Draws the patches `first` to `first + count - 1` of the run."""
+        highs, lows = zip(*map(self._patch, range(first, first + count)), strict=True)
+        return Pair(tensor_from_images(highs), tensor_from_images(lows))
+
+    def _patch(self, number: int) -> tuple[_U8, _U8]:
+        recipe, scale = self._recipe, self._scale
+        rng = np.random.default_rng((self._seed, number))
+        image = self._images[int(self._until.searchsorted(rng.random(), side="right"))]
+        step_px = 1 if image.low is None else scale
+        place = self._drawn_place(image, step_px, rng)
+        quarter_turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
+        jitter = drawn_jitter(recipe.stain_jitter, recipe.colour_jitter, rng)
+
+        def varied(crop: _U8) -> _U8:
+            return jitter.applied(turned(crop, quarter_turns, mirrored=mirrored))
+
+        high = varied(image.high[(place * step_px).slices])
+        low = self._degraded(high, rng) if image.low is None else varied(image.low[place.slices])
+        return _trimmed(high, recipe.context_px), _trimmed(low, recipe.context_px // scale)
+
+    def _drawn_place(self, image: _Image, step_px: int, rng: np.random.Generator) -> Box:
+        """What is drawn of an image, counted in steps."""
+        side = self._need_px // step_px
+        y, x = (int(rng.integers(px // step_px - side + 1)) for px in image.high.shape[:2])
+        return Box(x, y, side, side)
+
+    def _degraded(self, high: _U8, rng: np.random.Generator) -> _U8:
+        if self._recipe.degradation == "scanner":
+            low = scanned(high, self._scale, self._recipe.scanner, rng)
+        else:
+            low = bicubic_down(high, self._scale)
+        if rng.random() < self._recipe.jpeg_share:
+            low = compressed(low, self._recipe.jpeg_quality, rng)
+        return low
+
+    def _read(self, path: Path, folder: Path) -> _Image:
+        high = read_rgb(path)
+        if min(high.shape[:2]) < self._need_px:
+            raise RefusedError(
+                f"{path}: smaller than the {self._need_px} px that are drawn. Leave its folder out"
+                " with a weight of 0 in [data.weights]."
+            )
+        if self._recipe.degradation != "levels":
+            return _Image(high, None)
+        return _Image(high, _read_partner(path, high, folder, self._scale))
+
+
+def weighted_images(folder: Path, by_top: dict[str, float]) -> dict[Path, float]:
+    """The images of a folder that are ever drawn, and their weights."""
+    tops = {path: group_of(path, folder) for path in image_paths(folder)}
+    unknown = sorted(set(by_top) - set(tops.values()))
+    if unknown:
+        _log.warning("%s: no folder %s, which have weights", folder, ", ".join(unknown))
+    weights = {path: by_top.get(top, 1.0) for path, top in tops.items()}
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+        raise RefusedError(f"{folder}: the weights must be finite, not negative, nor all zero")
+    return {path: weight for path, weight in weights.items() if weight}
+
+
+def _read_partner(path: Path, high: _U8, folder: Path, scale: int) -> _U8:
+    """The same place on the slide's level that is `scale` times coarser."""
+    levels = folder.absolute().with_name(f"{folder.absolute().name}.x{scale}")
+    partner = levels / path.relative_to(folder)
+    cure = f"Write both with `slidesr patches --pairs {scale}`."
+    if not partner.is_file():
+        raise RefusedError(
+            f"{partner}: missing, the same place as {path}, x{scale} coarser. {cure}"
         )
-        if not (chance >= 0).all() or chance.sum() == 0:
-            raise RefusedError(f"{folder}: the weights must not be negative, nor all zero")
-        self._chance = chance / chance.sum()
-
-    @property
-    def megapixels(self) -> float:
-        """The area of all images."""
-        return sum(_area(image) for image in self._images) / 1e6
-
-    def draw(self, count: int, rng: np.random.Generator) -> Pair:
-        """Draws `count` patches and their low resolution by the antialiased bicubic protocol."""
-        chosen = rng.choice(len(self._images), size=count, p=self._chance)
-        crops = np.stack([self._crop(self._images[index], rng) for index in chosen])
-        high = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
-        low = downsample(high, self._scale)
-        if self._recipe.jpeg_share > 0:
-            for patch in low:  # views: a mask would give copies
-                if rng.random() < self._recipe.jpeg_share:
-                    _compress(patch, self._recipe.jpeg_quality, rng)
-        margin = self._recipe.context_px
-        return Pair(_trim(high, margin) / 255, _trim(low, margin // self._scale) / 255)
-
-    def _crop(self, image: _U8, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        height, width = image.shape[:2]
-        row, column = (int(rng.integers(side - self._need_px + 1)) for side in (height, width))
-        crop = image[row : row + self._need_px, column : column + self._need_px]
-        crop = np.rot90(crop, int(rng.integers(4)))
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        if self._recipe.stain_jitter > 0 and rng.random() < 0.5:
-            return _jitter_stain(crop, self._recipe.stain_jitter, rng)
-        return crop.astype(np.float32)
+    low = read_rgb(partner)
+    if (low.shape[0] * scale, low.shape[1] * scale) != high.shape[:2]:
+        raise RefusedError(f"{partner}: not 1/{scale} of {path} in size. {cure}")
+    return low
 
 
-def downsample(high: Tensor, scale: int) -> Tensor:
-    """Pillow's antialiased bicubic, rounded: f32[n, c, h*s, w*s] -> f32[n, c, h, w], 0..255."""
-    low = F.interpolate(high, scale_factor=1 / scale, mode="bicubic", antialias=True)
-    return low.round_().clamp_(0, 255)
+def turned(crop: _U8, quarter_turns: int, *, mirrored: bool) -> _U8:
+    """One of the eight ways to lay a square."""
+    rotated = np.rot90(crop, quarter_turns)
+    return rotated[:, ::-1] if mirrored else rotated
 
 
-def _compress(low: Tensor, quality: tuple[int, int], rng: np.random.Generator) -> None:
-    """Passes f32[3, h, w] in 0..255 through JPEG in place, its 8 px blocks beginning anywhere."""
-    row, column = (int(start) for start in rng.integers(8, size=2))
-    part = low[:, row:, column:]
-    image = part.permute(1, 2, 0).byte().numpy()
-    subsampling = int(rng.choice([0, 2]))  # 4:4:4 as Aperio's, 4:2:0 as most others'
-    stored = through_jpeg(
-        image, int(rng.integers(*quality, endpoint=True)), subsampling=subsampling
-    )
-    part.copy_(torch.from_numpy(stored).permute(2, 0, 1))
+def _trimmed(image: _U8, margin: int) -> _U8:
+    return image[margin : image.shape[0] - margin, margin : image.shape[1] - margin]
 
 
-def _area(image: _U8) -> int:
-    height, width, _ = image.shape
-    return int(height) * int(width)
-
-
-def _trim(image: Tensor, margin: int) -> Tensor:
-    return image[:, :, margin : image.shape[2] - margin, margin : image.shape[3] - margin]
-
-
-def _jitter_stain(crop: _U8, amount: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Scales haematoxylin, eosin and the rest apart (Tellez et al. 2018, TMI 37:2126)."""
-    factors = 1 + rng.uniform(-amount, amount, 3)
-    change = (hed_from_rgb * factors @ rgb_from_hed).astype(np.float32)
-    density = -np.log((crop.astype(np.float32) + 1) / 256)
-    jittered: npt.NDArray[np.float32] = 256 * np.exp(-(density @ change)) - 1
-    return jittered.clip(0, 255).round()
+def tensor_from_images(images: Sequence[_U8]) -> Tensor:
+    """u8[h, w, 3] each -> f32[n, 3, h, w] in 0..1, channels last in memory."""
+    pixels = np.empty((len(images), *images[0].shape), np.float32)
+    for image, place in zip(images, pixels, strict=True):
+        np.divide(image, np.float32(255), out=place)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -13,31 +12,32 @@ import torch
 
 from slidesr.card import card
 from slidesr.errors import RefusedError
-from slidesr.model import ModelSpec, save_model
 from slidesr.nets.generator import Generator
+from slidesr.train.loop import Trained
 from slidesr.train.recipe import Recipe, recipe_as_dict
+from slidesr.weights import ModelSpec, save_model, sha256_of
 
-_LICENCE = "Apache-2.0 for the weights; the terms of the data are listed with it"
+LICENCE = "Apache-2.0 for the weights; the terms of the data are listed with it"
 
 
-def described(recipe: Recipe, data: Path, *, patches: int, seconds: float) -> ModelSpec:
+def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
     """The header of a run's weights, scores excepted."""
     finest, coarsest = recipe.high_um_per_px
     scale = recipe.generator.scale
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return ModelSpec(
         name=recipe.name,
         generator=recipe.generator,
-        stage="fidelity",
+        stage=recipe.stage,
         trained_um_per_px=(finest * scale, coarsest * scale),
-        licence=_LICENCE,
-        compressed_inputs=recipe.data.jpeg_share > 0,
-        data=_terms(data),
+        licence=LICENCE,
+        compressed_inputs=recipe.data.sees_jpeg,
+        data=terms_of(data),
         recipe=recipe_as_dict(recipe),
         training={
-            "patches": patches,
-            "seconds": round(seconds),
-            "device": gpu or f"{torch.get_num_threads()} CPU threads ({platform.machine()})",
+            "patches": trained.patches,
+            "seconds": round(trained.seconds),
+            "perceptual_network": trained.perceptual_network,
+            "device": device_text(),
         },
     )
 
@@ -50,12 +50,18 @@ def write_model(
     path = folder / f"{spec.name}.safetensors"
     spec = replace(spec, scores=scores)
     save_model(path, spec, generator)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_suffix(".md").write_text(card(spec, digest))
+    path.with_suffix(".md").write_text(card(spec, sha256_of(path)))
     return path
 
 
-def _terms(data: Path) -> dict[str, str]:
+def device_text() -> str:
+    """What training runs on here, for a header."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU threads ({platform.machine()})"
+
+
+def terms_of(data: Path) -> dict[str, str]:
     """Data set -> licence, from the columns of these names in DATA/manifest.csv if there is one."""
     manifest = data / "manifest.csv"
     if not manifest.is_file():

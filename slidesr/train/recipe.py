@@ -2,47 +2,109 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from slidesr.errors import RefusedError
+from slidesr.nets.critic import CriticSpec
 from slidesr.nets.generator import GeneratorSpec
+from slidesr.shelf import on_shelf_or_file, shelf
+from slidesr.train.data import DataRecipe
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class DataRecipe:
-    """What is drawn, and how it is varied. Sizes are high-resolution pixels."""
+class OptimizerRecipe:
+    """AdamW with a linear warm-up, then constant or a cosine to zero, counted in patches."""
 
-    patch_px: int = 128
-    context_px: int = 16  # drawn around a patch, so that its low resolution has no border effect
-    weights: dict[str, float] = field(default_factory=dict)  # by top folder, by area; 1 if absent
-    stain_jitter: float = 0.0  # largest relative change of a stain's density (Tellez 2018)
-    jpeg_share: float = 0.0  # of the low resolutions, compressed as slides are stored
-    jpeg_quality: tuple[int, int] = (30, 95)  # worst and best, drawn evenly
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: int = 2_000
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema: float = 0.999  # of the weights that are kept; 0 keeps the last ones
 
     def __post_init__(self) -> None:
-        if self.patch_px < 1 or self.context_px < 0:
-            raise ValueError("patch_px must be positive, context_px at least 0")
-        if not 0 <= self.jpeg_share <= 1:
-            raise ValueError(f"jpeg_share {self.jpeg_share} is not within 0..1")
-        worst, best = self.jpeg_quality
-        if not 1 <= worst <= best <= 100:
-            raise ValueError("jpeg_quality must be two of 1..100, the worse one first")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule {self.schedule!r} is not one of 'cosine', 'constant'")
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema < 1):
+            raise ValueError("learning_rate and clip_norm must be positive, ema within 0..1")
+        if not (self.weight_decay >= 0 and self.warmup >= 0):
+            raise ValueError("weight_decay and warmup must be at least 0")
+        _check_betas(self.betas)
+
+
+def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:
+    """Linear warm-up, then half a cosine down to zero, or no change."""
+    warm = min(1.0, (patches + 1) / max(1, recipe.warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * patches / total))
+    return recipe.learning_rate * warm * (cosine if recipe.schedule == "cosine" else 1.0)
 
 
 @dataclass(frozen=True)
-class OptimizerRecipe:
-    """AdamW with a linear warm-up and a cosine to zero, both counted in patches."""
+class LossRecipe:
+    """What the generator is trained on: each loss by its weight, images in 0..1; 0 leaves it out.
 
-    learning_rate: float = 5e-4
-    warmup: int = 2_000
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    ema: float = 0.999
+    The perceptual loss is taken with the histology encoder, or with VGG19 and a weight of its own
+    where the user has VGG19's weights; see `slidesr.nets.losses`.
+    """
+
+    pixel: str = "l1"
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 0.0
+    vgg19_weight: float = 0.0
+    vgg19_normalised: bool = True  # with the mean and deviation of ImageNet, as VGG19 was trained
+    adversarial_weight: float = 0.0
+    feature_matching_weight: float = 0.0
+    frequency_weight: float = 0.0
+    colour_weight: float = 0.0
+    grid_weight: float = 0.0
+    judged_px: int = 1  # critic and perceptual network see squares of so many pixels as one
+    total_variation_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.pixel not in ("l1", "charbonnier", "mse"):
+            raise ValueError(f"pixel {self.pixel!r} is not one of 'l1', 'charbonnier', 'mse'")
+        if self.judged_px < 1:
+            raise ValueError(f"judged_px {self.judged_px} is not positive")
+        weights = {key: value for key, value in vars(self).items() if key.endswith("_weight")}
+        for key, value in weights.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{key} {value!r} is not a finite weight of at least 0")
+        of_critic = {"adversarial_weight", "feature_matching_weight"}  # may begin late, or never
+        if not any(value for key, value in weights.items() if key not in of_critic):
+            raise ValueError("no loss but the critic's has a weight: set pixel_weight, for example")
+
+
+@dataclass(frozen=True)
+class CriticRecipe:
+    """The critic of WGAN-GP and how it is trained (Gulrajani 2017, arXiv 1704.00028)."""
+
+    norm: str = "weight"
+    channels: int = 64
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    penalty_weight: float = 10.0
+    penalty_every: int = 1  # critic steps; the penalty is then that much heavier (arXiv 1912.04958)
+    penalty_mix: str = "uniform"  # "normal" as in the published code
+    begins_after: int = 0  # patches that the generator is trained without it
+    reaches_generator: bool = True  # False as in the published code: no gradient comes through
+
+    def __post_init__(self) -> None:
+        if self.penalty_mix not in ("uniform", "normal"):
+            raise ValueError(f"penalty_mix {self.penalty_mix!r} is not one of 'uniform', 'normal'")
+        if not (self.learning_rate > 0 and self.penalty_weight >= 0):
+            raise ValueError("learning_rate must be positive, penalty_weight at least 0")
+        if self.penalty_every < 1 or self.begins_after < 0:
+            raise ValueError("penalty_every must be at least 1, begins_after at least 0")
+        CriticSpec(self.norm, self.channels)  # a ValueError where there is no such critic
+        _check_betas(self.betas)
 
 
 @dataclass(frozen=True)
@@ -53,11 +115,12 @@ class Recipe:
     generator: GeneratorSpec
     patches: int
     high_um_per_px: tuple[float, float]  # finest and coarsest pixel size in the training images
-    batch: int = 16
-    loss: str = "l1"
+    batch: int = 16  # over all devices
     start: str = ""  # weights to begin with: a shipped model's name or a file
     seed: int = 0
     validate_every: int = 8_000
+    loss: LossRecipe = field(default_factory=LossRecipe)
+    critic: CriticRecipe | None = None
     data: DataRecipe = field(default_factory=DataRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
 
@@ -67,33 +130,75 @@ class Recipe:
         for key in ("patches", "batch", "seed", "validate_every"):
             if type(getattr(self, key)) is not int:
                 raise ValueError(f"{key} {getattr(self, key)!r} is not a whole number")
-        lr_px, rest = divmod(self.data.patch_px, self.generator.scale)
-        if rest or lr_px % self.generator.window:
-            raise ValueError(
-                f"patch_px {self.data.patch_px} at x{self.generator.scale} is not a whole number"
-                f" of attention windows of {self.generator.window} px"
-            )
-        if self.data.context_px % self.generator.scale:
-            raise ValueError(
-                f"context_px {self.data.context_px} is not a multiple of the scale"
-                f" {self.generator.scale}"
-            )
-        if self.loss not in ("l1", "charbonnier", "mse"):
-            raise ValueError(f"loss {self.loss!r} is not one of 'l1', 'charbonnier', 'mse'")
         if (
             len(self.high_um_per_px) != 2
             or not 0 < self.high_um_per_px[0] <= self.high_um_per_px[1]
         ):
             raise ValueError("high_um_per_px must be two pixel sizes, the finer one first")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed} is negative")
         if self.batch < 1 or self.patches < self.batch or self.validate_every < self.batch:
             raise ValueError("patches and validate_every must be at least batch, batch at least 1")
+        self._check_patch()
+        if not self.critic and (self.loss.adversarial_weight or self.loss.feature_matching_weight):
+            raise ValueError("an adversarial or feature matching loss needs a [critic]")
+
+    def _check_patch(self) -> None:
+        scale, grid_px = self.generator.scale, self.generator.grid_px
+        low_px, rest = divmod(self.data.patch_px, scale)
+        if rest or low_px % grid_px:
+            raise ValueError(
+                f"patch_px {self.data.patch_px} at x{scale} is not a whole number of attention"
+                f" windows of {grid_px} px"
+            )
+        if self.data.patch_px % self.loss.judged_px:
+            raise ValueError(f"patch_px is not a multiple of judged_px {self.loss.judged_px}")
+        if self.data.context_px % scale:
+            raise ValueError(
+                f"context_px {self.data.context_px} is not a multiple of the scale {scale}"
+            )
+
+    @property
+    def stage(self) -> str:
+        """ "gan" where an adversary or a perceptual loss has a say, else "fidelity"."""
+        loss = self.loss
+        felt = loss.perceptual_weight + loss.vgg19_weight + loss.feature_matching_weight
+        adversarial = bool(self.critic and self.critic.reaches_generator)
+        return "gan" if felt or (adversarial and loss.adversarial_weight) else "fidelity"
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Reads a recipe from TOML; a key that no field takes is an error."""
+def _check_betas(betas: tuple[float, float]) -> None:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas {betas!r} are not two numbers within 0..1")
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe that comes with slidesr, or the file itself."""
+    folder = shelf("_recipes", "docs/recipes")
+    path = on_shelf_or_file(name_or_path, folder, ".toml")
+    if path:
+        return path
+    names = ", ".join(sorted(recipe.stem for recipe in folder.glob("*.toml")))
+    raise RefusedError(f"{name_or_path}: neither a file nor a recipe of slidesr's ({names})")
+
+
+def recipe_from_toml(kind: type[_T], path: Path) -> _T:
+    """A recipe of any kind; a RefusedError on what is none, or has a key that no field takes."""
     try:
-        return _build(Recipe, tomllib.loads(path.read_text()), "")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+        return _build(kind, _tables(path))
+    except (TypeError, ValueError) as error:
+        raise RefusedError(f"{path}: not a training recipe: {error}") from error
+
+
+def is_for_encoder(path: Path) -> bool:
+    """Whether a recipe is one of an encoder, which has an [encoder] table."""
+    return "encoder" in _tables(path)
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RefusedError(f"{path}: not a training recipe: {error}") from error
 
 
@@ -102,13 +207,29 @@ def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
     return asdict(recipe)
 
 
-def _build(kind: type[_T], table: dict[str, Any], where: str) -> _T:
+def _build(kind: type[_T], table: dict[str, Any], where: str = "") -> _T:
+    """A dataclass of dataclasses from plain data; ValueError or TypeError where it does not fit."""
     hints = get_type_hints(kind)
     unknown = set(table) - {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise ValueError(f"no such key: {where}{sorted(unknown)[0]}")
-    values = {
-        key: _build(hints[key], value, f"{where}{key}.") if is_dataclass(hints[key]) else value
-        for key, value in table.items()
-    }
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    values = {key: _value(hints[key], value, f"{where}{key}") for key, value in table.items()}
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if is_dataclass(kinds[0]):
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is not a table")
+        return _build(cast("type[Any]", kinds[0]), value, f"{name}.")
+    allowed = (int, float) if kinds[0] is float else get_origin(kinds[0]) or kinds[0]
+    value = tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kinds[0] is not bool):
+        raise ValueError(f"{name} {value!r} is not of type {kinds[0].__name__}")
+    if isinstance(value, tuple):  # all of one kind
+        return tuple(_value(get_args(kinds[0])[0], part, name) for part in value)
+    if isinstance(value, dict):
+        inner = get_args(kinds[0])[1]
+        return {key: _value(inner, part, f"{name}.{key}") for key, part in value.items()}
+    return value

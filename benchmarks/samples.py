@@ -1,0 +1,52 @@
+"""Pictures for the eye: low | bicubic | fidelity | GAN | high, at every scale, of Camelyon16 (CC0).
+
+python benchmarks/samples.py VALID/camelyon16_tumor073 docs/images
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from slidesr.images import image_paths, read_rgb
+from slidesr.model import Engine, load_model
+from slidesr.resample import bicubic_down, bicubic_up
+
+_U8 = npt.NDArray[np.uint8]
+_SHOWN_PX, _GAP_PX, _ROWS = 192, 4, 2
+
+
+def main(folder: Path, out: Path) -> None:
+    paths = image_paths(folder)
+    chosen = [paths[len(paths) * row // _ROWS] for row in range(_ROWS)]
+    for scale in (2, 4, 8, 16):
+        picture = _stacked([_row(read_rgb(path), scale) for path in chosen], axis=0)
+        Image.fromarray(picture).save(out / f"x{scale}.webp", quality=90, method=6)
+        print(out / f"x{scale}.webp")
+
+
+def _row(image: _U8, scale: int) -> _U8:
+    high = image[: image.shape[0] // 16 * 16, : image.shape[1] // 16 * 16]
+    low = bicubic_down(high, scale)
+    made = [
+        load_model(f"wa-srgan-x{scale}{stage}", Engine.choose("cpu", "fp32")).enlarge(low)
+        for stage in ("-fidelity", "")
+    ]
+    shown = [low.repeat(scale, 0).repeat(scale, 1), bicubic_up(low, scale), *made, high]
+    return _stacked([part[:_SHOWN_PX, :_SHOWN_PX] for part in shown], axis=1)
+
+
+def _stacked(parts: list[_U8], *, axis: int) -> _U8:
+    shape = [parts[0].shape[0], parts[0].shape[1], 3]
+    shape[axis] = _GAP_PX
+    gap = np.full(shape, 255, np.uint8)
+    spaced = [piece for part in parts for piece in (gap, part)][1:]
+    return np.concatenate(spaced, axis=axis)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

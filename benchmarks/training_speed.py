@@ -1,0 +1,71 @@
+"""Training speed of a recipe: patches a second, beside what loading alone could deliver.
+
+    python benchmarks/training_speed.py RECIPE --data DATA [--patches 256]
+
+Runs the real loop twice as long as asked and counts its second half; then draws as many patches in
+one thread. Loading is no bottleneck where it is the faster. The share is that of the generator's
+arithmetic in the device's convolution ceiling: critic and perceptual network do not count as work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from throughput import convolution_ceiling, flops_per_px
+
+from slidesr.images import image_paths, read_rgb
+from slidesr.train.data import PatchSampler
+from slidesr.train.loop import Progress, Sources, train
+from slidesr.train.recipe import Recipe, find_recipe, recipe_from_toml
+from slidesr.train.world import joined_world
+
+_FORWARD_AND_BACKWARD = 3  # times the arithmetic of the forward pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipe")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--patches", type=int, default=256)
+    chosen = parser.parse_args()
+    recipe = recipe_from_toml(Recipe, find_recipe(chosen.recipe))
+    recipe = replace(recipe, patches=2 * chosen.patches, validate_every=chosen.patches)
+    if recipe.critic:
+        recipe = replace(recipe, critic=replace(recipe.critic, begins_after=0))
+    trained = _trained_per_s(recipe, chosen.data)
+    low_px = (recipe.data.patch_px // recipe.generator.scale) ** 2
+    flops = _FORWARD_AND_BACKWARD * flops_per_px(recipe.generator) * low_px
+    share = trained * flops / convolution_ceiling("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"training   {trained:8.1f} patches/s")
+    print(f"loading    {_drawn_per_s(recipe, chosen.data, chosen.patches):8.1f} patches/s a thread")
+    print(f"generator  {share:8.0%} of the device's convolution ceiling")
+
+
+def _trained_per_s(recipe: Recipe, data: Path) -> float:
+    reports: list[Progress] = []
+    with tempfile.TemporaryDirectory() as folder, joined_world() as world:
+        valid = Path(folder) / "valid"
+        valid.mkdir()
+        side = recipe.data.patch_px
+        image = read_rgb(image_paths(data)[0])[:side, :side]
+        Image.fromarray(image).save(valid / "one.png")
+        train(recipe, Sources(data, valid, Path(folder) / "run"), world, reports.append)
+    first, second = reports
+    return (second.patches - first.patches) / (second.seconds - first.seconds)
+
+
+def _drawn_per_s(recipe: Recipe, data: Path, patches: int) -> float:
+    sampler = PatchSampler(data, recipe.data, scale=recipe.generator.scale, seed=recipe.seed)
+    started = time.perf_counter()
+    sampler.draw(0, patches)
+    return patches / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

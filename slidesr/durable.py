@@ -1,0 +1,32 @@
+"""Files that are whole or absent, even after a loss of power."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path, part: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that takes the name `path` at the end; until then it is `part`.
+
+    After an error inside, `path` is what it was and the part stays.
+    """
+    part = part or path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder outlive a loss of power."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

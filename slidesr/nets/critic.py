@@ -1,0 +1,155 @@
+"""The critic of WA-SRGAN (Shahidi, IEEE Access 2021), and the losses that two players draw from it.
+
+Scores are unbounded: an image that looks real gets more than one that looks made. Losses are those
+of WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from slidesr.nets.layers import SelfAttention
+
+_DRAW = {"uniform": torch.rand, "normal": torch.randn}
+
+
+@dataclass(frozen=True)
+class CriticSpec:
+    """Everything that fixes the critic's shape; WA-SRGAN's values are the defaults.
+
+    `norm` is "weight", "batch" or "none". "batch" is for comparison alone: it ties the images of a
+    batch together, and the gradient penalty is meant for each on its own (section 4 of WGAN-GP).
+    `channels` is the first layer's width; all others are multiples of it, and time goes with its
+    square.
+    """
+
+    norm: str = "weight"
+    channels: int = 64
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("weight", "batch", "none"):
+            raise ValueError(f"norm {self.norm!r} is not one of 'weight', 'batch', 'none'")
+        if type(self.channels) is not int or self.channels not in range(8, 257, 8):
+            raise ValueError(f"channels {self.channels!r} is not a multiple of 8 within 8..256")
+
+
+class Critic(nn.Module):
+    """f32[n, 3, h, w] in 0..1 -> f32[n] scores; any h and w."""
+
+    def __init__(self, spec: CriticSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        c, norm = spec.channels, spec.norm
+        self.down2 = nn.Sequential(*_conv(3, c, "none"), *_conv(c, c, norm, stride=2))
+        self.down4 = nn.Sequential(*_stage(c, 2 * c, norm))
+        self.down8 = nn.Sequential(*_stage(2 * c, 4 * c, norm))
+        self.attention = _GlobalAttention(4 * c)
+        self.down16 = nn.Sequential(*_stage(4 * c, 8 * c, norm))
+        self.head = nn.Sequential(nn.Linear(8 * c, 16 * c), nn.PReLU(), nn.Linear(16 * c, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(self.features(x))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The four maps, from fine to coarse, that `score` and `feature_matching` take."""
+        half = self.down2(x)  # [n, 64, h/2, w/2]
+        quarter = self.down4(half)  # [n, 128, h/4, w/4]
+        eighth = self.attention(self.down8(quarter))  # [n, 256, h/8, w/8]
+        sixteenth = self.down16(eighth)  # [n, 512, h/16, w/16]
+        return [half, quarter, eighth, sixteenth]
+
+    def score(self, features: Sequence[Tensor]) -> Tensor:
+        """The scores f32[n], of full precision under autocast too: their differences are small."""
+        last = features[-1]
+        with torch.autocast(last.device.type, enabled=False):
+            pooled = last.mean((2, 3), dtype=_full_precision(last))  # [n, 512]
+            scores: Tensor = self.head(pooled)  # [n, 1]; the paper's 1x1 convolutions
+        return scores.squeeze(1)
+
+
+class _GlobalAttention(SelfAttention):
+    """SAGAN's self-attention (Zhang et al. 2019, arXiv 1805.08318) over the whole map.
+
+    The generator's `WindowAttention` uses kernels without a second derivative, which the gradient
+    penalty needs. Memory: (h * w)^2 numbers an image, 4 MB in fp32 at 32 x 32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            part(x).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )  # [n, h * w, c/8] twice, [n, h * w, c]
+        shares = (query @ key.transpose(1, 2)).softmax(dim=-1)  # [n, h * w, h * w]
+        attended: Tensor = (shares @ value).transpose(1, 2).reshape(x.shape)  # [n, c, h, w]
+        return x + self.gamma * attended
+
+
+def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """What the critic makes small besides the penalty (WGAN-GP, eq. 3); both are scores f32[n]."""
+    return fake.mean() - real.mean()
+
+
+def adversarial_loss(fake: Tensor) -> Tensor:
+    """What the generator makes small: its images' scores f32[n], turned round."""
+    return -fake.mean()
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    *,
+    mix: str = "uniform",
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """How far the critic's slope is from 1 between real and fake images (WGAN-GP, eq. 3).
+
+    Two-sided, in full precision even under autocast, and differentiable by the critic's parameters
+    alone. `mix` is the distribution of the place between fake (0) and real (1): "uniform" as in
+    WGAN-GP, or "normal" as in the code published with WA-SRGAN, which goes beyond both. `rng` is a
+    generator of the CPU, so that every device gets the same places.
+    """
+    if mix not in _DRAW:
+        raise ValueError(f"mix {mix!r} is not one of 'uniform', 'normal'")
+    with torch.autocast(real.device.type, enabled=False):
+        full = _full_precision(real)
+        place = _DRAW[mix](len(real), 1, 1, 1, generator=rng).to(real.device, full)
+        between = torch.lerp(fake.detach().to(full), real.detach().to(full), place)
+        scores = critic(between.requires_grad_())
+        (slopes,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+        steepness = torch.linalg.vector_norm(slopes.flatten(1), dim=1)  # [n]
+        return F.mse_loss(steepness, torch.ones_like(steepness))
+
+
+def feature_matching(made: Sequence[Tensor], high: Sequence[Tensor]) -> Tensor:
+    """The L1 distance of a critic's maps, summed over maps (pix2pixHD, arXiv 1711.11585).
+
+    `high`'s maps are taken as constants.
+    """
+    distances = [
+        F.l1_loss(ours.float(), theirs.detach().float())
+        for ours, theirs in zip(made, high, strict=True)
+    ]
+    return torch.stack(distances).sum()
+
+
+def _stage(channels: int, wider: int, norm: str) -> list[nn.Module]:
+    """Widens the map, then halves it."""
+    return [*_conv(channels, wider, norm), *_conv(wider, wider, norm, stride=2)]
+
+
+def _conv(channels: int, wider: int, norm: str, *, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, wider, 3, stride=stride, padding=1)
+    if norm == "batch":
+        return [conv, nn.BatchNorm2d(wider), nn.PReLU()]
+    return [weight_norm(conv) if norm == "weight" else conv, nn.PReLU()]
+
+
+def _full_precision(x: Tensor) -> torch.dtype:
+    """fp32, or fp64 if `x` is."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,0 +1,86 @@
+"""Which slides are given, and which annotation belongs to which of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slidesr.errors import RefusedError
+
+# What is looked for in a folder. A DICOM slide is many files, so one of them must be named.
+_SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".czi"}
+_ANNOTATIONS = (".xml", ".geojson", ".json")
+
+
+@dataclass(frozen=True)
+class Material:
+    """A slide, and the file with its lesions if there is one."""
+
+    slide: Path
+    annotation: Path | None
+
+    @property
+    def name(self) -> str:
+        return _name(self.slide)
+
+
+def find_material(paths: Iterable[Path], annotations: Path | None = None) -> list[Material]:
+    """The slides among files and folders, by name, each with the annotation of the same name.
+
+    Annotations lie in the folder `annotations`, else beside the slide; for one slide alone
+    `annotations` may be a file. RefusedError where two slides share a name.
+    """
+    found = {path.resolve(): path for given in paths for path in _slides(given)}
+    slides = sorted(found.values(), key=_name)
+    name, count = Counter(map(_name, slides)).most_common(1)[0]
+    if count > 1:
+        raise RefusedError(f"{count} slides are called {name}. Give them different names.")
+    if annotations is not None:
+        return _annotated(slides, annotations)
+    return [Material(slide, _annotation(slide, slide.parent)) for slide in slides]
+
+
+def _annotated(slides: Sequence[Path], annotations: Path) -> list[Material]:
+    if not annotations.is_dir():
+        if len(slides) > 1:
+            raise RefusedError(f"{annotations}: no folder, which {len(slides)} slides need")
+        return [Material(slides[0], annotations)]
+    material = [Material(slide, _annotation(slide, annotations)) for slide in slides]
+    if not any(item.annotation for item in material):
+        raise RefusedError(
+            f"{annotations}: holds no annotation of any slide, such as {material[0].name}.xml"
+        )
+    return material
+
+
+def _slides(given: Path) -> list[Path]:
+    if given.is_file():
+        return [given]
+    if not given.is_dir():
+        raise RefusedError(f"{given}: no such file or folder")
+    slides = [
+        path
+        for path in given.rglob("*")
+        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
+    if not slides:
+        raise RefusedError(f"{given}: no slides here ({', '.join(sorted(_SUFFIXES))})")
+    return slides
+
+
+def _annotation(slide: Path, folder: Path) -> Path | None:
+    paths = [folder / f"{_name(slide)}{suffix}" for suffix in _ANNOTATIONS]
+    files = [path for path in paths if path.is_file()]
+    if len(files) > 1:
+        raise RefusedError(f"{files[0]}: there is {files[1].name} too. Keep one of them.")
+    return files[0] if files else None
+
+
+def _name(slide: Path) -> str:
+    """
+    >>> _name(Path("a/tumor_001.ome.tif"))
+    'tumor_001'
+    """
+    return slide.stem.removesuffix(".ome")

@@ -1,0 +1,81 @@
+"""The critic in training: what it learns from a batch, and what it tells the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from slidesr.nets.critic import (
+    Critic,
+    CriticSpec,
+    adversarial_loss,
+    critic_loss,
+    feature_matching,
+    gradient_penalty,
+)
+from slidesr.train.recipe import CriticRecipe, LossRecipe
+from slidesr.train.world import World
+
+
+class Adversary:
+    """A critic with its optimizer, trained by WGAN-GP (Gulrajani 2017, arXiv 1704.00028)."""
+
+    def __init__(self, recipe: CriticRecipe, world: World) -> None:
+        self._recipe, self._world = recipe, world
+        critic = Critic(CriticSpec(norm=recipe.norm, channels=recipe.channels))
+        self.critic = critic.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(
+            critic.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0
+        )
+
+    def learn(
+        self, real: Tensor, made: Tensor, step: int, rng: torch.Generator
+    ) -> dict[str, float]:
+        """One step on f32[n, 3, h, w] in 0..1, real and made; what it saw, by name.
+
+        The penalty is taken in fp32 on every `penalty_every`-th step and is heavier by as much
+        (Karras 2020, arXiv 1912.04958, section 3.1).
+        """
+        with torch.autocast(real.device.type, torch.bfloat16):
+            loss = critic_loss(self.critic(real), self.critic(made))
+        seen = {"critic": float(loss.detach())}
+        every = self._recipe.penalty_every
+        if step % every == 0:
+            penalty = gradient_penalty(
+                self.critic, real, made, mix=self._recipe.penalty_mix, rng=rng
+            )
+            loss = loss + self._recipe.penalty_weight * every * penalty
+            seen["penalty"] = float(penalty.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._world.average_gradients(self.critic)
+        self.optimizer.step()
+        return seen
+
+    def losses(self, real: Tensor, made: Tensor, weights: LossRecipe) -> dict[str, Tensor]:
+        """The generator's weighted losses that come from the critic."""
+        losses = {}
+        with _frozen(self.critic), torch.autocast(real.device.type, torch.bfloat16):
+            maps = self.critic.features(made)
+            if weights.adversarial_weight:
+                heard = maps if self._recipe.reaches_generator else [part.detach() for part in maps]
+                loss = adversarial_loss(self.critic.score(heard))
+                losses["adversarial"] = weights.adversarial_weight * loss
+            if weights.feature_matching_weight:
+                with torch.no_grad():
+                    wanted = self.critic.features(real)
+                matched = feature_matching(maps, wanted)
+                losses["feature_matching"] = weights.feature_matching_weight * matched
+        return losses
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

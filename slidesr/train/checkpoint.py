@@ -1,0 +1,71 @@
+"""A run's state on disk: one file that is whole or absent, and is data, never code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import torch
+
+from slidesr.durable import sync_folder, whole_file
+from slidesr.errors import RefusedError
+
+_NAME = "checkpoint.pt"
+_UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError)
+
+
+class Stateful(Protocol):
+    """A module or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+class Checkpoint:
+    """Everything that a run needs to go on: its parts, and how far it is.
+
+    There is no random state to keep: what a step draws is a function of the seed and the patches
+    seen.
+    """
+
+    def __init__(self, folder: Path, recipe: dict[str, Any], parts: dict[str, Stateful]) -> None:
+        self._path, self._recipe = folder / _NAME, json.dumps(recipe, sort_keys=True)
+        self._parts = parts
+
+    def load(self) -> tuple[int, float]:
+        """Restores the run in place; the patches seen and seconds spent, zeros without a file."""
+        if not self._path.exists():
+            return 0, 0.0
+        try:
+            saved: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            if saved["recipe"] == self._recipe:
+                return self._restore(saved)
+        except _UNREADABLE as error:
+            raise RefusedError(
+                f"{self._path}: not a whole checkpoint of slidesr. Delete it to start anew."
+            ) from error
+        raise RefusedError(f"{self._path}: made by another recipe. Choose another --output.")
+
+    def save(self, patches: int, seconds: float) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts.items()}
+        state |= {"recipe": self._recipe, "patches": patches, "seconds": seconds}
+        with whole_file(self._path, self._path.with_suffix(".part")) as file:
+            torch.save(state, file)
+        sync_folder(self._path.parent)
+
+    def _restore(self, saved: dict[str, Any]) -> tuple[int, float]:
+        for name, part in self._parts.items():
+            part.load_state_dict(saved[name])
+        return saved["patches"], saved["seconds"]
+
+
+def refuse_mixing_runs(folder: Path) -> None:
+    """Refuses to start where a run stands already."""
+    if (folder / _NAME).exists():
+        raise RefusedError(
+            f"{folder}: a run is here. Go on with it by --resume, or choose another --output."
+        )

@@ -1,0 +1,99 @@
+"""What a run is judged by on its way: scores and pictures of images it does not train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from slidesr import metrics
+from slidesr.errors import RefusedError
+from slidesr.images import group_of, image_paths, read_rgb
+from slidesr.nets.generator import GeneratorSpec
+from slidesr.nets.layers import bicubic
+from slidesr.resample import bicubic_down
+
+_U8 = npt.NDArray[np.uint8]
+_SHOWN_PX = 256
+
+Scores = dict[str, dict[str, float]]  # data set -> metric -> mean over its images
+
+
+@dataclass(frozen=True)
+class _Item:
+    data: str
+    high: _U8  # [h, w, 3]
+    low: Tensor  # f32[1, 3, h / scale, w / scale] in 0..1
+
+
+class Validation:
+    """Validation images, whole, and bicubic's scores on them."""
+
+    def __init__(self, folder: Path, spec: GeneratorSpec) -> None:
+        self._scale = spec.scale
+        self._items = [_item(path, group_of(path, folder), spec) for path in image_paths(folder)]
+        self.bicubic = self._score(lambda low: bicubic(low, self._scale))
+
+    def scores(self, generator: nn.Module) -> Scores:
+        """PSNR in dB and SSIM of a generator; leaves it in the mode it was in."""
+        device = next(generator.parameters()).device
+        with _enlarging(generator) as enlarge, torch.autocast(device.type, torch.bfloat16):
+            return self._score(enlarge)
+
+    def picture(self, generator: nn.Module) -> _U8:
+        """Low | bicubic | made | high, a row for each data set's first image: u8[h, w, 3]."""
+        first = {item.data: item for item in reversed(self._items)}
+        rows, width = [], min(_SHOWN_PX, *(item.high.shape[1] for item in first.values()))
+        with _enlarging(generator) as enlarge:
+            for item in first.values():
+                made = _u8(enlarge(item.low))
+                nearest = _u8(item.low).repeat(self._scale, 0).repeat(self._scale, 1)
+                row = (nearest, _u8(bicubic(item.low, self._scale)), made, item.high)
+                rows.append(np.hstack([part[:_SHOWN_PX, :width] for part in row]))
+        return np.vstack(rows)
+
+    def _score(self, enlarge: Callable[[Tensor], Tensor]) -> Scores:
+        each: dict[str, list[tuple[float, float]]] = {}
+        for item in self._items:
+            made = _u8(enlarge(item.low))
+            pair = metrics.psnr_db(made, item.high), metrics.ssim(made, item.high)
+            each.setdefault(item.data, []).append(pair)
+        return {
+            data: dict(zip(("psnr_db", "ssim"), map(float, np.mean(pairs, axis=0)), strict=True))
+            for data, pairs in each.items()
+        }
+
+
+@contextmanager
+def _enlarging(generator: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The generator in use, from CPU to CPU; leaves it in the mode it was in."""
+    device = next(generator.parameters()).device
+    was_training = generator.training
+    generator.eval()
+    try:
+        with torch.inference_mode():
+            yield lambda low: generator(low.to(device)).float().cpu()
+    finally:
+        generator.train(was_training)
+
+
+def _item(path: Path, data: str, spec: GeneratorSpec) -> _Item:
+    image, side = read_rgb(path), spec.scale * spec.grid_px
+    height, width = (length // side * side for length in image.shape[:2])
+    if not min(height, width):
+        raise RefusedError(f"{path}: smaller than one attention window, {side} px")
+    high = np.ascontiguousarray(image[:height, :width])
+    low = torch.from_numpy(bicubic_down(high, spec.scale)).permute(2, 0, 1)[None].float() / 255
+    return _Item(data, high, low)
+
+
+def _u8(image: Tensor) -> _U8:
+    """f32[1, 3, h, w] in 0..1 -> u8[h, w, 3]."""
+    pixels: _U8 = (image[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return pixels

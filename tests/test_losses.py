@@ -1,0 +1,437 @@
+"""Each loss against a slow and obvious twin, and what must pull nowhere."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slidesr.errors import RefusedError
+from slidesr.nets.losses import (
+    PerceptualLoss,
+    colour_consistency,
+    frequency_loss,
+    grid_loss,
+    pixel_loss,
+    total_variation,
+    vgg19_features,
+)
+
+PIXEL_LOSSES = ["l1", "mse", "charbonnier"]
+TWO_IMAGE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": lambda made, high: pixel_loss("l1", made, high),
+    "mse": lambda made, high: pixel_loss("mse", made, high),
+    "charbonnier": lambda made, high: pixel_loss("charbonnier", made, high),
+    "frequency": frequency_loss,
+    "colour": lambda made, high: colour_consistency(made, high[:, :, ::2, ::2], 2),
+    "perceptual": PerceptualLoss(lambda x: [x, x**2], [1.0, 2.0]),
+    "perceptual, unit": PerceptualLoss(lambda x: [x - 0.5], [1.0], distance="l1", unit_length=True),
+}
+# torchvision.models.vgg19().features: where its convolutions stand, and what they take and give
+VGG19 = {
+    0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256),
+    14: (256, 256), 16: (256, 256), 19: (256, 512), 21: (512, 512), 23: (512, 512),
+    25: (512, 512), 28: (512, 512), 30: (512, 512), 32: (512, 512), 34: (512, 512),
+}  # fmt: skip
+VGG19_POOLINGS = {4, 9, 18, 27, 36}
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def slope(loss: Tensor, image: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(loss, image)
+    return gradient
+
+
+# Images
+
+
+def test_pixel_losses_by_hand() -> None:
+    made, high = torch.tensor([0.0, 0.5]), torch.tensor([0.3, 0.1])
+    assert float(pixel_loss("l1", made, high)) == pytest.approx((0.3 + 0.4) / 2)
+    assert float(pixel_loss("mse", made, high)) == pytest.approx((0.09 + 0.16) / 2)
+    roots = [math.sqrt(square + 1e-6) for square in (0.09, 0.16)]
+    assert float(pixel_loss("charbonnier", made, high)) == pytest.approx(sum(roots) / 2)
+    assert float(pixel_loss("charbonnier", high, high)) == pytest.approx(1e-3)
+
+
+def test_an_unknown_pixel_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="pixel loss 'l2' is not one of l1, mse, charbonnier"):
+        pixel_loss("l2", noise(1), noise(1))
+
+
+@pytest.mark.parametrize("name", PIXEL_LOSSES)
+def test_equal_images_pull_nowhere(name: str) -> None:
+    made = noise(2, 3, 4, 4).requires_grad_()
+    assert not slope(pixel_loss(name, made, made.detach()), made).any()
+
+
+@pytest.mark.parametrize("name", TWO_IMAGE_LOSSES)
+def test_every_loss_pulls_the_made_image_where_the_true_one_is(name: str) -> None:
+    loss = TWO_IMAGE_LOSSES[name]
+    high = noise(2, 3, 16, 16)
+    made = (high + 0.2 * noise(2, 3, 16, 16, seed=1)).requires_grad_()
+    before = loss(made, high)
+    with torch.no_grad():
+        gradient = slope(before, made)
+        assert loss(made - 1e-3 * gradient / gradient.abs().max(), high) < before
+    assert before.dtype == torch.float32
+    assert before.shape == ()
+
+
+@pytest.mark.parametrize("name", TWO_IMAGE_LOSSES)
+def test_every_loss_takes_bf16_under_autocast(name: str) -> None:
+    loss = TWO_IMAGE_LOSSES[name]
+    made, high = (
+        noise(2, 3, 16, 16, seed=seed).to(memory_format=torch.channels_last) for seed in (1, 2)
+    )
+    made.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss(made.bfloat16(), high.bfloat16())
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, loss(made, high), rtol=0.02, atol=0)
+    assert slope(rounded, made).isfinite().all()
+
+
+def test_total_variation_by_loops() -> None:
+    image = noise(2, 3, 4, 6)
+    n, c, h, w = image.shape
+    down = [
+        float((image[i, j, y + 1, x] - image[i, j, y, x]) ** 2)
+        for i, j, y, x in product(range(n), range(c), range(h - 1), range(w))
+    ]
+    across = [
+        float((image[i, j, y, x + 1] - image[i, j, y, x]) ** 2)
+        for i, j, y, x in product(range(n), range(c), range(h), range(w - 1))
+    ]
+    published = 2 * (sum(down) / (c * (h - 1) * w) + sum(across) / (c * h * (w - 1))) / n
+    assert float(total_variation(image)) == pytest.approx(published)
+
+
+def test_total_variation_takes_bf16() -> None:
+    image = noise(1, 3, 8, 8)
+    rounded = total_variation(image.bfloat16())
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, total_variation(image), rtol=0.02, atol=0)
+
+
+def test_a_flat_image_has_no_variation() -> None:
+    flat = torch.full((1, 3, 4, 4), 0.6).requires_grad_()
+    assert total_variation(flat) == 0
+    assert not slope(total_variation(flat), flat).any()
+
+
+def haar_by_loops(image: list[list[float]], gap: int, signs: tuple[int, int]) -> list[list[float]]:
+    """Four pixels `gap` apart, those below and those to the right with their signs; their half."""
+    down, right = signs
+    return [
+        [
+            (image[y][x] + right * image[y][x + gap]) / 2
+            + down * (image[y + gap][x] + right * image[y + gap][x + gap]) / 2
+            for x in range(len(image[0]) - gap)
+        ]
+        for y in range(len(image) - gap)
+    ]
+
+
+def test_frequencies_by_loops() -> None:
+    made, high = noise(1, 1, 6, 7), noise(1, 1, 6, 7, seed=1)
+    rest = (made - high)[0, 0].tolist()
+    expected = 0.0
+    for gap in (1, 2):
+        for signs in [(-1, 1), (1, -1), (-1, -1)]:
+            expected += np.abs(haar_by_loops(rest, gap, signs)).mean() / 3
+        rest = haar_by_loops(rest, gap, (1, 1))
+    assert float(frequency_loss(made, high)) == pytest.approx(expected)
+
+
+def test_a_chequerboard_is_all_diagonal_detail_of_the_first_octave() -> None:
+    board = 0.3 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)[None, None]
+    assert float(frequency_loss(board, torch.zeros(1, 1, 8, 8))) == pytest.approx(2 * 0.3 / 3)
+
+
+def test_frequencies_leave_colour_alone() -> None:
+    high = noise(2, 3, 8, 8)
+    assert float(frequency_loss(high + 0.25, high)) == pytest.approx(0, abs=1e-7)
+
+
+def test_equal_frequencies_pull_nowhere() -> None:
+    made = noise(1, 3, 8, 8).requires_grad_()
+    assert not slope(frequency_loss(made, made.detach()), made).any()
+
+
+# Colour
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_colour_by_loops(scale: int) -> None:
+    low, made = noise(2, 3, 16, 24), noise(2, 3, 16 * scale, 24 * scale, seed=1)
+    big = 8 * scale
+    distances = [
+        abs(
+            float(made[i, c, big * y : big * (y + 1), big * x : big * (x + 1)].mean())
+            - float(low[i, c, 8 * y : 8 * (y + 1), 8 * x : 8 * (x + 1)].mean())
+        )
+        for i, c, y, x in product(range(2), range(3), range(2), range(3))
+    ]
+    loss = float(colour_consistency(made, low, scale))
+    assert loss == pytest.approx(sum(distances) / len(distances), rel=1e-5)
+
+
+def test_a_shift_of_colour_costs_itself_and_detail_costs_nothing() -> None:
+    low = torch.full((1, 3, 8, 8), 0.5)
+    detail = torch.tensor([0.25, -0.25]).repeat(8)
+    made = low.repeat_interleave(2, 2).repeat_interleave(2, 3) + detail
+    assert colour_consistency(made, low, 2) == 0
+    assert float(colour_consistency(made + 0.125, low, 2)) == 0.125
+
+
+def test_a_small_patch_is_one_box() -> None:
+    low, made = noise(1, 3, 4, 6), noise(1, 3, 64, 96, seed=1)
+    expected = (made[:, :, :, :64].mean((2, 3)) - low[:, :, :, :4].mean((2, 3))).abs().mean()
+    torch.testing.assert_close(colour_consistency(made, low, 16), expected)
+
+
+def test_colour_is_finer_than_bf16() -> None:
+    low = torch.full((1, 3, 8, 8), 0.5)
+    made = torch.tensor([0.5, 0.5 + 2**-8]).repeat(8).expand(1, 3, 16, 16).bfloat16()
+    assert float(colour_consistency(made, low, 2)) == 2**-9
+
+
+def test_a_grid_of_sub_pixels_costs_itself_and_true_texture_nearly_nothing() -> None:
+    texture = 0.5 + 0.1 * (noise(2, 3, 128, 128) - 0.5)
+    grid = torch.tensor([0.125, -0.125]).repeat(64)
+    for scale in (2, 4, 8):
+        calm, striped = (float(grid_loss(image, scale)) for image in (texture, texture + grid))
+        assert calm < 0.004
+        assert striped == pytest.approx(0.125, abs=0.004)
+    slow = texture[:, :, :64, :64].unfold(2, 4, 4).unfold(3, 4, 4)  # [n, 3, 16, 16, 4, 4]
+    boxes = slow.unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))  # [n, 3, 2, 2, 4, 4]
+    expected = (boxes - boxes.mean((-1, -2), keepdim=True)).abs().mean()
+    torch.testing.assert_close(grid_loss(texture[:, :, :64, :64], 4), expected)
+
+
+# Features
+
+
+class Features(nn.Module):
+    """Two maps, and layers that a perceptual loss must keep still."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 5, 3, stride=2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        first = self.norm(self.first(x)).relu()
+        return [first, self.second(first)]
+
+
+@pytest.fixture
+def features() -> Features:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Features()
+
+
+@pytest.mark.parametrize("unit_length", [False, True])
+@pytest.mark.parametrize(("distance", "power"), [("mse", 2), ("l1", 1)])
+def test_the_perceptual_loss_is_a_weighted_sum(
+    distance: str, power: int, unit_length: bool, features: Features
+) -> None:
+    loss = PerceptualLoss(features, [1.0, 0.25], distance=distance, unit_length=unit_length)
+    made, high = noise(2, 3, 9, 9), noise(2, 3, 9, 9, seed=1)
+    expected = 0.0
+    for weight, ours, theirs in zip([1.0, 0.25], features(made), features(high), strict=True):
+        if unit_length:
+            ours, theirs = (
+                part / np.sqrt((part**2).sum(1, keepdims=True) + 1e-6)
+                for part in (ours.detach().numpy(), theirs.detach().numpy())
+            )
+        else:
+            ours, theirs = ours.detach().numpy(), theirs.detach().numpy()
+        expected += weight * float(np.mean(np.abs(ours - theirs) ** power))
+    assert float(loss(made, high)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_feature_network_stays_frozen(features: Features) -> None:
+    loss = PerceptualLoss(features, [1.0, 1.0])
+    nn.Sequential(loss).train()
+    made = noise(2, 3, 8, 8).requires_grad_()
+    before = {name: value.clone() for name, value in features.state_dict().items()}
+    loss(made, noise(2, 3, 8, 8, seed=1)).backward()
+    assert made.grad is not None
+    assert made.grad.any()
+    assert not features.training
+    assert not features.norm.training
+    assert all(parameter.grad is None for parameter in features.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in features.state_dict().items())
+
+
+def test_the_true_image_gets_no_gradient(features: Features) -> None:
+    made, high = (noise(1, 3, 8, 8, seed=seed).requires_grad_() for seed in (1, 2))
+    loss = PerceptualLoss(features, [1.0, 1.0])
+    ours, theirs = torch.autograd.grad(loss(made, high), [made, high], materialize_grads=True)
+    assert ours.any()
+    assert not theirs.any()
+    assert not slope(loss(made, made.detach()), made).any()
+
+
+def test_the_network_moves_with_its_loss(features: Features) -> None:
+    assert PerceptualLoss(features, [1.0, 1.0]).to(torch.float64).network is features
+    assert features.first.weight.dtype == torch.float64
+
+
+def test_unit_length_forgets_how_strong_features_are() -> None:
+    loss = PerceptualLoss(lambda x: [x], [1.0], unit_length=True)
+    image = 1 + noise(1, 4, 3, 3)
+    assert float(loss(5 * image, image)) == pytest.approx(0, abs=1e-9)
+
+
+def test_dead_features_of_unit_length_have_a_bounded_slope() -> None:
+    loss = PerceptualLoss(lambda x: [x], [1.0], unit_length=True)
+    dead = torch.zeros(1, 4, 3, 3, requires_grad=True)
+    assert slope(loss(dead, noise(1, 4, 3, 3)), dead).abs().max() < 1000
+
+
+def test_a_network_in_bf16_gives_an_fp32_loss() -> None:
+    loss = PerceptualLoss(lambda x: [x.bfloat16()], [1.0])
+    assert loss(noise(1, 4, 3, 3), noise(1, 4, 3, 3, seed=1)).dtype == torch.float32
+
+
+def test_a_perceptual_loss_wants_one_weight_a_map_and_a_known_distance() -> None:
+    with pytest.raises(ValueError, match="2 weights for a network of 1 maps"):
+        PerceptualLoss(lambda x: [x], [1.0, 1.0])(noise(1, 3, 2, 2), noise(1, 3, 2, 2))
+    with pytest.raises(ValueError, match="distance 'cosine' is not one of 'mse', 'l1'"):
+        PerceptualLoss(lambda x: [x], [1.0], distance="cosine")
+
+
+# VGG19
+
+
+def averaging_state() -> dict[str, Tensor]:
+    """Weights with which every convolution gives the 3x3 mean of its channels' mean."""
+    state = {}
+    for place, (channels, wider) in VGG19.items():
+        share = torch.full((1,), 1 / (9 * channels))
+        state[f"features.{place}.weight"] = share.expand(wider, channels, 3, 3)
+        state[f"features.{place}.bias"] = torch.zeros(1).expand(wider)
+    return state
+
+
+@pytest.fixture(scope="module")
+def vgg19_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    torch.save({**averaging_state(), "classifier.0.weight": noise(2, 25088)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def published_vgg19(vgg19_file: Path) -> nn.Module:
+    return vgg19_features(vgg19_file, normalised=False)
+
+
+def test_vgg19_has_its_layers(published_vgg19: nn.Module) -> None:
+    layers = dict(published_vgg19.get_submodule("features").named_children())
+    assert len(layers) == 37
+    shapes = {
+        int(name): (layer.in_channels, layer.out_channels)
+        for name, layer in layers.items()
+        if isinstance(layer, nn.Conv2d)
+    }
+    assert shapes == VGG19
+    assert {
+        int(name) for name, layer in layers.items() if isinstance(layer, nn.MaxPool2d)
+    } == VGG19_POOLINGS
+    assert sum(parameter.numel() for parameter in published_vgg19.parameters()) == 20_024_384
+
+
+def test_vgg19_by_a_twin_of_one_channel(published_vgg19: nn.Module) -> None:
+    image = noise(1, 3, 64, 32)
+    expected = image.mean(1, keepdim=True)
+    for place in range(37):
+        if place in VGG19:
+            expected = nn.functional.avg_pool2d(expected, 3, 1, 1)
+        if place in VGG19_POOLINGS:
+            expected = nn.functional.max_pool2d(expected, 2)
+    with torch.inference_mode():
+        (features,) = published_vgg19(image)
+    torch.testing.assert_close(features, expected.expand(1, 512, 2, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_normalised_vgg19_sees_images_as_it_was_trained(
+    vgg19_file: Path, published_vgg19: nn.Module
+) -> None:
+    image = 0.5 + noise(1, 3, 32, 32) / 2
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.inference_mode():
+        (normalised,) = vgg19_features(vgg19_file, normalised=True)(image)
+        (by_hand,) = published_vgg19((image - mean) / std)
+        (as_published,) = published_vgg19(image)
+    torch.testing.assert_close(normalised, by_hand)
+    assert (normalised > 1.5 * as_published).all()
+
+
+def test_the_published_perceptual_loss(published_vgg19: nn.Module) -> None:
+    loss = PerceptualLoss(published_vgg19, [2e-6])
+    made, high = noise(2, 3, 32, 32).requires_grad_(), noise(2, 3, 32, 32, seed=1)
+    (ours,), (theirs,) = published_vgg19(made), published_vgg19(high)
+    value = loss(made, high)
+    torch.testing.assert_close(value, 2e-6 * ((ours - theirs) ** 2).mean())
+    assert slope(value, made).isfinite().all()
+
+
+def test_an_old_file_of_torch_is_read(tmp_path: Path) -> None:
+    torch.save(
+        averaging_state(), path := tmp_path / "old.pth", _use_new_zipfile_serialization=False
+    )
+    assert vgg19_features(path, normalised=True)
+
+
+class Code:
+    """Would write a file, were it ever unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def write_no_weights(path: Path, kind: str) -> None:
+    if kind == "text":
+        path.write_text("weights")
+    if kind == "empty":
+        path.touch()
+    if kind == "a tensor":
+        torch.save(noise(3), path)
+    if kind == "another network":
+        torch.save(nn.Linear(2, 2).state_dict(), path)
+    if kind == "another width":
+        state = averaging_state()
+        torch.save({**state, "features.0.weight": noise(64, 1, 3, 3)}, path)
+    if kind == "code":
+        path.write_bytes(pickle.dumps({"a": Code(path.with_name("touched"))}, protocol=2))
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "text", "empty", "a tensor", "another network", "another width", "code"]
+)
+def test_what_is_no_vgg19_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    write_no_weights(path, kind)
+    with pytest.raises(RefusedError, match=r"weights\.pth: no weights of VGG19\. Give a file"):
+        vgg19_features(path, normalised=True)
+    assert not (tmp_path / "touched").exists()

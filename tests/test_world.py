@@ -1,0 +1,71 @@
+"""Several processes: two train as one does, and what they cannot share is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from training import RECIPE, run_alone, sources_in, write_toml
+
+from slidesr.errors import RefusedError
+from slidesr.nets.generator import Generator
+from slidesr.train.loop import train
+from slidesr.train.recipe import OptimizerRecipe
+from slidesr.train.world import World
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    sources = sources_in(tmp_path)
+    with pytest.raises(RefusedError, match="a batch of 2") as caught:
+        train(RECIPE, sources, World(0, 3, torch.device("cpu")), lambda now: None)
+    assert "\n" not in str(caught.value)
+    assert not sources.out.exists()
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    sources = sources_in(tmp_path, side_px=164)
+    optimizer = OptimizerRecipe(learning_rate=1e-3, warmup=0, ema=0.5)
+    recipe = replace(RECIPE, batch=4, patches=16, optimizer=optimizer)
+    two = torchrun(write_toml(tmp_path / "recipe.toml", recipe), sources.data, sources.valid)
+    run_alone(recipe, replace(sources, out=tmp_path / "one"))
+    one = weights_in(tmp_path / "one")
+    torch.manual_seed(recipe.seed)
+    untrained = flat(Generator(recipe.generator).state_dict())
+    apart, moved = (two - one).abs(), (one - untrained).abs()
+    assert float(moved.mean()) > 1e-3
+    # Where a gradient is next to nothing, rounding it in bf16 may turn its sign, and Adam's step.
+    assert float(apart.mean()) < 2e-5
+    assert float((apart < 1e-4).float().mean()) > 0.98
+
+
+def torchrun(recipe: Path, data: Path, valid: Path) -> Tensor:
+    """The generator's weights after a run of two processes on the CPU."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "slidesr"]
+    out = recipe.parent / "two"
+    options = ["--data", data, "--valid", valid, "-o", out]
+    told = subprocess.run(
+        [sys.executable, "-m", *launcher, "train", str(recipe), *map(str, options)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines() == [str(out / "tiny.safetensors")]
+    return weights_in(out)
+
+
+def weights_in(out: Path) -> Tensor:
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert saved["patches"] == 16
+    return flat(saved["generator"])
+
+
+def flat(state: dict[str, Tensor]) -> Tensor:
+    return torch.cat([weights.reshape(-1) for weights in state.values()])
