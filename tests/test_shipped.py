@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,28 +31,27 @@ def model(request: pytest.FixtureRequest) -> Model:
     return load_model(request.param, Engine.choose("cpu"))
 
 
-@pytest.mark.parametrize(
-    ("name", "x", "y"),
-    [
-        ("", 64, 64),
+def regions(side: int) -> Iterator[tuple[Callable[[Box], _U8], Box]]:
+    """Places to look at: the embedded section, and real slides where there are any."""
+    section: _U8 = immunohistochemistry()  # type: ignore[no-untyped-call]
+    yield (lambda box: section[box.slices]), Box(64, 64, side, side)
+    for name, x, y in (
         ("CMU-1-Small-Region.svs", 960, 1280),
         ("TCGA-CR-7395-01A-01-TS1.svs", 640, 640),
-    ],
-)
-def test_window_borders_do_not_show(name: str, x: int, y: int, model: Model) -> None:
-    """Gradient energy on window borders is what it is inside windows, to 2% up to x4."""
+    ):
+        if (REAL_SLIDES / name).exists():
+            with open_slide(REAL_SLIDES / name) as slide:
+                yield slide.frame().read, Box(x, y, side, side)
+
+
+def test_window_borders_do_not_show(model: Model) -> None:
+    """Gradient energy on window borders is what it is inside windows, to 2%.
+
+    That is for the mean of three regions: one alone scatters by 1 to 2% either way.
+    """
     side = 384 if model.scale <= 4 else 192  # the cost goes with the output
-    region = Box(x, y, side, side)
-    if name and not (REAL_SLIDES / name).exists():
-        pytest.skip("no real slides beside the checkout")
-    if not name:
-        section: _U8 = immunohistochemistry()  # type: ignore[no-untyped-call]
-        ratio = border_ratio(model, lambda box: section[box.slices], region)
-    else:
-        with open_slide(REAL_SLIDES / name) as slide:
-            ratio = border_ratio(model, slide.frame().read, region)
-    # A quarter of the borders, and coarser detail: the ratio scatters so much at x8 and x16.
-    assert ratio == pytest.approx(1, abs=0.02 if model.scale <= 4 else 0.06)
+    ratios = [border_ratio(model, read, region) for read, region in regions(side)]
+    assert np.mean(ratios) == pytest.approx(1, abs=0.02)
 
 
 class Stepped:
