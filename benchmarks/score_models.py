@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from slidesr.benchmark import score_folder
+from slidesr.benchmark.suite import score_folder
 from slidesr.card import score_table
 from slidesr.model import Engine, load_model
 from slidesr.train.finish import write_model

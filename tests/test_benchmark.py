@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from slidesr import metrics
-from slidesr.benchmark import Score, score, score_folder
+from slidesr.benchmark.suite import Score, score, score_folder
 from slidesr.card import card, score_table
 from slidesr.errors import RefusedError
 from slidesr.model import Model

@@ -32,7 +32,7 @@ def benchmark(
     json_: bool,
 ) -> None:
     """Compares models with bicubic on a folder of images: PSNR, SSIM, MS-SSIM, QILV."""
-    from slidesr.benchmark import score_folder
+    from slidesr.benchmark.suite import score_folder
     from slidesr.card import score_table
     from slidesr.model import Engine, load_model
     from slidesr.weights import default_model

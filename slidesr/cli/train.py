@@ -83,7 +83,7 @@ def train(
 
 
 def _train_generator(plan: Recipe, sources: Sources) -> None:
-    from slidesr.benchmark import score_folder
+    from slidesr.benchmark.suite import score_folder
     from slidesr.model import Model
     from slidesr.train.finish import described, write_model
     from slidesr.train.loop import train as run

@@ -1,0 +1,1 @@
+"""The comparison of methods on images whose high resolution is known, and the report of it."""

@@ -1,0 +1,81 @@
+"""What a comparison found: each number of each image, and what it was measured on and by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+LESS_IS_BETTER = frozenset({"mse", "distance", "fid", "consistency"})
+HEADINGS = {  # metric -> what people call it
+    "psnr_db": "PSNR (dB)",
+    "psnr_y_db": "PSNR-Y (dB)",
+    "mse": "MSE",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "qilv": "QILV",
+    "distance": "distance",
+    "consistency": "consistency",
+    "fid": "FID",
+}
+DIGITS = {"psnr_db": 2, "psnr_y_db": 2, "mse": 1, "distance": 3, "consistency": 2, "fid": 2}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One image that was compared."""
+
+    name: str  # its path in DATA, or SLIDE@x,y
+    data: str  # its data set
+    slide: str = ""  # empty where nothing says so, as `label`
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one method over a part of the images.
+
+    `low` and `high` bound the mean at 95% (bootstrap); `p` is that of the paired test against
+    bicubic (Wilcoxon), None for bicubic itself and where there are too few images.
+    """
+
+    scale: int
+    method: str
+    data: str
+    part: str  # "all", "label tumor" or "slide tumor_073"
+    unit: str  # what a mean is over: "image" or "slide"
+    metric: str
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All of it, as it stands in results.json; no time, no path and no host is in it."""
+
+    protocol: dict[str, Any]  # what was asked: degradation, scales, seed and so on
+    versions: dict[str, str]  # of slidesr, torch, numpy and so on
+    methods: dict[int, dict[str, dict[str, Any]]]  # scale -> method, in order -> what it is
+    subjects: list[Subject]
+    scores: dict[int, dict[str, dict[str, list[float]]]]  # scale -> method -> metric -> by subject
+    summary: list[Row]
+    nuclei: list[dict[str, Any]] = field(default_factory=list)  # see `nuclei.NucleiScore`
+    classifier: list[dict[str, Any]] = field(default_factory=list)  # see `classifier`
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """What `to_json` wrote."""
+        table: dict[str, Any] = json.loads(path.read_text())
+        for key in ("methods", "scores"):
+            table[key] = {int(scale): value for scale, value in table[key].items()}
+        table["subjects"] = [Subject(**subject) for subject in table["subjects"]]
+        table["summary"] = [Row(**row) for row in table["summary"]]
+        return cls(**table)
