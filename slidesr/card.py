@@ -1,12 +1,15 @@
-"""The model card: what a weights file says of itself, as Markdown for people."""
+"""The model card: what a weights file says of itself, as Markdown for people; and both written."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from slidesr.weights import ModelSpec
+from slidesr.nets.generator import Generator
+from slidesr.weights import ModelSpec, save_model, sha256_of
 
 _SOURCES = {
     "WA-SRGAN": "Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497",
@@ -64,7 +67,7 @@ other stains, and other pixel sizes are outside what it has seen.
 ## Scores
 
 Antialiased bicubic protocol, RGB, mean over images. Slides of the validation set are not in the
-training set. Made by `slidesr benchmark DATA --scale {net.scale} --model {spec.name}`.
+training set. Made by `slidesr benchmark DATA --scales {net.scale}`.
 
 {score_table(spec.scores)}
 
@@ -78,6 +81,18 @@ training set. Made by `slidesr benchmark DATA --scale {net.scale} --model {spec.
 {_recipe_text(spec.recipe)}
 ```
 """
+
+
+def write_model(
+    folder: Path, spec: ModelSpec, scores: dict[str, Any], generator: Generator
+) -> Path:
+    """Writes NAME.safetensors and its card NAME.md; the path of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{spec.name}.safetensors"
+    spec = replace(spec, scores=scores)
+    save_model(path, spec, generator)
+    path.with_suffix(".md").write_text(card(spec, sha256_of(path)))
+    return path
 
 
 def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

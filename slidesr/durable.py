@@ -1,12 +1,15 @@
-"""Files that are whole or absent, even after a loss of power."""
+"""Files that are whole or absent, even after a loss of power; folders that one process writes."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from slidesr.errors import BusyError
 
 
 @contextmanager
@@ -30,3 +33,14 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def locked_folder(path: Path) -> int:
+    """A handle of the folder that no other process can lock until it is closed."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise BusyError(f"{path}: another process is writing it. Wait for it.") from error
+    return handle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from slidesr.errors import RefusedError
+from slidesr.geometry import Size
 
 _SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
@@ -27,10 +30,22 @@ def group_of(path: Path, folder: Path) -> str:
     return parts[0] if len(parts) > 1 else folder.name
 
 
+def image_size(path: Path) -> Size:
+    """Reads the header alone; a RefusedError where it is no image."""
+    with _opened(path) as image:
+        return Size(*image.size)
+
+
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     """u8[h, w, 3] in 0..255; a RefusedError where it cannot be decoded."""
+    with _opened(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+            yield image
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RefusedError(f"{path}: not a readable image: {error}") from error

@@ -1,13 +1,15 @@
-"""How like its reference an image is: five measures, each in its authors' own form.
+"""How like its reference an image is: each measure in its authors' own form.
 
 Each takes `(image, reference)`, both u8[h, w, 3], RGB in 0..255. Windows are 11 x 11 Gaussian,
 sigma 1.5, and lie wholly inside the image. Where a paper knows grey images alone, a value is the
-mean over the RGB channels, each taken as one.
+mean over the RGB channels, each taken as one. What ends in `_author` is what the author of WA-SRGAN
+computes (github.com/Fuzzy-sh/WA-SRGAN), for comparison with her logs and with nothing else.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,8 @@ _MS_SSIM_SIDE_PX = 161  # halved four times, 11 px are left: one window
 
 _QILV_SIDE_PX = _WINDOW_PX + 1  # more than one window, for N - 1 statistics
 _REC601_LUMA = (0.299, 0.587, 0.114)
+
+_REC601_STUDIO = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # 16..235; an offset cancels
 
 _U8 = NDArray[np.uint8]
 _F64 = NDArray[np.float64]
@@ -61,6 +65,27 @@ def psnr_db(image: _U8, reference: _U8) -> float:
     return 10 * math.log10(_PEAK**2 / error) if error else math.inf
 
 
+def psnr_y_db(image: _U8, reference: _U8) -> float:
+    """`psnr_db` of luma alone, as papers on photographs have it; about 1.4 dB above that of RGB.
+
+    Luma is that of ITU-R BT.601 in 16..235, as MATLAB's rgb2ycbcr makes it, not rounded; the peak
+    is 255 all the same.
+    """
+    a, b = _floats(image, reference)
+    error = float(np.mean(np.square((a - b) @ _REC601_STUDIO)))
+    return 10 * math.log10(_PEAK**2 / error) if error else math.inf
+
+
+def mean_absolute(image: _U8, reference: _U8) -> float:
+    """The mean absolute difference in grey levels.
+
+    Of an enlarged image that was shrunk again, and the low resolution that it was made from, this
+    tells consistency: 0 if it holds nothing that the source contradicts.
+    """
+    a, b = _floats(image, reference, side_px=1)
+    return float(np.mean(np.abs(a - b)))
+
+
 def ssim(image: _U8, reference: _U8) -> float:
     """The structural similarity, at most 1.
 
@@ -78,14 +103,7 @@ def ms_ssim(image: _U8, reference: _U8) -> float:
     and structure from every scale, luminance from the coarsest. A scale where a channel's mean is
     negative counts as 0, as in pytorch-msssim.
     """
-    a, b = _floats(image, reference, side_px=_MS_SSIM_SIDE_PX)
-    product = np.ones(3)
-    for weight in _SCALE_WEIGHTS[:-1]:
-        _, contrast = _similarity(a, b)
-        product *= contrast.clip(min=0) ** weight
-        a, b = _halved(a), _halved(b)
-    similarity, _ = _similarity(a, b)
-    return float(np.mean(product * similarity.clip(min=0) ** _SCALE_WEIGHTS[-1]))
+    return _ms_ssim(image, reference, last_power=1)
 
 
 def qilv(image: _U8, reference: _U8) -> float:
@@ -107,6 +125,34 @@ def qilv(image: _U8, reference: _U8) -> float:
     return float(level * spread)
 
 
+def running_psnr_db_author(errors: Sequence[float]) -> float:
+    """The mean over i of the PSNR of the mean of the first i mean squared errors, each above 0."""
+    running = np.cumsum(errors) / np.arange(1, len(errors) + 1)
+    return float(np.mean(10 * np.log10(_PEAK**2 / running)))
+
+
+def ms_ssim_author(image: _U8, reference: _U8) -> float:
+    """`ms_ssim` with the coarsest scale's factor to the fourth power.
+
+    So does the common port that multiplies it into each of the other four scales; which of that
+    port's other habits she has is not known, so they are as in `ms_ssim`.
+    """
+    return _ms_ssim(image, reference, last_power=4)
+
+
+def qilv_author(image: _U8, reference: _U8) -> float:
+    """`qilv` on RGB taken as one large image, windows padded with zeros, no C1 and C2.
+
+    The border ring, alike in both images, rules it: 0.53 where `qilv` says 0.08. NaN for images
+    without any variance.
+    """
+    a, b = (_padded_variance(rgb) for rgb in _floats(image, reference, side_px=_QILV_SIDE_PX))
+    (variance_a, covariance), (_, variance_b) = np.cov(a.ravel(), b.ravel())
+    mean_a, mean_b = a.mean(), b.mean()
+    level = 2 * mean_a * mean_b / (mean_a**2 + mean_b**2)
+    return float(level * 2 * covariance / (variance_a + variance_b))
+
+
 def _floats(image: _U8, reference: _U8, side_px: int = _WINDOW_PX) -> tuple[_F64, _F64]:
     """Both images as f64[h, w, 3] in 0..255, once they are seen to be comparable."""
     for pixels in (image, reference):
@@ -124,6 +170,17 @@ def _floats(image: _U8, reference: _U8, side_px: int = _WINDOW_PX) -> tuple[_F64
     return image.astype(np.float64), reference.astype(np.float64)
 
 
+def _ms_ssim(image: _U8, reference: _U8, *, last_power: int) -> float:
+    a, b = _floats(image, reference, side_px=_MS_SSIM_SIDE_PX)
+    product = np.ones(3)
+    for weight in _SCALE_WEIGHTS[:-1]:
+        _, contrast = _similarity(a, b)
+        product *= contrast.clip(min=0) ** weight
+        a, b = _halved(a), _halved(b)
+    similarity, _ = _similarity(a, b)
+    return float(np.mean(product * similarity.clip(min=0) ** (last_power * _SCALE_WEIGHTS[-1])))
+
+
 def _similarity(a: _F64, b: _F64) -> tuple[_F64, _F64]:
     """The means over all windows of SSIM and of its contrast-structure factor: f64[3] each."""
     mean_a, mean_b = _window_mean(a), _window_mean(b)
@@ -137,6 +194,16 @@ def _similarity(a: _F64, b: _F64) -> tuple[_F64, _F64]:
 
 def _local_variance(grey: _F64) -> _F64:
     return _window_mean(grey**2) - _window_mean(grey) ** 2
+
+
+def _padded_variance(rgb: _F64) -> _F64:
+    """[h, w, 3] -> [h, w, 3]; beyond the border lies zero."""
+    first, second = (
+        ndimage.gaussian_filter(a, _SIGMA, radius=_RADIUS, axes=(0, 1), mode="constant")
+        for a in (rgb**2, rgb)
+    )
+    variance: _F64 = first - second**2
+    return variance
 
 
 def _window_mean(a: _F64) -> _F64:

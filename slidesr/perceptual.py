@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slidesr.nets.encoder import perceptual_distance
+from slidesr.nets.encoder import distance_of_maps, perceptual_distance
 from slidesr.weights import find_encoder, read_encoder
 
 _TILE_PX = 64
+LEAST_PX = _TILE_PX  # a side of an image that has an embedding
 
 _U8 = NDArray[np.uint8]
 _F64 = NDArray[np.float64]
@@ -26,6 +29,12 @@ class Eye:
     def distance(self, image: _U8, reference: _U8) -> float:
         """In LPIPS' form (Zhang et al. 2018, arXiv 1801.03924), u8[h, w, 3] both; 0 if equal."""
         return float(perceptual_distance(self._encoder, _tensor(image), _tensor(reference)))
+
+    @torch.inference_mode()
+    def distances(self, images: Sequence[_U8], reference: _U8) -> list[float]:
+        """`distance` of each image, in less time."""
+        truth = self._encoder(_tensor(reference))
+        return [float(distance_of_maps(self._encoder(_tensor(image)), truth)) for image in images]
 
     @torch.inference_mode()
     def embeddings(self, image: _U8) -> _F64:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,39 @@ import pytest
 from numpy.typing import NDArray
 
 from slidesr import metrics
-from slidesr.benchmark.suite import Score, score, score_folder
-from slidesr.card import card, score_table
-from slidesr.errors import RefusedError
-from slidesr.model import Model
+from slidesr.benchmark.cards import update_cards
+from slidesr.benchmark.cases import cases
+from slidesr.benchmark.files import refuse_other_results, write_results
+from slidesr.benchmark.methods import (
+    Method,
+    Wanted,
+    classical,
+    leading,
+    methods_for,
+    of_model,
+    wanted_models,
+)
+from slidesr.benchmark.pairs import find_pairs
+from slidesr.benchmark.results import Results
+from slidesr.benchmark.store import Store
+from slidesr.benchmark.suite import Comparison, Options, compare, mean_scores
+from slidesr.cli import run as run_cli
+from slidesr.errors import BusyError, RefusedError
+from slidesr.geometry import Box, Mpp
+from slidesr.model import Engine, Model
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.output.metadata import Metadata
+from slidesr.output.plain import write_plain
 from slidesr.perceptual import Eye
-from slidesr.resample import back_projected, bicubic_down, bicubic_up
-from slidesr.weights import ModelSpec
+from slidesr.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
+from slidesr.weights import ModelSpec, list_models, save_model, sha256_of
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, Mapping[str, U8]], Path]
-Scores = dict[str, dict[str, dict[str, float]]]
 
 TINY = GeneratorSpec(2, "weight", 8, bicubic_skip=True, channels=8, blocks=1)
-METHODS = ["bicubic", "bicubic + back-projection", "tiny"]
+METHODS = ["nearest", "bicubic", "bicubic + back-projection", "tiny"]
+METRICS = ["psnr_db", "psnr_y_db", "mse", "ssim", "ms_ssim", "qilv", "distance", "consistency"]
 
 
 @pytest.fixture(scope="module")
@@ -53,158 +72,365 @@ def model(
 
 
 @pytest.fixture(scope="module")
-def told() -> list[tuple[int, int]]:
-    """What was reported while `scores` were made."""
-    return []
+def comparison(folder: Path, model: Model) -> Comparison:
+    return Comparison(
+        find_pairs(folder), lambda scale: [*classical(scale), of_model(model)], Options((2,))
+    )
+
+
+def run(
+    comparison: Comparison,
+    output: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Results:
+    with Store(output, comparison.identity()) as store:
+        results = compare(comparison, store, report)
+        write_results(output, results, cases(comparison, results))
+        store.discard()
+    return results
+
+
+def files(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.iterdir()}
 
 
 @pytest.fixture(scope="module")
-def scores(folder: Path, model: Model, told: list[tuple[int, int]]) -> Scores:
-    return score_folder(folder, 2, [model], lambda done, total: told.append((done, total)))
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("benchmark")
 
 
-def test_every_method_has_every_metric_on_every_data_set(scores: Scores) -> None:
-    assert list(scores) == ["a", "b"]
-    for methods in scores.values():
-        assert list(methods) == METHODS
-        for values in methods.values():
-            assert list(values) == ["psnr_db", "ssim", "ms_ssim", "qilv", "distance", "fid"]
-            assert all(type(value) is float for value in values.values())
+@pytest.fixture(scope="module")
+def results(comparison: Comparison, output: Path) -> Results:
+    return run(comparison, output)
 
 
-def test_progress_is_told_image_by_image(scores: Scores, told: list[tuple[int, int]]) -> None:
-    assert scores
-    assert told == [(1, 3), (2, 3), (3, 3)]
+def cut(image: U8, scale: int) -> U8:
+    return np.ascontiguousarray(
+        image[: len(image) // scale * scale, : image.shape[1] // scale * scale]
+    )
 
 
-def test_a_score_is_the_mean_over_images(
-    scores: Scores, images: dict[str, U8], model: Model
+def test_every_number_is_that_of_its_image(
+    results: Results, images: dict[str, U8], model: Model
 ) -> None:
-    enlarge: list[Callable[[U8], U8]] = [
-        lambda low: bicubic_up(low, 2),
-        lambda low: back_projected(low, 2),
-        model.enlarge,
-    ]
-    for data in "ab":
-        highs = [
-            np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
-            for name, image in images.items()
-            if name.startswith(data)
-        ]
-        for method, function in zip(METHODS, enlarge, strict=True):
-            pairs = [(function(bicubic_down(high, 2)), high) for high in highs]
+    enlarge: dict[str, Callable[[U8], U8]] = {
+        "nearest": lambda low: low.repeat(2, 0).repeat(2, 1),
+        "bicubic": lambda low: bicubic_up(low, 2),
+        "bicubic + back-projection": lambda low: back_projected(low, 2),
+        "tiny": model.enlarge,
+    }
+    assert [subject.name for subject in results.subjects] == list(images)
+    assert list(results.scores[2]) == METHODS
+    for method, by_metric in results.scores[2].items():
+        assert list(by_metric) == METRICS
+        for index, image in enumerate(images.values()):
+            high = cut(image, 2)
+            low = bicubic_down(high, 2)
+            made = enlarge[method](low)
             expected = {
-                "psnr_db": np.mean([metrics.psnr_db(*pair) for pair in pairs]),
-                "ssim": np.mean([metrics.ssim(*pair) for pair in pairs]),
-                "ms_ssim": np.mean([metrics.ms_ssim(*pair) for pair in pairs]),
-                "qilv": np.mean([metrics.qilv(*pair) for pair in pairs]),
-                "distance": np.mean([Eye().distance(*pair) for pair in pairs]),
+                "psnr_db": metrics.psnr_db(made, high),
+                "psnr_y_db": metrics.psnr_y_db(made, high),
+                "mse": metrics.mse(made, high),
+                "ssim": metrics.ssim(made, high),
+                "ms_ssim": metrics.ms_ssim(made, high),
+                "qilv": metrics.qilv(made, high),
+                "distance": Eye().distance(made, high),
+                "consistency": metrics.mean_absolute(bicubic_down(made, 2), low),
             }
-            means = {key: scores[data][method][key] for key in expected}
-            assert means == pytest.approx(expected, rel=1e-6)
+            numbers = {name: values[index] for name, values in by_metric.items()}
+            assert numbers == pytest.approx(expected, rel=1e-6)
 
 
-def test_back_projection_beats_bicubic(scores: Scores) -> None:
-    for methods in scores.values():
-        assert methods["bicubic + back-projection"]["psnr_db"] > methods["bicubic"]["psnr_db"]
+def test_the_summary_is_the_mean_over_the_images_of_a_data_set(results: Results) -> None:
+    found = {(row.data, row.method, row.metric): row for row in results.summary}
+    for method, by_metric in results.scores[2].items():
+        for metric, values in by_metric.items():
+            assert found["a", method, metric].mean == pytest.approx(np.mean(values[:2]))
+            assert found["a", method, metric].n == 2
+            assert found["b", method, metric].mean == pytest.approx(values[2])
 
 
-def test_score_names_its_metrics(images: dict[str, U8]) -> None:
-    image, reference, eye = images["a/1.png"], images["b/1.png"], Eye()
-    made = score(image, reference, eye)
-    assert made == Score(
-        metrics.psnr_db(image, reference),
-        metrics.ssim(image, reference),
-        metrics.ms_ssim(image, reference),
-        metrics.qilv(image, reference),
-        eye.distance(image, reference),
-    )
-    assert len(set(asdict(made).values())) == 5
-
-
-def test_the_frechet_distance_is_that_of_all_tiles(scores: Scores, images: dict[str, U8]) -> None:
+def test_the_frechet_distance_is_that_of_all_tiles(results: Results, images: dict[str, U8]) -> None:
     eye = Eye()
-    image = images["b/1.png"]
-    made = bicubic_up(bicubic_down(image, 2), 2)
-    expected = metrics.frechet(eye.embeddings(made), eye.embeddings(image))
-    assert scores["b"]["bicubic"]["fid"] == pytest.approx(expected, rel=1e-6)
-    assert eye.embeddings(image).shape == (2 * 2, 256)  # 176 px: two whole tiles of 64 px a side
-
-
-def test_images_beside_the_folders_are_a_data_set_too(
-    tmp_path: Path, save_images: Save, section: U8
-) -> None:
-    folder = save_images(tmp_path / "loose", {"1.png": section[:168, :168]})
-    assert list(score_folder(folder, 8, [], lambda done, total: None)) == ["loose"]
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="no images"):
-        score_folder(tmp_path, 2, [], lambda done, total: None)
-
-
-def test_an_image_too_small_for_the_metrics_is_refused(
-    tmp_path: Path, save_images: Save, section: U8
-) -> None:
-    folder = save_images(tmp_path, {"small.png": section[:160, :200]})
-    with pytest.raises(RefusedError, match=r"small\.png"):
-        score_folder(folder, 2, [], lambda done, total: None)
-
-
-def test_a_model_of_another_scale_is_refused(folder: Path, model: Model) -> None:
-    with pytest.raises(RefusedError, match=r"tiny.*x2.*x4"):
-        score_folder(folder, 4, [model], lambda done, total: None)
-
-
-def test_two_models_of_one_name_are_refused(folder: Path, model: Model) -> None:
-    with pytest.raises(RefusedError, match="tiny"):
-        score_folder(folder, 2, [model, model], lambda done, total: None)
-
-
-# The table
-
-
-def values(psnr_db: float, ssim: float, ms_ssim: float, qilv: float) -> dict[str, float]:
-    return {"psnr_db": psnr_db, "ssim": ssim, "ms_ssim": ms_ssim, "qilv": qilv}
-
-
-def test_the_table_marks_the_best_of_each_data_set() -> None:
-    table = score_table(
-        {
-            "a": {
-                "bicubic": values(20.5, 0.5, 0.75, 0.25),
-                "ours": values(21.25, 0.625, 0.5, 0.25),
-            },
-            "b": {"bicubic": values(9, 0.1, 0.1, 0.1)},
-        }
+    highs = [cut(images[name], 2) for name in ("a/1.png", "a/below/2.png")]
+    made = [bicubic_up(bicubic_down(high, 2), 2) for high in highs]
+    expected = metrics.frechet(
+        np.concatenate([eye.embeddings(image) for image in made]),
+        np.concatenate([eye.embeddings(image) for image in highs]),
     )
-    assert table.splitlines() == [
-        "| data | method | PSNR (dB) | SSIM | MS-SSIM | QILV |",
-        "|---|---|---|---|---|---|",
-        "| a | bicubic | 20.50 | 0.5000 | **0.7500** | **0.2500** |",
-        "| a | ours | **21.25** | **0.6250** | 0.5000 | **0.2500** |",
-        "| b | bicubic | **9.00** | **0.1000** | **0.1000** | **0.1000** |",
+    (row,) = [
+        row
+        for row in results.summary
+        if (row.data, row.method, row.metric) == ("a", "bicubic", "fid")
     ]
+    assert row.mean == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_card_holds_what_the_header_says(model: Model) -> None:
-    text = card(model.spec, "0123abcd")
-    for fact in (
-        "# tiny\n",
-        "x2,\nweight-norm variant, fidelity stage; 8 channels, 1 wide blocks",
-        "windows of 8 low-resolution pixels",
-        "`0123abcd`",
-        "| licence | CC0 |",
-        "96 patches, 0 min, a test",
-        "0.92-2 um per pixel",
-        "**Not for diagnosis.**",
-        "- made up: CC0",
-        '"loss": "l1"',
-        "| a | bicubic | **20.50** |",
-    ):
-        assert fact in text
+def test_progress_is_told_image_by_image(comparison: Comparison, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    run(comparison, tmp_path, lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
-def test_a_card_says_that_the_data_are_not_stated() -> None:
-    bare = ModelSpec("bare", TINY, "fidelity", (0.9, 2.0), "CC0")
-    assert "- not stated" in card(bare, "0123abcd")
+def test_a_second_run_writes_the_same_bytes(
+    comparison: Comparison, results: Results, output: Path, tmp_path: Path
+) -> None:
+    assert results
+    run(comparison, tmp_path)
+    assert files(tmp_path) == files(output)
+    assert set(files(output)) == {
+        "results.json",
+        "scores.csv",
+        "summary.csv",
+        "tables.md",
+        "report.html",
+    }
+
+
+def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
+    comparison: Comparison, results: Results, output: Path, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(comparison, tmp_path, stop)
+    told: list[int] = []
+    run(comparison, tmp_path, lambda done, total: told.append(done))
+    assert told == [2, 3]
+    assert files(tmp_path) == files(output)
+
+
+def test_another_comparison_does_not_go_on_with_what_one_left(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    Store(tmp_path, comparison.identity()).close()
+    other = replace(comparison, options=Options((2,), jpeg_quality=50))
+    with pytest.raises(RefusedError, match="another comparison was stopped here"):
+        Store(tmp_path, other.identity())
+    Store(tmp_path, comparison.identity()).close()
+
+
+def test_another_process_is_kept_out(comparison: Comparison, tmp_path: Path) -> None:
+    with Store(tmp_path, {}), pytest.raises(BusyError):
+        Store(tmp_path, {})
+
+
+def test_other_results_are_not_replaced_unasked(
+    comparison: Comparison, results: Results, output: Path
+) -> None:
+    refuse_other_results(output, results.protocol)
+    other = replace(comparison, options=Options((2,), jpeg_quality=50))
+    with pytest.raises(RefusedError, match="--overwrite"):
+        refuse_other_results(output, other.protocol)
+
+
+def test_results_come_back_from_their_file(results: Results, output: Path) -> None:
+    assert Results.read(output / "results.json") == results
+    json.loads((output / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_jpeg_and_scanner_change_what_the_methods_are_given(
+    comparison: Comparison, images: dict[str, U8]
+) -> None:
+    high = cut(images["a/1.png"], 2)
+    (first, *_), eye = comparison.pairs, Eye()
+
+    def low(options: Options) -> U8:
+        return replace(comparison, options=options).enlarged(2, [], first, eye).low
+
+    assert np.array_equal(
+        low(Options((2,), jpeg_quality=40)), through_jpeg(bicubic_down(high, 2), 40)
+    )
+    scanned = low(Options((2,), "scanner"))
+    assert np.array_equal(scanned, low(Options((2,), "scanner")))
+    assert not np.array_equal(scanned, low(Options((2,), "scanner", seed=1)))
+    off = np.abs(scanned.astype(int) - bicubic_down(high, 2)).mean()
+    assert 0.5 < off < 20
+
+
+def test_small_images_are_compared_without_ms_ssim(
+    tmp_path: Path, save_images: Save, section: U8
+) -> None:
+    folder = save_images(tmp_path, {"a.png": section[:160, :176]})
+    found = mean_scores(
+        Comparison(find_pairs(folder), classical, Options((2,))), lambda done, total: None
+    )
+    assert "ms_ssim" not in found[tmp_path.name]["bicubic"]
+    assert found[tmp_path.name]["bicubic"]["ssim"] > 0.5
+
+
+def test_images_too_small_for_the_metrics_are_refused(
+    tmp_path: Path, save_images: Save, section: U8
+) -> None:
+    folder = save_images(tmp_path, {"small.png": section[:16, :16]})
+    with pytest.raises(RefusedError, match=r"small\.png.*few"):
+        mean_scores(
+            Comparison(find_pairs(folder), classical, Options((8,))), lambda done, total: None
+        )
+
+
+def test_equal_images_count_as_100_db(tmp_path: Path, save_images: Save) -> None:
+    folder = save_images(tmp_path, {"flat.png": np.full((176, 176, 3), 200, np.uint8)})
+    comparison = Comparison(find_pairs(folder), classical, Options((2,)))
+    found = mean_scores(comparison, lambda done, total: None)
+    assert found[tmp_path.name]["bicubic"]["psnr_db"] == 100
+
+
+# Methods
+
+
+def test_all_shipped_models_are_compared_baselines_first() -> None:
+    names = [wanted.name_or_path for wanted in wanted_models((), (4,))]
+    assert sorted(names) == sorted(spec.name for _, spec in list_models())
+    assert names[:2] == ["a-srgan-x4", "srgan-x4"]
+    assert names.index("wa-srgan-x4-fidelity") < names.index("wa-srgan-x4")
+
+
+def test_a_perception_between_is_a_method_of_its_own() -> None:
+    wanted = wanted_models(("wa-srgan-x4@0.5", "wa-srgan-x4"), (4,))
+    methods = methods_for(wanted, Engine(), 4)
+    assert [method.name for method in methods[3:]] == ["wa-srgan-x4, perception 0.5", "wa-srgan-x4"]
+    low = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    assert not np.array_equal(methods[3].enlarge(low), methods[4].enlarge(low))
+
+
+def test_models_are_used_at_their_own_scale() -> None:
+    wanted = wanted_models(("wa-srgan-x2", "wa-srgan-x4"), (2, 4))
+    assert [method.name for method in methods_for(wanted, Engine(), 2)][3:] == ["wa-srgan-x2"]
+
+
+def test_a_model_of_no_scale_compared_is_refused() -> None:
+    with pytest.raises(RefusedError, match="wa-srgan-x2 is x2; compared are x4, x8"):
+        wanted_models(("wa-srgan-x2",), (4, 8))
+
+
+def test_one_model_twice_is_refused() -> None:
+    with pytest.raises(RefusedError, match="two models are named wa-srgan-x4"):
+        methods_for([Wanted("wa-srgan-x4")] * 2, Engine(), 4)
+
+
+def test_fidelity_leads_and_else_the_last() -> None:
+    def method(name: str, stage: str) -> Method:
+        return Method(name, lambda low: low, {"stage": stage})
+
+    many = [*classical(4), method("ours-fidelity", "fidelity"), method("ours", "gan")]
+    assert leading(many).name == "ours-fidelity"
+    assert leading(classical(4)).name == "bicubic + back-projection"
+
+
+# Cases
+
+
+def test_cases_are_worst_typical_and_best(comparison: Comparison, results: Results) -> None:
+    chosen = cases(comparison, results)
+    gains = [case.psnr_db["tiny"] - case.psnr_db["bicubic"] for case in chosen]
+    assert [case.why for case in chosen] == ["worst", "typical", "best"]
+    assert gains == sorted(gains)
+    assert {case.subject for case in chosen} == {subject.name for subject in results.subjects}
+    for case in chosen:
+        assert list(case.made) == METHODS
+        high, width = case.high.shape[:2]
+        assert case.low.shape == (high // 2, width // 2, 3)
+        bicubic = bicubic_up(case.low, 2)[8:-8, 8:-8].astype(int)
+        assert np.abs(bicubic - case.made["bicubic"][8:-8, 8:-8]).max() <= 1  # one place in all
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def weights(
+    tmp_path_factory: pytest.TempPathFactory,
+    model_spec: Callable[[GeneratorSpec], ModelSpec],
+    trained_looking: Callable[[GeneratorSpec], Generator],
+) -> str:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(path, model_spec(TINY), trained_looking(TINY))
+    return str(path)
+
+
+def test_the_command_compares_a_folder(
+    folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert (
+        run_cli(["benchmark", str(folder), "--scales", "2", "--model", weights, "-o", str(out)])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "## x2" in said
+    assert "| a | tiny |" in said
+    results = Results.read(out / "results.json")
+    assert list(results.scores[2]) == METHODS
+    assert results.methods[2]["tiny"]["sha256"] == sha256_of(Path(weights))
+    assert str(tmp_path) not in (out / "results.json").read_text()  # no place of this machine
+    assert not (out / "unfinished").exists()
+
+
+def test_the_command_cuts_patches_of_a_slide(section: U8, weights: str, tmp_path: Path) -> None:
+    wide = np.tile(section, (2, 2, 1))
+    slide = write_plain(
+        tmp_path / "s.tif",
+        Box(0, 0, 1024, 1024),
+        lambda box: wide[box.slices],
+        Metadata(Mpp(0.25, 0.25), 40.0, None),
+    )
+    out = tmp_path / "out"
+    arguments = ["benchmark", str(slide), "--per-slide", "3", "--scale", "2", "--model", weights]
+    assert run_cli([*arguments, "-o", str(out)]) == 0
+    results = Results.read(out / "results.json")
+    assert len(results.subjects) == 3
+    assert {subject.slide for subject in results.subjects} == {"s"}
+    assert {subject.um_per_px for subject in results.subjects} == {0.25}
+
+
+def test_the_command_compares_true_pairs(
+    folder: Path, images: dict[str, U8], weights: str, tmp_path: Path, save_images: Save
+) -> None:
+    even = {name: cut(image, 2) for name, image in images.items()}
+    high = save_images(tmp_path / "high", even)
+    low = save_images(tmp_path / "low", {name: image[::2, ::2] for name, image in even.items()})
+    out = tmp_path / "out"
+    arguments = ["benchmark", "--lr", str(low), "--hr", str(high), "--model", weights]
+    assert run_cli([*arguments, "-o", str(out)]) == 0
+    results = Results.read(out / "results.json")
+    assert (results.protocol["scales"], results.protocol["degradation"]) == ([2], "own")
+    made = bicubic_up(np.ascontiguousarray(even["a/1.png"][::2, ::2]), 2)
+    assert results.scores[2]["bicubic"]["mse"][0] == pytest.approx(
+        metrics.mse(made, even["a/1.png"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Give DATA"),
+        (["--lr", "FOLDER"], "Give DATA"),
+        (["FOLDER", "--scales", "3"], "is not some of"),
+        (["nowhere"], "no such file"),
+        (["FOLDER", "--model", "wa-srgan-x4", "--scales", "2"], "is x4; compared are x2"),
+        (["FOLDER", "--model", "nothing"], "neither a file nor a shipped model"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(
+    arguments: list[str],
+    said: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [str(folder) if text == "FOLDER" else text for text in arguments]
+    assert run_cli(["benchmark", *given, "-o", str(tmp_path / "out")]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+# Cards
+
+
+def test_cards_are_refused_what_is_no_whole_comparison(results: Results, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="all shipped models"):
+        update_cards(results, tmp_path, tmp_path / "README.md")
+    assert not list(tmp_path.iterdir())

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from slidesr.degrade import Scanner
 from slidesr.errors import RefusedError
 from slidesr.resample import bicubic_down
 from slidesr.train.data import DataRecipe, Pair, PatchSampler
-from slidesr.train.degrade import Scanner
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, Mapping[str, U8]], Path]

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import hed_from_rgb, rgb_from_hed
 
+from slidesr.degrade import Scanner, compressed, scanned
 from slidesr.resample import through_jpeg
-from slidesr.train.degrade import Scanner, compressed, scanned
 from slidesr.train.jitter import Jitter, drawn_jitter
 
 U8 = NDArray[np.uint8]

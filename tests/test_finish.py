@@ -14,14 +14,14 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 from training import RECIPE, run_alone, same, sources_in, tiny_encoder, write_toml
 
-from slidesr.card import card
+from slidesr.card import card, write_model
 from slidesr.cli import run
 from slidesr.errors import RefusedError
 from slidesr.metrics import psnr_db
 from slidesr.model import load_model
 from slidesr.nets.generator import Generator
 from slidesr.resample import bicubic_down
-from slidesr.train.finish import described, write_model
+from slidesr.train.finish import described
 from slidesr.train.loop import Sources, Trained
 from slidesr.train.recipe import (
     Recipe,

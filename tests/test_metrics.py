@@ -25,8 +25,19 @@ Metric = Callable[[U8, U8], float]
 
 TILES = Path(__file__).parents[2] / "shared/data/valid"
 SIDE_PX = 176
-METRICS: list[Metric] = [metrics.mse, metrics.psnr_db, metrics.ssim, metrics.ms_ssim, metrics.qilv]
-SMALLEST_PX = (11, 11, 11, 161, 12)
+METRICS: list[Metric] = [
+    metrics.mse,
+    metrics.psnr_db,
+    metrics.psnr_y_db,
+    metrics.ssim,
+    metrics.ms_ssim,
+    metrics.qilv,
+    metrics.mean_absolute,
+    metrics.ms_ssim_author,
+    metrics.qilv_author,
+]
+PERFECT = (0.0, math.inf, math.inf, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0)
+SMALLEST_PX = (11, 11, 11, 11, 161, 12, 1, 161, 12)
 C1, C2 = 6.5025, 58.5225
 
 stained_section: Callable[[], U8] = data.immunohistochemistry
@@ -178,9 +189,7 @@ def test_qilv_is_its_papers(pairs: list[Pair]) -> None:
         assert metrics.qilv(image, reference) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("metric", "perfect"), list(zip(METRICS, (0.0, math.inf, 1.0, 1.0, 1.0), strict=True))
-)
+@pytest.mark.parametrize(("metric", "perfect"), list(zip(METRICS, PERFECT, strict=True)))
 def test_a_perfect_image(pair: Pair, metric: Metric, perfect: float) -> None:
     _, reference = pair
     assert metric(reference, reference) == pytest.approx(perfect, abs=1e-12)
@@ -192,7 +201,9 @@ def test_neither_image_comes_first(pair: Pair, metric: Metric) -> None:
     assert metric(image, reference) == pytest.approx(metric(reference, image), abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", METRICS[1:])
+@pytest.mark.parametrize(
+    "metric", [metric for metric in METRICS if metric not in (metrics.mse, metrics.mean_absolute)]
+)
 def test_less_is_worth_less(pair: Pair, metric: Metric) -> None:
     _, reference = pair
     values = [metric(blurred(scale)(reference), reference) for scale in (2, 4, 8)]
@@ -234,3 +245,66 @@ def test_the_smallest_image(metric: Metric, side_px: int) -> None:
     needed = f"{side_px} x {side_px - 1} px are too few: give images of at least {side_px} px"
     with pytest.raises(ValueError, match=needed):
         metric(grey[1:], grey[1:])
+
+
+def test_psnr_of_luma_is_that_of_its_formula(pairs: list[Pair]) -> None:
+    for image, reference in pairs:
+        errors = [
+            (
+                65.481 * (int(a[0]) - int(b[0]))
+                + 128.553 * (int(a[1]) - int(b[1]))
+                + 24.966 * (int(a[2]) - int(b[2]))
+            )
+            / 255
+            for a, b in zip(image.reshape(-1, 3), reference.reshape(-1, 3), strict=True)
+        ]
+        error = sum(e * e for e in errors) / len(errors)
+        expected = 10 * math.log10(255**2 / error)
+        assert metrics.psnr_y_db(image, reference) == pytest.approx(expected, abs=1e-9)
+
+
+def test_mean_absolute_is_a_plain_mean(pair: Pair) -> None:
+    image, reference = pair
+    expected = sum(abs(int(a) - int(b)) for a, b in zip(image.flat, reference.flat, strict=True))
+    assert metrics.mean_absolute(image, reference) == pytest.approx(expected / image.size)
+
+
+def test_the_authors_psnr_averages_over_the_running_means() -> None:
+    errors = [100.0, 50.0, 30.0]
+    expected = np.mean([10 * math.log10(255**2 / e) for e in (100, 75, 60)])
+    assert metrics.running_psnr_db_author(errors) == pytest.approx(expected)
+
+
+def test_the_authors_ms_ssim_has_the_last_scale_four_times(pairs: list[Pair]) -> None:
+    def slow(a: F64, b: F64) -> float:
+        whole = slow_ms_ssim(a, b)
+        for _ in range(4):
+            a, b = slowly_halved(a), slowly_halved(b)
+        return float(whole * max(0.0, slow_ssim(a, b)[0]) ** (3 * 0.1333))
+
+    for image, reference in pairs[:6]:
+        expected = by_channel(slow, image, reference)
+        assert metrics.ms_ssim_author(image, reference) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_authors_qilv_is_a_loop_over_padded_windows(pairs: list[Pair]) -> None:
+    y, x = np.mgrid[-5:6, -5:6]
+    gaussian = np.exp(-(x**2 + y**2) / (2 * 1.5**2))
+    gaussian /= gaussian.sum()
+
+    def variances(pixels: U8) -> F64:
+        planes = np.moveaxis(pixels.astype(float), -1, 0)
+        means = [convolve2d(plane, gaussian, mode="same") for plane in planes]
+        squares = [convolve2d(plane**2, gaussian, mode="same") for plane in planes]
+        return np.ravel([s - m**2 for s, m in zip(squares, means, strict=True)])
+
+    for image, reference in pairs[:6]:
+        v, w = variances(image), variances(reference)
+        s1, s2 = v.std(ddof=1), w.std(ddof=1)
+        s12 = ((v - v.mean()) * (w - w.mean())).sum() / (len(v) - 1)
+        expected = (
+            (2 * v.mean() * w.mean() / (v.mean() ** 2 + w.mean() ** 2))
+            * (2 * s1 * s2 / (s1**2 + s2**2))
+            * (s12 / (s1 * s2))
+        )
+        assert metrics.qilv_author(image, reference) == pytest.approx(expected, abs=1e-9)

@@ -30,6 +30,7 @@ class Subject:
     data: str  # its data set
     slide: str = ""  # empty where nothing says so, as `label`
     label: str = ""
+    um_per_px: float | None = None  # of the high resolution
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class Row:
     metric: str
     n: int
     mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    p: float | None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Results:
     classifier: list[dict[str, Any]] = field(default_factory=list)  # see `classifier`
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -2,114 +2,211 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from slidesr import metrics
+from slidesr.benchmark.measures import Enlarged, measurable, measured
+from slidesr.benchmark.methods import Method
+from slidesr.benchmark.pairs import Pair
+from slidesr.benchmark.results import Results, Row, Subject
+from slidesr.benchmark.statistics import summary
+from slidesr.benchmark.store import Found, Store
+from slidesr.degrade import Scanner, scanned
 from slidesr.errors import RefusedError
-from slidesr.images import group_of, image_paths, read_rgb
-from slidesr.model import Model
-from slidesr.perceptual import Eye
-from slidesr.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
+from slidesr.images import image_size, read_rgb
+from slidesr.perceptual import LEAST_PX, Eye
+from slidesr.resample import bicubic_down, through_jpeg
+from slidesr.schedule import ordered_map
 
-_U8 = npt.NDArray[np.uint8]
-_F64 = npt.NDArray[np.float64]
-_TRUE = "high resolution"
+_U8 = NDArray[np.uint8]
+_LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
+_AHEAD = 4  # images whose metrics wait for a thread
+
+Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Score:
-    """The metrics of one image, or their means; see `slidesr.metrics` for each."""
+class Options:
+    """What decides the numbers, besides images, methods and machine."""
 
-    psnr_db: float
-    ssim: float
-    ms_ssim: float
-    qilv: float
-    distance: float  # perceptual; see `slidesr.perceptual`
+    scales: tuple[int, ...] = (4,)
+    degradation: str = "bicubic"  # "scanner", or "own" where each image has a low one beside it
+    jpeg_quality: int | None = None  # the low resolution is compressed first, as slides are
+    seed: int = 0  # of the scanner's noise
 
 
-def score_folder(
-    folder: Path,
-    scale: int,
-    models: list[Model],
-    report: Callable[[int, int], None],
-    *,
-    jpeg_quality: int | None = None,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Data set -> method -> metric -> mean over its images; a data set is a folder in `folder`.
+@dataclass(frozen=True)
+class Comparison:
+    """Which images by which methods; `methods` makes those of a scale, bicubic among them."""
 
-    "fid" is no mean: it is the Frechet distance of all made tiles from all true ones.
+    pairs: Sequence[Pair]
+    methods: Callable[[int], list[Method]]
+    options: Options = Options()
 
-    The protocol: an image is cut to a multiple of the scale, made small by Pillow's antialiased
-    bicubic at 8 bits, compressed if `jpeg_quality` says so, enlarged by each method, and compared
-    in RGB at 8 bits. `report` is told how many images of how many are done.
-    """
-    paths, methods, eye = image_paths(folder), _methods(scale, models), Eye()
-    scores: dict[str, dict[str, list[Score]]] = {}
-    seen: dict[str, dict[str, list[_F64]]] = {}
-    for done, path in enumerate(paths, start=1):
-        high = _cut(read_rgb(path), scale)
-        low = bicubic_down(high, scale)
-        if jpeg_quality is not None:
-            low = through_jpeg(low, jpeg_quality)
-        group = group_of(path, folder)
-        data = scores.setdefault(group, {name: [] for name in methods})
-        looks = seen.setdefault(group, {name: [] for name in (_TRUE, *methods)})
-        looks[_TRUE].append(eye.embeddings(high))
-        for name, enlarge in methods.items():
-            made = enlarge(low)
-            try:
-                data[name].append(score(made, high, eye))
-            except ValueError as error:
-                raise RefusedError(f"{path}: {error}") from error
-            looks[name].append(eye.embeddings(made))
-        report(done, len(paths))
-    return {
-        data: {
-            name: asdict(_mean(values)) | {"fid": _fid(seen[data], name)}
-            for name, values in by_method.items()
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that the images allow; RefusedError where one is too small for most."""
+        sizes = {pair.high: image_size(pair.high) for pair in self.pairs}
+        path, size = min(sizes.items(), key=lambda item: min(item[1].width, item[1].height))
+        if min(size.width, size.height) < LEAST_PX:
+            raise RefusedError(f"{path}: {size} px are too few: give {LEAST_PX} px a side")
+        return measurable(list(sizes.values()))
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """What was done to which images; the same for the same files. It reads them all."""
+        digest = hashlib.sha256()
+        for path in (path for pair in self.pairs for path in (pair.high, pair.low) if path):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return {
+            **asdict(self.options),
+            "scales": list(self.options.scales),
+            "metrics": list(self.metrics),
+            "images": len(self.pairs),
+            "images_sha256": digest.hexdigest(),
         }
-        for data, by_method in scores.items()
-    }
+
+    def identity(self) -> dict[str, Any]:
+        """What a stopped comparison is known by."""
+        return {
+            "protocol": self.protocol,
+            "subjects": [pair.subject.name for pair in self.pairs],
+            "methods": {
+                scale: {method.name: method.facts for method in self.methods(scale)}
+                for scale in self.options.scales
+            },
+            "versions": _versions(),
+        }
+
+    def found(
+        self, scale: int, methods: Sequence[Method], indices: Sequence[int]
+    ) -> Iterator[tuple[int, Found]]:
+        """The numbers of these images: networks in this thread, the rest in two more."""
+        eye = Eye()
+        enlarged = (self.enlarged(scale, methods, self.pairs[index], eye) for index in indices)
+        work = partial(_found, self.metrics)
+        yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
+
+    def enlarged(self, scale: int, methods: Sequence[Method], pair: Pair, eye: Eye) -> Enlarged:
+        """One image by all methods, once it is cut to a multiple of the scale."""
+        high = _cut(read_rgb(pair.high), scale)
+        low = self._low(pair, high, scale)
+        made = [method.enlarge(low) for method in methods]
+        looks = np.stack([eye.embeddings(image) for image in (high, *made)])
+        distances = eye.distances(made, high)
+        return Enlarged(pair.subject.name, low, high, made, distances, looks.astype(np.float32))
+
+    def _low(self, pair: Pair, high: _U8, scale: int) -> _U8:
+        """What the methods are given: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
+        options = self.options
+        if pair.low is not None:
+            low = read_rgb(pair.low)
+        elif options.degradation == "scanner":
+            drawn = f"{options.seed} {scale} {pair.subject.name}".encode()
+            rng = np.random.default_rng(int.from_bytes(hashlib.sha256(drawn).digest()[:8]))
+            low = scanned(high, scale, Scanner(), rng)
+        else:
+            low = bicubic_down(high, scale)
+        return through_jpeg(low, options.jpeg_quality) if options.jpeg_quality else low
 
 
-def _fid(looks: dict[str, list[_F64]], name: str) -> float:
-    return metrics.frechet(np.concatenate(looks[name]), np.concatenate(looks[_TRUE]))
+def compare(comparison: Comparison, store: Store, report: Report) -> Results:
+    """Measures all methods at all scales; what the store has already is not made again.
+
+    `report` is told how many images of how many are done. Memory: the embeddings of one scale,
+    16 kB for each method and 256 px squared.
+    """
+    subjects = [pair.subject for pair in comparison.pairs]
+    total, done = len(subjects) * len(comparison.options.scales), 0
+    methods: dict[int, dict[str, dict[str, Any]]] = {}
+    scores: dict[int, dict[str, dict[str, list[float]]]] = {}
+    rows: list[Row] = []
+    for scale in comparison.options.scales:
+        compared = comparison.methods(scale)
+        missing = [index for index in range(len(subjects)) if not store.has(scale, index)]
+        done += len(subjects) - len(missing)
+        report(done, total)
+        for index, found in comparison.found(scale, compared, missing):
+            store.put(scale, index, found)
+            done += 1
+            report(done, total)
+        all_found = [store.get(scale, index) for index in range(len(subjects))]
+        methods[scale] = {method.name: method.facts for method in compared}
+        scores[scale] = _by_method(list(methods[scale]), comparison.metrics, all_found)
+        rows += summary(scale, subjects, scores[scale])
+        rows += _fid_rows(scale, subjects, list(methods[scale]), all_found)
+    return Results(comparison.protocol, _versions(), methods, subjects, scores, rows)
 
 
-def _methods(scale: int, models: list[Model]) -> dict[str, Callable[[_U8], _U8]]:
-    """What enlarges by the scale, by name: the two that learn nothing first."""
-    names = [model.spec.name for model in models]
-    for model in models:
-        if model.scale != scale:
-            raise RefusedError(f"model {model.spec.name} is x{model.scale}, not x{scale}")
-        if names.count(model.spec.name) > 1:
-            raise RefusedError(f"two models are named {model.spec.name}")
+def mean_scores(comparison: Comparison, report: Report) -> dict[str, dict[str, dict[str, float]]]:
+    """Data set -> method -> metric -> mean at the one scale of a comparison: for a card."""
+    (scale,) = comparison.options.scales
+    methods, subjects = comparison.methods(scale), [pair.subject for pair in comparison.pairs]
+    found = []
+    for index, each in comparison.found(scale, methods, range(len(subjects))):
+        found.append(each)
+        report(index + 1, len(subjects))
+    names = [method.name for method in methods]
+    rows = summary(scale, subjects, _by_method(names, comparison.metrics, found))
+    return means(rows + _fid_rows(scale, subjects, names, found))
+
+
+def means(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    """Data set -> method -> metric -> mean over all its images, of the rows of one scale."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        if (row.part, row.unit) == ("all", "image"):
+            table.setdefault(row.data, {}).setdefault(row.method, {})[row.metric] = row.mean
+    return table
+
+
+def _found(names: Sequence[str], enlarged: Enlarged) -> Found:
+    return Found(measured(names, enlarged), enlarged.embeddings)
+
+
+def _by_method(
+    methods: Sequence[str], names: Sequence[str], found: Sequence[Found]
+) -> dict[str, dict[str, list[float]]]:
+    """Method -> metric -> a number for each image."""
+    table = np.stack([each.scores for each in found])  # [images, methods, metrics]
     return {
-        "bicubic": lambda low: bicubic_up(low, scale),
-        "bicubic + back-projection": lambda low: back_projected(low, scale),
-        **{model.spec.name: model.enlarge for model in models},
+        method: {name: table[:, i, j].tolist() for j, name in enumerate(names)}
+        for i, method in enumerate(methods)
     }
 
 
-def score(image: _U8, reference: _U8, eye: Eye) -> Score:
-    """All metrics of one image, both u8[h, w, 3]."""
-    return Score(
-        psnr_db=metrics.psnr_db(image, reference),
-        ssim=metrics.ssim(image, reference),
-        ms_ssim=metrics.ms_ssim(image, reference),
-        qilv=metrics.qilv(image, reference),
-        distance=eye.distance(image, reference),
-    )
+def _fid_rows(
+    scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[Found]
+) -> list[Row]:
+    """The Frechet distance of all made tiles of a data set from all true ones."""
+    rows = []
+    for data in dict.fromkeys(subject.data for subject in subjects):
+        looks = [
+            each.embeddings
+            for each, subject in zip(found, subjects, strict=True)
+            if subject.data == data
+        ]
+        true, *made = (np.concatenate(part).astype(np.float64) for part in zip(*looks, strict=True))
+        for method, tiles in zip(methods, made, strict=True):
+            fid = metrics.frechet(tiles, true)
+            rows.append(Row(scale, method, data, "all", "image", "fid", len(looks), fid))
+    return rows
 
 
-def _mean(scores: list[Score]) -> Score:
-    rows = np.array([list(asdict(score).values()) for score in scores])
-    return Score(*map(float, rows.mean(axis=0)))
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
 
 
 def _cut(image: _U8, scale: int) -> _U8:

@@ -2,50 +2,182 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from slidesr.cli.show import as_json, progress_bar
+from slidesr.cli.show import console, progress_bar
+from slidesr.errors import RefusedError, SlidesrError, StoppedError
+
+if TYPE_CHECKING:
+    from slidesr.benchmark.pairs import Pair
+    from slidesr.benchmark.results import Results
+    from slidesr.benchmark.suite import Comparison
+
+_SCALES = (2, 4, 8, 16)
+
+
+class _ScalesType(click.ParamType[tuple[int, ...]]):
+    name = "2,4,8,16"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            scales = tuple(sorted({int(text) for text in value.split(",")}))
+        except ValueError:
+            scales = ()
+        if not scales or not set(scales) <= set(_SCALES):
+            self.fail(f"{value!r} is not some of {self.name}", param, ctx)
+        return scales
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--scale", type=click.Choice(["2", "4", "8", "16"]), default="4", show_default=True)
-@click.option("--model", "names", multiple=True, help="May be given more than once.")
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    default="benchmark",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the report and the tables go; a stopped comparison goes on from there.",
+)
+@click.option("--scales", "--scale", type=_ScalesType(), help="Some of 2,4,8,16. [default: 4]")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="A shipped name, a file, or NAME@0.5 for --perception 0.5; repeat it. [default: shipped]",
+)
+@click.option("--lr", "low", type=click.Path(path_type=Path), help="Low resolution of true pairs.")
+@click.option("--hr", "high", type=click.Path(path_type=Path), help="Their high resolution.")
+@click.option(
+    "--degradation",
+    type=click.Choice(["bicubic", "scanner"]),
+    default="bicubic",
+    show_default=True,
+    help="How the low resolution is made: antialiased bicubic, or blur and noise as of a scanner.",
+)
 @click.option(
     "--jpeg",
     type=click.IntRange(1, 100),
     help="Compress the low resolution at this quality first, as slides are stored.",
 )
+@click.option(
+    "--per-slide",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Of slides: so many patches of 256 px of each.",
+)
+@click.option("--level", type=click.IntRange(0), default=0, help="Of slides: the high resolution.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
-@click.option("--json", "json_", is_flag=True, help="Say the scores as JSON on stdout.")
+@click.option("--overwrite", is_flag=True, help="Replace the results of another comparison.")
+@click.option(
+    "--update-cards",
+    is_flag=True,
+    help="In a checkout: put the scores into headers, cards and tables of the shipped models.",
+)
+@click.option("--json", "json_", is_flag=True, help="Say all results as JSON on stdout.")
 def benchmark(
-    data: Path,
-    scale: str,
-    names: tuple[str, ...],
+    data: Path | None,
+    output: Path,
+    scales: tuple[int, ...] | None,
+    models: tuple[str, ...],
+    *,
+    low: Path | None,
+    high: Path | None,
+    degradation: str,
     jpeg: int | None,
+    per_slide: int,
+    level: int,
     device: str,
     precision: str,
-    *,
+    overwrite: bool,
+    update_cards: bool,
     json_: bool,
 ) -> None:
-    """Compares models with bicubic on a folder of images: PSNR, SSIM, MS-SSIM, QILV."""
-    from slidesr.benchmark.suite import score_folder
-    from slidesr.card import score_table
-    from slidesr.model import Engine, load_model
-    from slidesr.weights import default_model
+    """Compares models with each other and with what learns nothing, and writes a report.
 
-    engine = Engine.choose(device, precision)
-    models = [load_model(name, engine) for name in names or (default_model(int(scale)),)]
+    DATA is a folder of images, a manifest (CSV), a slide or a folder of slides; or give two folders
+    of true pairs with --lr and --hr.
+    """
+    with console.status("loading"):
+        from slidesr.benchmark import cards
+        from slidesr.benchmark.files import markdown, refuse_other_results
+        from slidesr.benchmark.methods import methods_for, wanted_models
+        from slidesr.benchmark.suite import Comparison, Options
+        from slidesr.model import Engine
+        from slidesr.weights import models_folder
+
+    pairs = _pairs(data, low, high, partial(_patches, output / "patches", per_slide, level))
+    own = pairs[0].scale
+    if own and scales not in (None, (own,)):
+        raise RefusedError(f"{high}: is {own} times {low}. Leave out --scales.")
+    options = Options((own,) if own else scales or (4,), "own" if own else degradation, jpeg)
+    wanted = wanted_models(models, options.scales)
+    comparison = Comparison(
+        pairs, partial(methods_for, wanted, Engine.choose(device, precision)), options
+    )
+    if not overwrite:
+        refuse_other_results(output, comparison.protocol)
+    results = _compared(comparison, output)
+    if update_cards:
+        cards.update_cards(results, models_folder(), models_folder().parent / "README.md")
+    click.echo(results.to_json() if json_ else markdown(results))
+    console.print(f"report: {output / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _pairs(
+    data: Path | None, low: Path | None, high: Path | None, cut: Callable[[Path], Path]
+) -> list[Pair]:
+    from slidesr.benchmark.pairs import find_pairs, match_pairs
+    from slidesr.patches.material import are_slides
+
+    if low and high and not data:
+        return match_pairs(low, high)
+    if low or high or not data:
+        raise RefusedError("Give DATA, or both --lr and --hr.")
+    return find_pairs(cut(data) if are_slides(data) else data)
+
+
+def _patches(folder: Path, per_slide: int, level: int, slides: Path) -> Path:
+    """Cuts patches of tissue from slides; labelled where there are annotations beside them."""
+    from slidesr.patches.make import make_patches
+    from slidesr.patches.material import find_material
+    from slidesr.patches.options import PatchOptions
+
+    options = PatchOptions(level=level, per_slide=per_slide, split=(1.0, 0.0, 0.0))
+    material = find_material([slides])
+    with console.status("cutting patches of the slides"):
+        summary = make_patches(material, folder, options)
+    if summary.failed:
+        raise SlidesrError(f"{len(summary.failed)} slides failed: {', '.join(summary.failed)}")
+    return folder / "train"
+
+
+def _compared(comparison: Comparison, output: Path) -> Results:
+    from slidesr.benchmark.cases import cases
+    from slidesr.benchmark.files import write_results
+    from slidesr.benchmark.store import Store
+    from slidesr.benchmark.suite import compare
+
     with progress_bar("images", 1.0) as bar:
 
         def report(done: int, total: int) -> None:
             bar.update(bar.task_ids[0], completed=done, total=total, note=f"{done} of {total}")
 
-        scores = score_folder(data, int(scale), models, report, jpeg_quality=jpeg)
-    if json_:
-        as_json(scores)
-    else:
-        click.echo(score_table(scores))
+        try:
+            with Store(output, comparison.identity()) as store:
+                results = compare(comparison, store, report)
+                write_results(output, results, cases(comparison, results))
+                store.discard()
+        except KeyboardInterrupt:
+            raise StoppedError("stopped; the same command goes on from here") from None
+    return results

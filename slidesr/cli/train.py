@@ -83,9 +83,12 @@ def train(
 
 
 def _train_generator(plan: Recipe, sources: Sources) -> None:
-    from slidesr.benchmark.suite import score_folder
+    from slidesr.benchmark.methods import classical, of_model
+    from slidesr.benchmark.pairs import find_pairs
+    from slidesr.benchmark.suite import Comparison, Options, mean_scores
+    from slidesr.card import write_model
     from slidesr.model import Model
-    from slidesr.train.finish import described, write_model
+    from slidesr.train.finish import described
     from slidesr.train.loop import train as run
     from slidesr.train.world import joined_world
 
@@ -106,13 +109,14 @@ def _train_generator(plan: Recipe, sources: Sources) -> None:
     if not world.is_first:
         return
     spec = described(plan, sources.data, trained)
+    made = of_model(Model(spec, trained.generator, ""))
+    comparison = Comparison(
+        find_pairs(sources.valid),
+        lambda scale: [*classical(scale)[1:], made],
+        Options(scales=(plan.generator.scale,)),
+    )
     with console.status("scoring"):
-        scores = score_folder(
-            sources.valid,
-            plan.generator.scale,
-            [Model(spec, trained.generator, "")],
-            lambda done, total: None,
-        )
+        scores = mean_scores(comparison, lambda done, total: None)
     click.echo(write_model(sources.out, spec, scores, trained.generator))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -74,8 +75,13 @@ def perceptual_distance(encoder: Encoder, a: Tensor, b: Tensor) -> Tensor:
     a, b are f32[n, 3, h, w] in 0..1. Each stage adds a number within 0..4: the squared distance of
     the unit vectors at a place, mean over all places.
     """
-    maps = zip(encoder(a), encoder(b), strict=True)
-    return torch.stack([_squared_distance(*pair) for pair in maps]).sum(0)
+    return distance_of_maps(encoder(a), encoder(b))
+
+
+def distance_of_maps(these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
+    """`perceptual_distance` of two images whose maps an encoder has made: f32[n]."""
+    pairs = zip(these, those, strict=True)
+    return torch.stack([_squared_distance(*pair) for pair in pairs]).sum(0)
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ FOLDER/unfinished/SLIDE/            what an interrupted run goes on from
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from slidesr.closing import Closing
-from slidesr.durable import whole_file
-from slidesr.errors import BusyError, RefusedError
+from slidesr.durable import locked_folder, whole_file
+from slidesr.errors import RefusedError
 from slidesr.patches.material import Material
 from slidesr.patches.options import SPLITS, PatchOptions
 from slidesr.patches.split import split_slides
@@ -56,7 +55,7 @@ class PatchFolder(Closing):
     def __init__(self, path: Path, options: PatchOptions) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self._path, self._options = path, options
-        self._lock = _locked(path)
+        self._lock = locked_folder(path)
         with ExitStack() as undo:
             undo.callback(self.close)
             self._slides = _known_slides(path, _plain(options))
@@ -140,17 +139,6 @@ class PatchFolder(Closing):
 
     def _workshop(self, name: str) -> Path:
         return self._path / "unfinished" / name
-
-
-def _locked(path: Path) -> int:
-    """A handle of the folder that no other process can lock."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise BusyError(f"{path}: another process is writing it. Wait for it.") from error
-    return handle
 
 
 def _known_slides(path: Path, options: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from slidesr.errors import RefusedError
 
 # What is looked for in a folder. A DICOM slide is many files, so one of them must be named.
 _SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".czi"}
+_LARGEST_PATCH_PX = 4096
 _ANNOTATIONS = (".xml", ".geojson", ".json")
 
 
@@ -40,6 +44,19 @@ def find_material(paths: Iterable[Path], annotations: Path | None = None) -> lis
     if annotations is not None:
         return _annotated(slides, annotations)
     return [Material(slide, _annotation(slide, slide.parent)) for slide in slides]
+
+
+def are_slides(path: Path) -> bool:
+    """Whether a file or a folder is whole slides rather than plain images.
+
+    A TIFF may be either: it is a slide if it has several pages, or a side of over 4,096 px.
+    """
+    if path.is_dir():
+        return any(are_slides(each) for each in sorted(path.rglob("*")) if each.is_file())
+    if path.suffix.lower() in (".tif", ".tiff"):
+        with suppress(OSError, ValueError), Image.open(path) as image:
+            return getattr(image, "n_frames", 1) > 1 or max(image.size) > _LARGEST_PATCH_PX
+    return path.suffix.lower() in _SUFFIXES | {".dcm"}
 
 
 def _annotated(slides: Sequence[Path], annotations: Path) -> list[Material]:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from slidesr.degrade import Scanner, compressed, scanned
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.images import group_of, image_paths, read_rgb
 from slidesr.resample import bicubic_down
-from slidesr.train.degrade import Scanner, compressed, scanned
 from slidesr.train.jitter import drawn_jitter
 
 _log = logging.getLogger(__name__)

@@ -1,21 +1,17 @@
-"""From a finished run to a model file that explains itself."""
+"""What a finished run says of itself in the header of its weights."""
 
 from __future__ import annotations
 
 import csv
 import platform
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from slidesr.card import card
 from slidesr.errors import RefusedError
-from slidesr.nets.generator import Generator
 from slidesr.train.loop import Trained
 from slidesr.train.recipe import Recipe, recipe_as_dict
-from slidesr.weights import ModelSpec, save_model, sha256_of
+from slidesr.weights import ModelSpec
 
 LICENCE = "Apache-2.0 for the weights; the terms of the data are listed with it"
 
@@ -40,18 +36,6 @@ def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
             "device": device_text(),
         },
     )
-
-
-def write_model(
-    folder: Path, spec: ModelSpec, scores: dict[str, Any], generator: Generator
-) -> Path:
-    """Writes NAME.safetensors and its card NAME.md; the path of the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{spec.name}.safetensors"
-    spec = replace(spec, scores=scores)
-    save_model(path, spec, generator)
-    path.with_suffix(".md").write_text(card(spec, sha256_of(path)))
-    return path
 
 
 def device_text() -> str:

@@ -1,0 +1,68 @@
+"""Which places of which images the report shows: the worst as well as the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidesr.benchmark.measures import Enlarged
+from slidesr.benchmark.methods import BICUBIC, Method, leading
+from slidesr.benchmark.report import Case
+from slidesr.benchmark.results import Results
+from slidesr.benchmark.suite import Comparison
+from slidesr.perceptual import Eye
+
+_SHOWN_PX = 192
+
+_U8 = NDArray[np.uint8]
+
+
+def cases(comparison: Comparison, results: Results) -> list[Case]:
+    """At each scale the images that the leading method gains least, middling and most on.
+
+    Gain is in dB of PSNR over bicubic. Each image is enlarged again, since pictures are not kept.
+    """
+    eye, chosen = Eye(), []
+    for scale in comparison.options.scales:
+        methods = comparison.methods(scale)
+        scores = results.scores[scale]
+        gains = np.subtract(scores[leading(methods).name]["psnr_db"], scores[BICUBIC]["psnr_db"])
+        order = np.argsort(gains, kind="stable")
+        ranks = {"worst": 0, "typical": len(order) // 2, "best": len(order) - 1}
+        for why, rank in ranks.items():
+            index = int(order[rank])
+            enlarged = comparison.enlarged(scale, methods, comparison.pairs[index], eye)
+            psnr_db = {name: by_metric["psnr_db"][index] for name, by_metric in scores.items()}
+            chosen.append(_case(scale, why, enlarged, methods, psnr_db))
+    return chosen
+
+
+def _case(
+    scale: int, why: str, enlarged: Enlarged, methods: Sequence[Method], psnr_db: dict[str, float]
+) -> Case:
+    rows, columns = _liveliest(enlarged.high, scale)
+    low = enlarged.low[
+        rows.start // scale : rows.stop // scale, columns.start // scale : columns.stop // scale
+    ]
+    made = {
+        method.name: image[rows, columns]
+        for method, image in zip(methods, enlarged.made, strict=True)
+    }
+    return Case(scale, enlarged.name, why, low, enlarged.high[rows, columns], made, psnr_db)
+
+
+def _liveliest(high: _U8, scale: int) -> tuple[slice, slice]:
+    """The place of a coarse grid with the strongest contrast, on whole low-resolution pixels."""
+    sides = [min(_SHOWN_PX, length) // scale * scale for length in high.shape[:2]]
+    starts = [
+        sorted({int(at) // scale * scale for at in np.linspace(0, length - side, 5)})
+        for length, side in zip(high.shape[:2], sides, strict=True)
+    ]
+    places = [
+        (slice(row, row + sides[0]), slice(column, column + sides[1]))
+        for row in starts[0]
+        for column in starts[1]
+    ]
+    return max(places, key=lambda place: float(high[place].std()))

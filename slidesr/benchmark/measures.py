@@ -1,0 +1,70 @@
+"""All numbers of one image by one method, and of one set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidesr import metrics
+from slidesr.geometry import Size
+from slidesr.resample import bicubic_down
+
+_U8 = NDArray[np.uint8]
+_F64 = NDArray[np.float64]
+_EQUAL_DB = 100.0  # what equal images count in a mean, where infinity would be no number
+_MS_SSIM_SIDE_PX = 161
+
+
+def _finite_psnr(psnr: Callable[[_U8, _U8], float], image: _U8, high: _U8) -> float:
+    return min(psnr(image, high), _EQUAL_DB)
+
+
+_OF_PAIR: dict[str, Callable[[_U8, _U8], float]] = {
+    "psnr_db": lambda image, high: _finite_psnr(metrics.psnr_db, image, high),
+    "psnr_y_db": lambda image, high: _finite_psnr(metrics.psnr_y_db, image, high),
+    "mse": metrics.mse,
+    "ssim": metrics.ssim,
+    "ms_ssim": metrics.ms_ssim,
+    "qilv": metrics.qilv,
+}
+
+
+@dataclass(frozen=True)
+class Enlarged:
+    """One image at one scale by all methods, and how far each looks from the truth."""
+
+    name: str
+    low: _U8  # [h, w, 3]
+    high: _U8  # [h*s, w*s, 3]
+    made: Sequence[_U8]  # by method, as high
+    distances: Sequence[float]  # by method
+    embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], the first of high
+
+
+def measurable(sizes: Sequence[Size]) -> tuple[str, ...]:
+    """The metrics that images of these sizes allow: MS-SSIM wants 161 px a side."""
+    least = min(min(size.width, size.height) for size in sizes)
+    names = [name for name in _OF_PAIR if name != "ms_ssim" or least >= _MS_SSIM_SIDE_PX]
+    return (*names, "distance", "consistency")
+
+
+def measured(names: Sequence[str], enlarged: Enlarged) -> _F64:
+    """f64[methods, metrics]."""
+    return np.array(
+        [
+            [_one(name, made, distance, enlarged) for name in names]
+            for made, distance in zip(enlarged.made, enlarged.distances, strict=True)
+        ]
+    )
+
+
+def _one(name: str, made: _U8, distance: float, enlarged: Enlarged) -> float:
+    if name == "distance":
+        return distance
+    if name == "consistency":
+        scale = len(enlarged.high) // len(enlarged.low)
+        return metrics.mean_absolute(bicubic_down(made, scale), enlarged.low)
+    return _OF_PAIR[name](made, enlarged.high)

@@ -1,0 +1,118 @@
+"""What is compared: everything that enlarges an image by a scale, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidesr.errors import RefusedError
+from slidesr.model import Engine, Model, load_model
+from slidesr.resample import back_projected, bicubic_up
+from slidesr.weights import ModelSpec, find_model, list_models, read_spec
+
+_U8 = NDArray[np.uint8]
+BICUBIC = "bicubic"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Enlarges u8[h, w, 3] to u8[h*scale, w*scale, 3]; `facts` are what a reader wants to know."""
+
+    name: str
+    enlarge: Callable[[_U8], _U8]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model to compare: a shipped name or a file, and how far towards its GAN weights."""
+
+    name_or_path: str
+    perception: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Wanted:
+        """
+        >>> Wanted.parse("wa-srgan-x4@0.5")
+        Wanted(name_or_path='wa-srgan-x4', perception=0.5)
+        """
+        name, at, share = text.rpartition("@")
+        try:
+            return cls(name, float(share)) if at else cls(text)
+        except ValueError:
+            return cls(text)  # a file whose name has an @
+
+    @property
+    def scale(self) -> int:
+        return read_spec(find_model(self.name_or_path)).generator.scale
+
+
+def wanted_models(texts: Sequence[str], scales: Sequence[int]) -> list[Wanted]:
+    """The models asked for, or all that are shipped; each must fit one of the scales.
+
+    Of the shipped ones the baselines come first, and fidelity before GAN.
+    """
+    if not texts:
+        return [Wanted(spec.name) for spec in sorted(_shipped(), key=_rank)]
+    wanted = [Wanted.parse(text) for text in texts]
+    for each in wanted:
+        if each.scale not in scales:
+            told = ", ".join(f"x{scale}" for scale in scales)
+            raise RefusedError(f"{each.name_or_path} is x{each.scale}; compared are {told}")
+    return wanted
+
+
+def _shipped() -> list[ModelSpec]:
+    return [spec for _, spec in list_models()]
+
+
+def _rank(spec: ModelSpec) -> tuple[bool, str, str]:
+    return spec.generator.architecture == "WA-SRGAN", spec.stage, spec.name
+
+
+def methods_for(wanted: Sequence[Wanted], engine: Engine, scale: int) -> list[Method]:
+    """The classical methods, then those of the models that enlarge by `scale`."""
+    models = [
+        of_model(load_model(each.name_or_path, engine, perception=each.perception))
+        for each in wanted
+        if each.scale == scale
+    ]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise RefusedError(f"two models are named {name}. Give one of them.")
+    return [*classical(scale), *models]
+
+
+def classical(scale: int) -> list[Method]:
+    """What learns nothing."""
+    facts = {"kind": "classical"}
+    return [
+        Method("nearest", lambda low: low.repeat(scale, 0).repeat(scale, 1), facts),
+        Method(BICUBIC, lambda low: bicubic_up(low, scale), facts),
+        Method("bicubic + back-projection", lambda low: back_projected(low, scale), facts),
+    ]
+
+
+def of_model(model: Model) -> Method:
+    """A model as a method."""
+    spec, engine = model.spec, model.engine
+    facts = {
+        "kind": spec.generator.architecture,
+        "norm": spec.generator.norm,
+        "stage": spec.stage,
+        "sha256": model.sha256,
+        "trained on": f"{spec.training.get('patches', 0):,} patches",
+        "runs on": f"{engine.device.partition(':')[0]}, {engine.precision}",
+    }
+    return Method(spec.name, model.enlarge, facts)
+
+
+def leading(methods: Sequence[Method]) -> Method:
+    """The one whose best and worst cases are shown: our own for fidelity, else the last."""
+    faithful = [method for method in methods if method.facts.get("stage") == "fidelity"]
+    return (faithful or list(methods))[-1]

@@ -1,0 +1,231 @@
+"""The report: one HTML file that holds everything it shows and asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from slidesr.benchmark.results import DIGITS, HEADINGS, LESS_IS_BETTER, Results, Row
+from slidesr.durable import whole_file
+
+_SIGNIFICANT = 0.05
+_BOXED = ("psnr_db", "ssim", "qilv", "distance")
+_PAGE = files("slidesr.benchmark") / "page"
+
+_U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One place of one image, as every method makes it."""
+
+    scale: int
+    subject: str
+    why: str  # "worst", "typical" or "best", by what the leading method gains
+    low: _U8  # [h, w, 3]
+    high: _U8  # [h*s, w*s, 3]
+    made: Mapping[str, _U8]  # method -> as high
+    psnr_db: Mapping[str, float]  # method -> of the whole image
+
+
+def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
+    """Writes the page; the same results and cases give the same bytes."""
+    texts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
+    pages = Environment(loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined)
+    page = pages.get_template("page.html").render(
+        css=Markup(texts["page.css"]),  # noqa: S704 - our own files
+        js=Markup(texts["page.js"]),  # noqa: S704
+        results=results,
+        scales=[_scale(scale, results, cases) for scale in results.scores],
+        nuclei=_plain_tables(results.nuclei),
+        classifier=_plain_tables(results.classifier),
+    )
+    with whole_file(path) as file:
+        file.write(page.encode())
+
+
+def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any]:
+    rows = [row for row in results.summary if row.scale == scale]
+    methods = list(results.scores[scale])
+    data_sets = list(dict.fromkeys(row.data for row in rows))
+    return {
+        "scale": scale,
+        "methods": [
+            {
+                "name": name,
+                "number": number,
+                "kind": _kind(results.methods[scale][name]),
+                "facts": results.methods[scale][name],
+            }
+            for number, name in enumerate(methods, start=1)
+        ],
+        "tables": [_table(data, "all", "image", rows) for data in data_sets],
+        "parts": [_table(*key, rows) for key in _other_parts(rows)],
+        "planes": [plane for data in data_sets if (plane := _plane(data, rows, methods))],
+        "boxes": _boxes(results, scale),
+        "cases": [_case(case) for case in cases if case.scale == scale],
+    }
+
+
+def _kind(facts: Mapping[str, Any]) -> str:
+    """What its colour tells: nothing learnt, a baseline, ours for fidelity, ours by GAN."""
+    if facts.get("kind") != "WA-SRGAN":
+        return "classical" if facts.get("kind") == "classical" else "baseline"
+    return str(facts.get("stage", "gan"))
+
+
+def _other_parts(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    keys = dict.fromkeys((row.data, row.part, row.unit) for row in rows)
+    return [key for key in keys if key[1:] != ("all", "image")]
+
+
+def _table(data: str, part: str, unit: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """A line for each method, a cell for each metric; the best of each column is marked."""
+    chosen = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
+    metrics = [name for name in HEADINGS if any(row.metric == name for row in chosen)]
+    best = {
+        name: _best(name, [row.mean for row in chosen if row.metric == name]) for name in metrics
+    }
+    lines: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in chosen:
+        lines.setdefault(row.method, {})[row.metric] = _cell(row, best[row.metric])
+    return {
+        "data": data,
+        "part": part,
+        "unit": unit,
+        "n": chosen[0].n,
+        "heads": [{"name": HEADINGS[name], "less": name in LESS_IS_BETTER} for name in metrics],
+        "lines": [(name, [cells[metric] for metric in metrics]) for name, cells in lines.items()],
+    }
+
+
+def _best(metric: str, means: Sequence[float]) -> float:
+    return min(means) if metric in LESS_IS_BETTER else max(means)
+
+
+def _cell(row: Row, best: float) -> dict[str, Any]:
+    digits = DIGITS.get(row.metric, 4)
+    interval = "" if row.low is None else f"{row.low:.{digits}f} to {row.high:.{digits}f}"
+    return {
+        "mean": f"{row.mean:.{digits}f}",
+        "best": f"{row.mean:.{digits}f}" == f"{best:.{digits}f}",
+        "interval": interval,
+        "differs": row.p is not None and row.p < _SIGNIFICANT,
+    }
+
+
+def _plane(data: str, rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any] | None:
+    """PSNR against perceptual distance: the plane of Blau and Michaeli 2018, arXiv 1711.06077."""
+    means = {
+        (row.method, row.metric): row.mean
+        for row in rows
+        if (row.data, row.part, row.unit) == (data, "all", "image")
+    }
+    points = [(means[name, "psnr_db"], means[name, "distance"]) for name in methods]
+    x_ticks, y_ticks = (_ticks(values) for values in zip(*points, strict=True))
+    return {
+        "data": data,
+        "points": [
+            (number, name, _share(x, x_ticks), _share(y, y_ticks))
+            for number, (name, (x, y)) in enumerate(zip(methods, points, strict=True), start=1)
+        ],
+        "x_ticks": [(f"{tick:g}", _share(tick, x_ticks)) for tick in x_ticks],
+        "y_ticks": [(f"{tick:g}", _share(tick, y_ticks)) for tick in y_ticks],
+    }
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers that enclose the values, four to eight of them."""
+    low, high = min(values), max(values)
+    spread = max(high - low, 1e-3)
+    power = 10.0 ** np.floor(np.log10(spread))
+    step = next(power * each for each in (0.2, 0.5, 1, 2) if spread / (power * each) <= 6)
+    first, last = np.floor(low / step), np.ceil(high / step)
+    last = max(last, first + 1)
+    return [round(float(n * step), 6) for n in np.arange(first, last + 1)]
+
+
+def _share(value: float, ticks: Sequence[float]) -> float:
+    return round((value - ticks[0]) / (ticks[-1] - ticks[0]), 4)
+
+
+def _boxes(results: Results, scale: int) -> list[dict[str, Any]]:
+    """Tukey's boxes of each method over all images; whiskers from the least to the greatest."""
+    plots = []
+    for metric in _BOXED:
+        values = {name: scores[metric] for name, scores in results.scores[scale].items()}
+        ticks = _ticks([value for each in values.values() for value in each])
+        plots.append(
+            {
+                "metric": HEADINGS[metric],
+                "ticks": [(f"{tick:g}", _share(tick, ticks)) for tick in ticks],
+                "boxes": [
+                    (
+                        name,
+                        [
+                            _share(float(at), ticks)
+                            for at in np.percentile(each, (0, 25, 50, 75, 100))
+                        ],
+                    )
+                    for name, each in values.items()
+                ],
+            }
+        )
+    return plots
+
+
+def _case(case: Case) -> dict[str, Any]:
+    pictures: list[tuple[str, _U8, str | None]] = [("low resolution", case.low, None)]
+    pictures += [
+        (name, image, f"{case.psnr_db[name]:.2f} dB")
+        for name, image in case.made.items()
+        if name != "nearest"  # the low resolution shows the same
+    ]
+    pictures.append(("high resolution", case.high, None))
+    return {
+        "subject": case.subject,
+        "why": case.why,
+        "width": case.high.shape[1],
+        "height": case.high.shape[0],
+        "pictures": [(name, _data_uri(image), said) for name, image, said in pictures],
+    }
+
+
+def _data_uri(image: _U8) -> str:
+    stored = io.BytesIO()
+    Image.fromarray(image).save(stored, "webp", lossless=True, quality=80, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"
+
+
+def _plain_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A table for each scale and data set, its columns as the rows have them."""
+
+    def of(row: Mapping[str, Any]) -> tuple[int, str]:
+        return row["scale"], row["data"]
+
+    tables = []
+    for (scale, data), group in groupby(rows, of):
+        lines = [dict(row) for row in group]
+        heads = [name for name in lines[0] if name not in ("scale", "data")]
+        cells = [[_text(line[name]) for name in heads] for line in lines]
+        names = [name.replace("_per_mm2", " per mm2").replace("_", " ") for name in heads]
+        tables.append({"scale": scale, "data": data, "heads": names, "lines": cells})
+    return tables
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""What can be said of a mean: how wide it is, and whether it differs from bicubic's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from slidesr.benchmark.methods import BICUBIC
+from slidesr.benchmark.results import Row, Subject
+
+_RESAMPLES = 2000
+_COVERED = (2.5, 97.5)  # percentiles
+_LEAST_FOR_TEST = 6  # below, no outcome reaches p < 0.05
+
+_F64 = NDArray[np.float64]
+Scores = Mapping[str, Mapping[str, Sequence[float]]]  # method -> metric -> by subject
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard deviation and its 95% interval; None where n is too small."""
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+def estimate(values: Sequence[float] | _F64, seed: int = 0) -> Estimate:
+    """The interval is the bootstrap's, by percentiles: Efron and Tibshirani 1993, chapter 13.
+
+    Values of one seed and one n are drawn alike, so intervals of paired values are comparable.
+    """
+    x: _F64 = np.asarray(values, np.float64)
+    n, mean = len(x), float(x.mean())
+    if n < 2:
+        return Estimate(n, mean, None, None, None)
+    drawn = np.random.default_rng(seed).integers(n, size=(_RESAMPLES, n))
+    low, high = np.percentile(x[drawn].mean(axis=1), _COVERED)
+    return Estimate(n, mean, float(x.std(ddof=1)), float(low), float(high))
+
+
+def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> float | None:
+    """The two-sided p of Wilcoxon's signed-rank test (1945, Biometrics Bulletin 1:80).
+
+    None for fewer than six pairs.
+    """
+    differences: _F64 = np.subtract(values, others)
+    if len(differences) < _LEAST_FOR_TEST:
+        return None
+    if not differences.any():
+        return 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that ties make it choose the normal approximation
+        return float(wilcoxon(differences).pvalue)
+
+
+def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[Row]:
+    """The rows of one scale: each data set whole, by slide, by label, and with slides as units.
+
+    Images of one slide are not independent of each other: where a data set has several slides, the
+    rows whose unit is the slide are the ones to trust, wide as they are.
+    """
+    rows = []
+    for data in dict.fromkeys(subject.data for subject in subjects):
+        for part, chosen in _parts(data, subjects).items():
+            rows += _rows(scale, data, part, "image", _taken(scores, [[i] for i in chosen]))
+        slides = _groups(subjects, data, "slide")
+        if len(slides) > 1:
+            rows += _rows(scale, data, "all", "slide", _taken(scores, list(slides.values())))
+    return rows
+
+
+def _parts(data: str, subjects: Sequence[Subject]) -> dict[str, list[int]]:
+    """Which subjects are in which part; a part that would be the whole is left out."""
+    whole = [index for index, subject in enumerate(subjects) if subject.data == data]
+    parts = {"all": whole}
+    for kind in ("label", "slide"):
+        for value, chosen in _groups(subjects, data, kind).items():
+            if len(chosen) < len(whole):
+                parts[f"{kind} {value}"] = chosen
+    return parts
+
+
+def _groups(subjects: Sequence[Subject], data: str, kind: str) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for index, subject in enumerate(subjects):
+        value = getattr(subject, kind)
+        if subject.data == data and value:
+            groups.setdefault(value, []).append(index)
+    return groups
+
+
+def _taken(scores: Scores, units: Sequence[Sequence[int]]) -> dict[str, dict[str, _F64]]:
+    """The mean of each unit: method -> metric -> f64[units]."""
+    return {
+        method: {
+            name: np.array([np.mean([values[i] for i in unit]) for unit in units])
+            for name, values in by_metric.items()
+        }
+        for method, by_metric in scores.items()
+    }
+
+
+def _rows(
+    scale: int, data: str, part: str, unit: str, values: Mapping[str, Mapping[str, _F64]]
+) -> list[Row]:
+    rows = []
+    for method, by_metric in values.items():
+        for metric, x in by_metric.items():
+            told = estimate(x)
+            p = None if method == BICUBIC else paired_p(x, values[BICUBIC][metric])
+            rows.append(
+                Row(
+                    scale,
+                    method,
+                    data,
+                    part,
+                    unit,
+                    metric,
+                    told.n,
+                    told.mean,
+                    told.sd,
+                    told.low,
+                    told.high,
+                    p,
+                )
+            )
+    return rows
