@@ -50,7 +50,7 @@ def _case(
         method.name: image[rows, columns]
         for method, image in zip(methods, enlarged.made, strict=True)
     }
-    return Case(scale, enlarged.name, why, low, enlarged.high[rows, columns], made, psnr_db)
+    return Case(scale, enlarged.subject.name, why, low, enlarged.high[rows, columns], made, psnr_db)
 
 
 def _liveliest(high: _U8, scale: int) -> tuple[slice, slice]:

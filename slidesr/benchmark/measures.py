@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidesr import metrics
+from slidesr.benchmark.nuclei import find_nuclei, matched_nuclei
+from slidesr.benchmark.results import Subject
 from slidesr.geometry import Size
 from slidesr.resample import bicubic_down
 
@@ -36,7 +38,7 @@ _OF_PAIR: dict[str, Callable[[_U8, _U8], float]] = {
 class Enlarged:
     """One image at one scale by all methods, and how far each looks from the truth."""
 
-    name: str
+    subject: Subject
     low: _U8  # [h, w, 3]
     high: _U8  # [h*s, w*s, 3]
     made: Sequence[_U8]  # by method, as high
@@ -68,3 +70,14 @@ def _one(name: str, made: _U8, distance: float, enlarged: Enlarged) -> float:
         scale = len(enlarged.high) // len(enlarged.low)
         return metrics.mean_absolute(bicubic_down(made, scale), enlarged.low)
     return _OF_PAIR[name](made, enlarged.high)
+
+
+def nuclei(enlarged: Enlarged) -> NDArray[np.int64]:
+    """[methods, 3]: nuclei in the high resolution, in the method's image, and in both."""
+    um_per_px = enlarged.subject.um_per_px
+    high = find_nuclei(enlarged.high, um_per_px)
+    counts = []
+    for made in enlarged.made:
+        found = find_nuclei(made, um_per_px)
+        counts.append([len(high), len(found), matched_nuclei(found, high, um_per_px)])
+    return np.array(counts, np.int64).reshape(-1, 3)

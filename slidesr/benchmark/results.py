@@ -65,8 +65,8 @@ class Results:
     subjects: list[Subject]
     scores: dict[int, dict[str, dict[str, list[float]]]]  # scale -> method -> metric -> by subject
     summary: list[Row]
-    nuclei: list[dict[str, Any]] = field(default_factory=list)  # see `nuclei.NucleiScore`
-    classifier: list[dict[str, Any]] = field(default_factory=list)  # see `classifier`
+    nuclei: list[dict[str, Any]] = field(default_factory=list)  # rows of `nuclei_scores`
+    classifier: list[dict[str, Any]] = field(default_factory=list)  # of `classifier_scores`
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"

@@ -22,17 +22,16 @@ from slidesr.errors import RefusedError
 
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
+_I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Of one image at one scale: f64[methods, metrics], and embeddings f32[1 + methods, tiles, d].
+    """Of one image at one scale."""
 
-    The first of the embeddings is of the high resolution itself.
-    """
-
-    scores: _F64
-    embeddings: _F32
+    scores: _F64  # [methods, metrics]
+    embeddings: _F32  # [1 + methods, tiles, d], the first of the high resolution
+    nuclei: _I64  # [methods, 3]: in the high resolution, in the method's image, in both; or [0, 3]
 
 
 class Store(Closing):
@@ -69,13 +68,13 @@ class Store(Closing):
 
     def get(self, scale: int, index: int) -> Found:
         with np.load(self._path(scale, index)) as file:
-            return Found(file["scores"], file["embeddings"])
+            return Found(file["scores"], file["embeddings"], file["nuclei"])
 
     def put(self, scale: int, index: int, found: Found) -> None:
         path = self._path(scale, index)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, scores=found.scores, embeddings=found.embeddings)
+            np.savez(file, scores=found.scores, embeddings=found.embeddings, nuclei=found.nuclei)
 
     def discard(self) -> None:
         """Once the results stand elsewhere."""

@@ -8,13 +8,15 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidesr import metrics
-from slidesr.benchmark.measures import Enlarged, measurable, measured
+from slidesr.benchmark.downstream import Downstream
+from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.pairs import Pair
 from slidesr.benchmark.results import Results, Row, Subject
@@ -42,6 +44,7 @@ class Options:
     degradation: str = "bicubic"  # "scanner", or "own" where each image has a low one beside it
     jpeg_quality: int | None = None  # the low resolution is compressed first, as slides are
     seed: int = 0  # of the scanner's noise
+    downstream: bool = False  # also count nuclei and ask a classifier
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Comparison:
     pairs: Sequence[Pair]
     methods: Callable[[int], list[Method]]
     options: Options = Options()
+    labelled: Sequence[Pair] = ()  # patches that teach the classifier; those of `pairs` if none
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -65,7 +69,7 @@ class Comparison:
     def protocol(self) -> dict[str, Any]:
         """What was done to which images; the same for the same files. It reads them all."""
         digest = hashlib.sha256()
-        for path in (path for pair in self.pairs for path in (pair.high, pair.low) if path):
+        for path in _files([*self.pairs, *self.labelled]):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return {
             **asdict(self.options),
@@ -92,8 +96,8 @@ class Comparison:
     ) -> Iterator[tuple[int, Found]]:
         """The numbers of these images: networks in this thread, the rest in two more."""
         eye = Eye()
+        work = partial(_found, self.metrics, self.options.downstream)
         enlarged = (self.enlarged(scale, methods, self.pairs[index], eye) for index in indices)
-        work = partial(_found, self.metrics)
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
 
     def enlarged(self, scale: int, methods: Sequence[Method], pair: Pair, eye: Eye) -> Enlarged:
@@ -103,7 +107,7 @@ class Comparison:
         made = [method.enlarge(low) for method in methods]
         looks = np.stack([eye.embeddings(image) for image in (high, *made)])
         distances = eye.distances(made, high)
-        return Enlarged(pair.subject.name, low, high, made, distances, looks.astype(np.float32))
+        return Enlarged(pair.subject, low, high, made, distances, looks.astype(np.float32))
 
     def _low(self, pair: Pair, high: _U8, scale: int) -> _U8:
         """What the methods are given: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
@@ -130,6 +134,7 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
     methods: dict[int, dict[str, dict[str, Any]]] = {}
     scores: dict[int, dict[str, dict[str, list[float]]]] = {}
     rows: list[Row] = []
+    downstream = Downstream(comparison.pairs, comparison.labelled)
     for scale in comparison.options.scales:
         compared = comparison.methods(scale)
         missing = [index for index in range(len(subjects)) if not store.has(scale, index)]
@@ -144,7 +149,18 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
         scores[scale] = _by_method(list(methods[scale]), comparison.metrics, all_found)
         rows += summary(scale, subjects, scores[scale])
         rows += _fid_rows(scale, subjects, list(methods[scale]), all_found)
-    return Results(comparison.protocol, _versions(), methods, subjects, scores, rows)
+        if comparison.options.downstream:
+            downstream.add(scale, list(methods[scale]), all_found)
+    return Results(
+        comparison.protocol,
+        _versions(),
+        methods,
+        subjects,
+        scores,
+        rows,
+        downstream.nuclei,
+        downstream.classifier,
+    )
 
 
 def mean_scores(comparison: Comparison, report: Report) -> dict[str, dict[str, dict[str, float]]]:
@@ -169,8 +185,9 @@ def means(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def _found(names: Sequence[str], enlarged: Enlarged) -> Found:
-    return Found(measured(names, enlarged), enlarged.embeddings)
+def _found(names: Sequence[str], downstream: bool, enlarged: Enlarged) -> Found:
+    counts = nuclei(enlarged) if downstream else np.empty((0, 3), np.int64)
+    return Found(measured(names, enlarged), enlarged.embeddings, counts)
 
 
 def _by_method(
@@ -200,6 +217,10 @@ def _fid_rows(
             fid = metrics.frechet(tiles, true)
             rows.append(Row(scale, method, data, "all", "image", "fid", len(looks), fid))
     return rows
+
+
+def _files(pairs: Sequence[Pair]) -> list[Path]:
+    return [path for pair in pairs for path in (pair.high, pair.low) if path]
 
 
 def _versions() -> dict[str, str]:

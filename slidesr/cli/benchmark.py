@@ -76,6 +76,16 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     help="Of slides: so many patches of 256 px of each.",
 )
 @click.option("--level", type=click.IntRange(0), default=0, help="Of slides: the high resolution.")
+@click.option(
+    "--downstream",
+    is_flag=True,
+    help="Also count nuclei kept, invented and lost, and ask a tumour/normal classifier.",
+)
+@click.option(
+    "--labelled",
+    type=click.Path(path_type=Path),
+    help="Patches labelled tumor and normal that teach the classifier. [default: DATA's]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another comparison.")
@@ -97,6 +107,8 @@ def benchmark(
     jpeg: int | None,
     per_slide: int,
     level: int,
+    downstream: bool,
+    labelled: Path | None,
     device: str,
     precision: str,
     overwrite: bool,
@@ -112,6 +124,7 @@ def benchmark(
         from slidesr.benchmark import cards
         from slidesr.benchmark.files import markdown, refuse_other_results
         from slidesr.benchmark.methods import methods_for, wanted_models
+        from slidesr.benchmark.pairs import find_pairs
         from slidesr.benchmark.suite import Comparison, Options
         from slidesr.model import Engine
         from slidesr.weights import models_folder
@@ -120,10 +133,18 @@ def benchmark(
     own = pairs[0].scale
     if own and scales not in (None, (own,)):
         raise RefusedError(f"{high}: is {own} times {low}. Leave out --scales.")
-    options = Options((own,) if own else scales or (4,), "own" if own else degradation, jpeg)
+    options = Options(
+        (own,) if own else scales or (4,),
+        "own" if own else degradation,
+        jpeg,
+        downstream=downstream,
+    )
     wanted = wanted_models(models, options.scales)
     comparison = Comparison(
-        pairs, partial(methods_for, wanted, Engine.choose(device, precision)), options
+        pairs,
+        partial(methods_for, wanted, Engine.choose(device, precision)),
+        options,
+        find_pairs(labelled) if labelled else (),
     )
     if not overwrite:
         refuse_other_results(output, comparison.protocol)
