@@ -24,6 +24,7 @@ from slidesr.benchmark.methods import (
     of_model,
     wanted_models,
 )
+from slidesr.benchmark.nuclei import find_nuclei
 from slidesr.benchmark.pairs import find_pairs
 from slidesr.benchmark.results import Results
 from slidesr.benchmark.store import Store
@@ -434,3 +435,40 @@ def test_cards_are_refused_what_is_no_whole_comparison(results: Results, tmp_pat
     with pytest.raises(RefusedError, match="all shipped models"):
         update_cards(results, tmp_path, tmp_path / "README.md")
     assert not list(tmp_path.iterdir())
+
+
+# Downstream
+
+
+def test_nuclei_and_classifier_are_asked_of_every_method(
+    section: U8, tmp_path: Path, save_images: Save
+) -> None:
+    tiles = {
+        f"s{slide}/{label}{i}.png": section[100 * slide : 100 * slide + 128, 90 * i : 90 * i + 128]
+        for slide in (1, 2)
+        for label, i in (("tumor", 0), ("tumor", 1), ("normal", 2), ("normal", 3))
+    }
+    folder = save_images(tmp_path / "images", tiles)
+    rows = [f"{name},{name[:2]},{name[3:].rstrip('0123.png')},0.5" for name in tiles]
+    (folder / "manifest.csv").write_text("file,slide,label,mpp\n" + "\n".join(rows) + "\n")
+    comparison = Comparison(find_pairs(folder), classical, Options((2,), downstream=True))
+    results = run(comparison, tmp_path / "out")
+    assert [row["method"] for row in results.classifier if row["data"] == "s1"] == [
+        "high resolution",
+        *METHODS[:3],
+    ]
+    assert [row["method"] for row in results.nuclei if row["data"] == "s2"] == METHODS[:3]
+    high = cut(tiles["s1/tumor0.png"], 2)
+    of_s1 = [row for row in results.nuclei if row["data"] == "s1"]
+    counts = [
+        len(find_nuclei(cut(image, 2), 0.5)) for name, image in tiles.items() if name[:2] == "s1"
+    ]
+    assert {row["nuclei_in_high"] for row in of_s1} == {sum(counts)}
+    assert sum(counts) > 4
+    mm2 = 4 * high.shape[0] * high.shape[1] * 0.5**2 / 1e6
+    for row in of_s1:
+        lost = round(row["nuclei_in_high"] * (1 - row["recall"]))
+        assert row["lost_per_mm2"] == pytest.approx(lost / mm2)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="nuclei"' in report
+    assert 'id="classifier"' in report

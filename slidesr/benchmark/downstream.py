@@ -22,7 +22,7 @@ class Downstream:
     """Gathers the rows of both tables, scale by scale."""
 
     def __init__(self, pairs: Sequence[Pair], labelled: Sequence[Pair]) -> None:
-        """The classifier learns from `labelled`, or from `pairs`; never from the slide it judges."""
+        """The classifier learns from `labelled`, or `pairs`; never from the slide it judges."""
         self._subjects = [pair.subject for pair in pairs]
         self._areas_px = [image_size(pair.high).area for pair in pairs]
         self._labelled = labelled or pairs

@@ -10,14 +10,14 @@ from typing import Any
 LESS_IS_BETTER = frozenset({"mse", "distance", "fid", "consistency"})
 HEADINGS = {  # metric -> what people call it
     "psnr_db": "PSNR (dB)",
-    "psnr_y_db": "PSNR-Y (dB)",
-    "mse": "MSE",
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
     "qilv": "QILV",
     "distance": "distance",
-    "consistency": "consistency",
     "fid": "FID",
+    "consistency": "consistency",
+    "psnr_y_db": "PSNR-Y (dB)",
+    "mse": "MSE",
 }
 DIGITS = {"psnr_db": 2, "psnr_y_db": 2, "mse": 1, "distance": 3, "consistency": 2, "fid": 2}
 
