@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +15,10 @@ import numpy.typing as npt
 import torch
 
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.nets.consistency import BEYOND_PX, consistent
 from slidesr.nets.folding import folded
 from slidesr.nets.generator import Generator
+from slidesr.nets.layers import trimmed
 from slidesr.weights import ModelSpec, find_model, read_model, sha256_of
 
 _U8 = npt.NDArray[np.uint8]
@@ -63,9 +67,20 @@ class Model:
     """A generator ready for use. `upscale` gives the same bytes for a tile in any company."""
 
     def __init__(
-        self, spec: ModelSpec, generator: Generator, sha256: str, engine: Engine | None = None
+        self,
+        spec: ModelSpec,
+        generator: Generator,
+        sha256: str,
+        engine: Engine | None = None,
+        *,
+        tolerance: float | None = None,
     ) -> None:
+        """With `tolerance`, in grey levels, what is made shrinks to its source to that.
+
+        See `nets.consistency`.
+        """
         self.spec, self.sha256 = spec, sha256
+        self._tolerance = tolerance
         self.engine = engine or Engine()
         self._device = torch.device(self.engine.device)
         if self._device.type == "cpu":
@@ -80,7 +95,11 @@ class Model:
     @property
     def halo_px(self) -> int:
         """What a tile needs around it, in source pixels; see `Generator.core`."""
-        return self.spec.generator.halo_px
+        return self.spec.generator.halo_for(self._beyond_px)
+
+    @property
+    def _beyond_px(self) -> int:
+        return 0 if self._tolerance is None else BEYOND_PX
 
     @property
     def window_px(self) -> int:
@@ -121,7 +140,10 @@ class Model:
     def _forward(self, tiles: _U8) -> _U8:
         pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
         low = pixels.permute(0, 3, 1, 2).float().div_(255)  # channels_last already
-        high = self._generator.core(low)
+        high = self._generator.core(low, self._beyond_px).float()
+        if self._tolerance is not None:
+            source = trimmed(low, self.halo_px - BEYOND_PX)
+            high = consistent(high.clamp(0, 1), source, self.scale, self._tolerance / 255)
         if not torch.isfinite(high).all():
             raise SlidesrError(
                 f"model {self.spec.name}: not a number came out at {self.engine.precision}"
@@ -131,19 +153,36 @@ class Model:
 
 
 def load_model(
-    name_or_path: str, engine: Engine | None = None, *, perception: float | None = None
+    name_or_path: str,
+    engine: Engine | None = None,
+    *,
+    perception: float | None = None,
+    tolerance: float | None = None,
 ) -> Model:
     """Opens a shipped model by name, or a safetensors file by path.
 
     With `perception`, 0 is the fidelity weights that lie beside NAME as NAME-fidelity, 1 is NAME's,
     and between them every weight is interpolated (Wang et al. 2018, ESRGAN, arXiv 1809.00219,
-    section 3.4). Raises RefusedError for anything that is not a whole slidesr model.
+    section 3.4). For `tolerance` see `Model`. The model's name says both. Raises RefusedError for
+    anything that is not a whole slidesr model.
     """
     path = find_model(name_or_path)
     spec, generator = read_model(path)
     sha256 = sha256_of(path)
-    if perception is None:
-        return Model(spec, generator, sha256, engine)
+    if perception is not None:
+        spec, generator, sha256 = _blend(path, spec, generator, perception)
+    if tolerance is not None:
+        if not 0 <= tolerance < math.inf:
+            raise RefusedError(f"tolerance {tolerance} is not a number of grey levels from 0 on")
+        to = f" to {tolerance:g}" if tolerance else ""
+        spec = replace(spec, name=f"{spec.name}, consistent{to}")
+    return Model(spec, generator, sha256, engine, tolerance=tolerance)
+
+
+def _blend(
+    path: Path, spec: ModelSpec, generator: Generator, perception: float
+) -> tuple[ModelSpec, Generator, str]:
+    """The header, the weights and the hashes of what lies between two files."""
     if not 0 <= perception <= 1:
         raise RefusedError(f"perception {perception} is not within 0..1")
     other = path.with_stem(f"{path.stem}-fidelity")
@@ -154,9 +193,9 @@ def load_model(
     fidelity_spec, fidelity = read_model(other)
     if fidelity_spec.generator != spec.generator:
         raise RefusedError(f"{other}: another network than {path.name}: {fidelity_spec.generator}")
-    blend = replace(spec, name=f"{spec.name}, perception {perception:g}")
-    sources = f"{sha256_of(other)} {sha256}"
-    return Model(blend, _between(fidelity, generator, perception), sources, engine)
+    named = replace(spec, name=f"{spec.name}, perception {perception:g}")
+    sources = f"{sha256_of(other)} {sha256_of(path)}"
+    return named, _between(fidelity, generator, perception), sources
 
 
 def _between(first: Generator, second: Generator, share: float) -> Generator:

@@ -47,6 +47,7 @@ class Options:
     scale: int = 4
     model: str | None = None  # a shipped model's name or a file; the scale's default if None
     perception: float | None = None  # from the model's fidelity weights, 0, to its own, 1
+    tolerance: float | None = None  # grey levels; the result shrinks to its source to that
     level: int | None = None
     mpp: float | None = None
     magnification: float | None = None
@@ -172,7 +173,7 @@ def prepared(source: Path, output: Path | None, options: Options) -> Iterator[Jo
         tissue = _tissue(slide, options)
         engine = Engine.choose(options.device, options.precision, options.batch_size)
         name = options.model or default_model(options.scale)
-        model = load_model(name, engine, perception=options.perception)
+        model = load_model(name, engine, perception=options.perception, tolerance=options.tolerance)
         if model.scale != options.scale:
             raise RefusedError(
                 f"model {model.spec.name} is for x{model.scale}, not x{options.scale}"

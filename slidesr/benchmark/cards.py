@@ -53,7 +53,7 @@ def update_cards(results: Results, folder: Path, readme: Path) -> None:
 def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
     shown = (*_BESIDE, f"{spec.name}-fidelity", spec.name)
     own = {
-        data: {name: by_method[name] for name in shown if name in by_method}
+        data: {name: by_method[name] for name in sorted(shown) if name in by_method}
         for data, by_method in scores.items()
     }
     _, generator = read_model(folder / f"{spec.name}.safetensors")

@@ -29,36 +29,45 @@ class Method:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model to compare: a shipped name or a file, and how far towards its GAN weights."""
+    """A model to compare: a shipped name or a file, and `upscale`'s options for it."""
 
     name_or_path: str
     perception: float | None = None
+    tolerance: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Wanted:
+    def parse(cls, text: str, tolerance: float | None = None) -> Wanted:
         """
         >>> Wanted.parse("wa-srgan-x4@0.5")
-        Wanted(name_or_path='wa-srgan-x4', perception=0.5)
+        Wanted(name_or_path='wa-srgan-x4', perception=0.5, tolerance=None)
         """
         name, at, share = text.rpartition("@")
         try:
-            return cls(name, float(share)) if at else cls(text)
+            return cls(name if at else text, float(share) if at else None, tolerance)
         except ValueError:
-            return cls(text)  # a file whose name has an @
+            return cls(text, None, tolerance)  # a file whose name has an @
 
     @property
     def scale(self) -> int:
         return read_spec(find_model(self.name_or_path)).generator.scale
 
+    def opened(self, engine: Engine) -> Model:
+        return load_model(
+            self.name_or_path, engine, perception=self.perception, tolerance=self.tolerance
+        )
 
-def wanted_models(texts: Sequence[str], scales: Sequence[int]) -> list[Wanted]:
-    """The models asked for, or all that are shipped; each must fit one of the scales.
 
-    Of the shipped ones the baselines come first, and fidelity before GAN.
+def wanted_models(
+    texts: Sequence[str], scales: Sequence[int], tolerance: float | None = None
+) -> list[Wanted]:
+    """The models asked for, each of one of the scales, or all that are shipped.
+
+    Of the shipped ones the baselines come first, and fidelity before GAN. With a tolerance each is
+    there twice, the second time made consistent to it.
     """
-    if not texts:
-        return [Wanted(spec.name) for spec in sorted(_shipped(), key=_rank)]
-    wanted = [Wanted.parse(text) for text in texts]
+    texts = texts or [spec.name for spec in _shipped(scales)]
+    tolerances = [None] if tolerance is None else [None, tolerance]
+    wanted = [Wanted.parse(text, each) for text in texts for each in tolerances]
     for each in wanted:
         if each.scale not in scales:
             told = ", ".join(f"x{scale}" for scale in scales)
@@ -66,21 +75,17 @@ def wanted_models(texts: Sequence[str], scales: Sequence[int]) -> list[Wanted]:
     return wanted
 
 
-def _shipped() -> list[ModelSpec]:
-    return [spec for _, spec in list_models()]
+def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
+    def rank(spec: ModelSpec) -> tuple[bool, str, str]:
+        return spec.generator.architecture == "WA-SRGAN", spec.stage, spec.name
 
-
-def _rank(spec: ModelSpec) -> tuple[bool, str, str]:
-    return spec.generator.architecture == "WA-SRGAN", spec.stage, spec.name
+    specs = [spec for _, spec in list_models() if spec.generator.scale in scales]
+    return sorted(specs, key=rank)
 
 
 def methods_for(wanted: Sequence[Wanted], engine: Engine, scale: int) -> list[Method]:
     """The classical methods, then those of the models that enlarge by `scale`."""
-    models = [
-        of_model(load_model(each.name_or_path, engine, perception=each.perception))
-        for each in wanted
-        if each.scale == scale
-    ]
+    models = [of_model(each.opened(engine)) for each in wanted if each.scale == scale]
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:

@@ -54,6 +54,11 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     multiple=True,
     help="A shipped name, a file, or NAME@0.5 for --perception 0.5; repeat it. [default: shipped]",
 )
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    help="Also each model made consistent to so many grey levels (upscale --consistent).",
+)
 @click.option("--lr", "low", type=click.Path(path_type=Path), help="Low resolution of true pairs.")
 @click.option("--hr", "high", type=click.Path(path_type=Path), help="Their high resolution.")
 @click.option(
@@ -101,6 +106,7 @@ def benchmark(
     scales: tuple[int, ...] | None,
     models: tuple[str, ...],
     *,
+    tolerance: float | None,
     low: Path | None,
     high: Path | None,
     degradation: str,
@@ -139,7 +145,7 @@ def benchmark(
         jpeg,
         downstream=downstream,
     )
-    wanted = wanted_models(models, options.scales)
+    wanted = wanted_models(models, options.scales, tolerance)
     comparison = Comparison(
         pairs,
         partial(methods_for, wanted, Engine.choose(device, precision)),

@@ -62,6 +62,19 @@ class _CropType(click.ParamType[Box]):
     type=click.FloatRange(0, 1),
     help="From the model's fidelity weights, 0, to its own, which are sharper and freer, 1.",
 )
+@click.option(
+    "--consistent/--no-consistent",
+    default=False,
+    show_default=True,
+    help="Mend what the network makes so that, shrunk, it is what the slide shows.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=4.0,
+    show_default=True,
+    help="Of --consistent, in grey levels: for JPEG's errors; 0 for slides without loss.",
+)
 @click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True)
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG.")
 @click.option(
@@ -93,6 +106,8 @@ def upscale(
     compression: str,
     quality: int,
     *,
+    consistent: bool,
+    tolerance: float,
     dry_run: bool,
     json_: bool,
     **choices: Any,
@@ -101,7 +116,12 @@ def upscale(
     with console.status("loading"):
         from slidesr.upscale import Options
 
-    options = Options(scale=int(scale), compression=Compression(compression, quality), **choices)
+    options = Options(
+        scale=int(scale),
+        compression=Compression(compression, quality),
+        tolerance=tolerance if consistent else None,
+        **choices,
+    )
     with opened(source, output, options) as job:
         if dry_run:
             _show_estimate(job, json_=json_)

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from slidesr.nets.layers import PlainBlock, SubPixelOutput, WideBlock, WindowAttention, bicubic
+from slidesr.nets.layers import (
+    PlainBlock,
+    SubPixelOutput,
+    WideBlock,
+    WindowAttention,
+    bicubic,
+    trimmed,
+)
 
 _HEAD_RADIUS, _OUTPUT_RADIUS, _BICUBIC_RADIUS = 4, 4, 2
 _BLOCK_RADIUS = {"wide": 1, "plain": 2}
@@ -84,15 +91,18 @@ class GeneratorSpec:
             radius = ceil(radius / 2) + 1  # into the map before the shuffle, then its 3x3 conv
         return max(radius, _BICUBIC_RADIUS) if self.bicubic_skip else radius
 
-    @property
-    def margin_px(self) -> int:
-        """`tail_radius_px` in whole attention windows, since a window is seen whole or not."""
-        return ceil(self.tail_radius_px / self.grid_px) * self.grid_px
+    def margin_px(self, beyond_px: int = 0) -> int:
+        """`tail_radius_px` and `beyond_px` in whole attention windows: a window is seen whole."""
+        return ceil((self.tail_radius_px + beyond_px) / self.grid_px) * self.grid_px
 
     @property
     def halo_px(self) -> int:
         """How far an output pixel sees, in low-resolution pixels, its attention windows whole."""
-        return self.features_radius_px + self.margin_px
+        return self.halo_for(0)
+
+    def halo_for(self, beyond_px: int) -> int:
+        """The halo of a tile of which so many pixels more are wanted on each side."""
+        return self.features_radius_px + self.margin_px(beyond_px)
 
 
 class Generator(nn.Module):
@@ -119,18 +129,20 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self._enlarge(x, self.attention(self._features(x)))
 
-    def core(self, x: Tensor) -> Tensor:
+    def core(self, x: Tensor, beyond_px: int = 0) -> Tensor:
         """The enlargement of a tile from the tile with its halo, free of any border effect.
 
-        f32[n, 3, h + 2*halo, w + 2*halo] in 0..1 -> f32[n, 3, h*scale, w*scale]. The tile starts
-        on the grid of attention windows and is a whole number of them. Each stage drops the part
-        of the halo that the rest has no use for.
+        f32[n, 3, h + 2*halo, w + 2*halo] in 0..1 -> f32[n, 3, (h + 2*beyond)*scale, (w + 2*beyond)
+        *scale], halo being `spec.halo_for(beyond_px)`. The tile starts on the grid of attention
+        windows and is a whole number of them. Each stage drops the part of the halo that the rest
+        has no use for.
         """
         spec = self.spec
-        features = _trim(self._features(x), spec.features_radius_px)  # tile + margin
-        attended = _trim(self.attention(features), spec.margin_px - spec.tail_radius_px)
-        image = self._enlarge(_trim(x, spec.halo_px - spec.tail_radius_px), attended)
-        return _trim(image, spec.tail_radius_px * spec.scale)
+        kept = spec.tail_radius_px + beyond_px
+        features = trimmed(self._features(x), spec.features_radius_px)  # tile + margin
+        attended = trimmed(self.attention(features), spec.margin_px(beyond_px) - kept)
+        image = self._enlarge(trimmed(x, spec.halo_for(beyond_px) - kept), attended)
+        return trimmed(image, spec.tail_radius_px * spec.scale)
 
     def _features(self, x: Tensor) -> Tensor:
         head = self.head(x.to(self.output.conv.weight.dtype))  # [n, 64, h, w]
@@ -145,11 +157,6 @@ class Generator(nn.Module):
         if self.spec.bicubic_skip:
             return bicubic(x, self.spec.scale) + image
         return (image.float().tanh() + 1) / 2
-
-
-def _trim(x: Tensor, margin: int) -> Tensor:
-    """[n, c, h, w] without `margin` pixels on each side."""
-    return x[:, :, margin : x.shape[2] - margin, margin : x.shape[3] - margin]
 
 
 def _block(spec: GeneratorSpec) -> nn.Module:

@@ -140,3 +140,13 @@ class SubPixelOutput(nn.Module):
 def bicubic(x: Tensor, scale: int) -> Tensor:
     """Pillow's bicubic (a = -0.5) enlargement: f32[n, c, h, w] -> f32[n, c, h*scale, w*scale]."""
     return F.interpolate(x, scale_factor=float(scale), mode="bicubic", antialias=True)
+
+
+def shrunk(x: Tensor, scale: int) -> Tensor:
+    """Pillow's antialiased bicubic reduction: f32[n, c, h*scale, w*scale] -> f32[n, c, h, w]."""
+    return F.interpolate(x, scale_factor=1 / scale, mode="bicubic", antialias=True)
+
+
+def trimmed(x: Tensor, margin: int) -> Tensor:
+    """[n, c, h, w] without `margin` pixels on each side."""
+    return x[:, :, margin : x.shape[2] - margin, margin : x.shape[3] - margin]
