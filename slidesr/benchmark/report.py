@@ -228,4 +228,6 @@ def _plain_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _text(value: object) -> str:
     if value is None:
         return "unknown"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 10 else f"{value:.3f}"
+    return str(value)
