@@ -72,9 +72,12 @@ def test_windows_that_differ_would_be_seen() -> None:
     assert ratio > 1.05
 
 
+COMPARED = ("wa-srgan-wn-x4", "wa-srgan-bn-x4")
 WA_SRGAN = [
-    spec.name for _, spec in list_models() if spec.generator.architecture == "WA-SRGAN"
-]  # the baselines are as they came out of the comparison; a-srgan-x4 does show a grid
+    spec.name
+    for _, spec in list_models()
+    if spec.generator.architecture == "WA-SRGAN" and spec.name not in COMPARED
+]  # what the one-budget comparison left is shipped as it came; a-srgan-x4 does show a grid, too
 
 
 @pytest.mark.parametrize("name", WA_SRGAN)
