@@ -126,9 +126,9 @@ def qilv(image: _U8, reference: _U8) -> float:
 
 
 def running_psnr_db_author(errors: Sequence[float]) -> float:
-    """The mean over i of the PSNR of the mean of the first i mean squared errors, each above 0."""
+    """The mean over i of the PSNR, at most 100 dB, of the mean of the first i squared errors."""
     running = np.cumsum(errors) / np.arange(1, len(errors) + 1)
-    return float(np.mean(10 * np.log10(_PEAK**2 / running)))
+    return float(np.mean(10 * np.log10(_PEAK**2 / running.clip(_PEAK**2 / 1e10))))
 
 
 def ms_ssim_author(image: _U8, reference: _U8) -> float:

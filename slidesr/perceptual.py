@@ -1,15 +1,17 @@
-"""How alike images look to a network that knows H&E: of two images, and of two sets of them."""
+"""How alike images look to a network: of two images, and of two sets of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slidesr.nets.encoder import distance_of_maps, perceptual_distance
+from slidesr.nets.encoder import distance_of_maps
+from slidesr.nets.losses import vgg19_features
 from slidesr.weights import find_encoder, read_encoder
 
 _TILE_PX = 64
@@ -20,21 +22,33 @@ _F64 = NDArray[np.float64]
 
 
 class Eye:
-    """The histology encoder as a judge. Its numbers are no LPIPS and no FID of Inception's."""
+    """The histology encoder as a judge, and VGG19 beside it where its weights are given.
 
-    def __init__(self) -> None:
+    Their distances have the form of LPIPS (Zhang et al. 2018, arXiv 1801.03924) with all weights 1:
+    they are no LPIPS, as the Frechet distance of these embeddings is no FID of Inception's.
+    """
+
+    def __init__(self, vgg19: Path | None = None) -> None:
+        """`vgg19` as for `nets.losses.vgg19_features`; RefusedError where it is no such file."""
         self._encoder = read_encoder(find_encoder())[1]
+        self._judges: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {"distance": self._encoder}
+        if vgg19 is not None:
+            network = vgg19_features(vgg19, normalised=True, stages=True)
+            self._judges["vgg19_distance"] = network.requires_grad_(False).eval()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of its distances."""
+        return tuple(self._judges)
 
     @torch.inference_mode()
-    def distance(self, image: _U8, reference: _U8) -> float:
-        """In LPIPS' form (Zhang et al. 2018, arXiv 1801.03924), u8[h, w, 3] both; 0 if equal."""
-        return float(perceptual_distance(self._encoder, _tensor(image), _tensor(reference)))
-
-    @torch.inference_mode()
-    def distances(self, images: Sequence[_U8], reference: _U8) -> list[float]:
-        """`distance` of each image, in less time."""
-        truth = self._encoder(_tensor(reference))
-        return [float(distance_of_maps(self._encoder(_tensor(image)), truth)) for image in images]
+    def distances(self, images: Sequence[_U8], reference: _U8) -> dict[str, list[float]]:
+        """Each distance of each image, u8[h, w, 3], from the reference; 0 if equal."""
+        found = {}
+        for name, maps in self._judges.items():
+            truth = maps(_tensor(reference))
+            found[name] = [float(distance_of_maps(maps(_tensor(image)), truth)) for image in images]
+        return found
 
     @torch.inference_mode()
     def embeddings(self, image: _U8) -> _F64:
@@ -46,6 +60,15 @@ class Eye:
         batch = tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, _TILE_PX, _TILE_PX)
         embedded: _F64 = self._encoder.embedding(batch).double().numpy()
         return embedded
+
+    def features(self, image: _U8) -> _F64:
+        """What a classifier may judge by: `embeddings`, pooled over the tiles: f64[2 * d]."""
+        return pooled(self.embeddings(image))
+
+
+def pooled(embeddings: _F64) -> _F64:
+    """[tiles, d] -> [2 * d]: mean and spread over the tiles."""
+    return np.concatenate([embeddings.mean(axis=0), embeddings.std(axis=0)])
 
 
 def _tensor(image: _U8) -> Tensor:

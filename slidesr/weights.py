@@ -96,6 +96,11 @@ def read_spec(path: Path) -> ModelSpec:
     return _read_header(path, _MODEL, ModelSpec.from_json)
 
 
+def is_of_others(path: Path) -> bool:
+    """Whether a file of weights has no header of slidesr. RefusedError if it is no such file."""
+    return path.suffix == ".pth" or not {_MODEL, _ENCODER} & set(_metadata(path))
+
+
 def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
     """Writes weights in fp16 with the header; the same input gives the same bytes."""
     _write(path, {_MODEL: spec.to_json()}, generator)

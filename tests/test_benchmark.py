@@ -136,7 +136,7 @@ def test_every_number_is_that_of_its_image(
                 "ssim": metrics.ssim(made, high),
                 "ms_ssim": metrics.ms_ssim(made, high),
                 "qilv": metrics.qilv(made, high),
-                "distance": Eye().distance(made, high),
+                "distance": Eye().distances([made], high)["distance"][0],
                 "consistency": metrics.mean_absolute(bicubic_down(made, 2), low),
             }
             numbers = {name: values[index] for name, values in by_metric.items()}
@@ -237,10 +237,10 @@ def test_jpeg_and_scanner_change_what_the_methods_are_given(
     comparison: Comparison, images: dict[str, U8]
 ) -> None:
     high = cut(images["a/1.png"], 2)
-    (first, *_), eye = comparison.pairs, Eye()
+    first, *_ = comparison.pairs
 
     def low(options: Options) -> U8:
-        return replace(comparison, options=options).enlarged(2, [], first, eye).low
+        return replace(comparison, options=options).enlarged(2, [], first).low
 
     assert np.array_equal(
         low(Options((2,), jpeg_quality=40)), through_jpeg(bicubic_down(high, 2), 40)

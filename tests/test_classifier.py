@@ -19,22 +19,22 @@ def patches(count: int, slide: str = "s", seed: int = 0) -> list[Patch]:
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):
-        embeddings = rng.normal(size=(4, 8))
-        embeddings[:, 0] += 6 * (index % 2)
-        made.append(Patch(slide, bool(index % 2), embeddings))
+        features = rng.normal(size=8)
+        features[0] += 6 * (index % 2)
+        made.append(Patch(slide, bool(index % 2), features))
     return made
 
 
 def test_it_learns_what_sets_them_apart() -> None:
     classifier = Classifier(patches(40))
     for patch in patches(40, seed=1):
-        assert (classifier.probability(patch.embeddings) > 0.5) == patch.is_tumor
+        assert (classifier.probability(patch.features) > 0.5) == patch.is_tumor
 
 
 def test_the_same_patches_give_the_same_classifier() -> None:
     first, second = Classifier(patches(20)), Classifier(patches(20))
     (patch,) = patches(1, seed=1)
-    assert first.probability(patch.embeddings) == second.probability(patch.embeddings)
+    assert first.probability(patch.features) == second.probability(patch.features)
 
 
 def test_classes_weigh_the_same() -> None:
@@ -45,7 +45,7 @@ def test_classes_weigh_the_same() -> None:
     tumors = [patch for patch in patches(20) if patch.is_tumor]
     classifier = Classifier([*normals, *tumors])
     unseen = patches(40, seed=99)
-    said = [classifier.probability(patch.embeddings) > 0.5 for patch in unseen]
+    said = [classifier.probability(patch.features) > 0.5 for patch in unseen]
     assert said == [patch.is_tumor for patch in unseen]
 
 
@@ -57,10 +57,10 @@ def test_one_class_alone_teaches_nothing() -> None:
 def test_no_slide_is_judged_by_what_it_taught() -> None:
     """Slide b's labels are turned round: its own patches would teach the opposite."""
     a = patches(20, "a")
-    b = [Patch("b", not patch.is_tumor, patch.embeddings) for patch in patches(20, seed=1)]
+    b = [Patch("b", not patch.is_tumor, patch.features) for patch in patches(20, seed=1)]
     found = classifiers_by_slide(["a", "b", "b"], [*a, *b])
     assert sorted(found) == ["a", "b"]
-    tumor = a[1].embeddings
+    tumor = a[1].features
     assert found["b"].probability(tumor) > 0.5 > found["a"].probability(tumor)
     assert classifiers_by_slide(["a"], a) == {}
 

@@ -12,7 +12,6 @@ from slidesr.benchmark.methods import BICUBIC, Method, leading
 from slidesr.benchmark.report import Case
 from slidesr.benchmark.results import Results
 from slidesr.benchmark.suite import Comparison
-from slidesr.perceptual import Eye
 
 _SHOWN_PX = 192
 
@@ -24,7 +23,7 @@ def cases(comparison: Comparison, results: Results) -> list[Case]:
 
     Gain is in dB of PSNR over bicubic. Each image is enlarged again, since pictures are not kept.
     """
-    eye, chosen = Eye(), []
+    chosen = []
     for scale in comparison.options.scales:
         methods = comparison.methods(scale)
         scores = results.scores[scale]
@@ -33,7 +32,7 @@ def cases(comparison: Comparison, results: Results) -> list[Case]:
         ranks = {"worst": 0, "typical": len(order) // 2, "best": len(order) - 1}
         for why, rank in ranks.items():
             index = int(order[rank])
-            enlarged = comparison.enlarged(scale, methods, comparison.pairs[index], eye)
+            enlarged = comparison.enlarged(scale, methods, comparison.pairs[index])
             psnr_db = {name: by_metric["psnr_db"][index] for name, by_metric in scores.items()}
             chosen.append(_case(scale, why, enlarged, methods, psnr_db))
     return chosen

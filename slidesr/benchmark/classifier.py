@@ -21,15 +21,15 @@ _Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Patch:
-    """A labelled patch: its slide, whether it is tumour, and f64[tiles, d] of `perceptual.Eye`."""
+    """A labelled patch: its slide, whether it is tumour, and what it is judged by, f64[d]."""
 
     slide: str
     is_tumor: bool
-    embeddings: _F64
+    features: _F64
 
 
 class Classifier:
-    """Logistic regression on an encoder's embeddings, tumour against normal.
+    """Logistic regression on a network's features, tumour against normal.
 
     Both classes weigh the same, whatever their numbers. It has one optimum, so the same patches
     give the same classifier.
@@ -42,15 +42,15 @@ class Classifier:
             raise RefusedError(
                 "a classifier needs patches labelled tumor and patches labelled normal"
             )
-        features = np.array([_features(patch.embeddings) for patch in patches])
+        features = np.array([patch.features for patch in patches])
         self._mean, self._std = features.mean(axis=0), features.std(axis=0) + 1e-9
         signs = np.where(labels, 1.0, -1.0)
         weights = np.where(labels, 0.5 / labels.sum(), 0.5 / (~labels).sum())
         self._line = _fitted((features - self._mean) / self._std, signs, weights)
 
-    def probability(self, embeddings: _F64) -> float:
-        """That a patch is tumour, of its f64[tiles, d]."""
-        x = (_features(embeddings) - self._mean) / self._std
+    def probability(self, features: _F64) -> float:
+        """That a patch is tumour, of its f64[d]."""
+        x = (features - self._mean) / self._std
         return float(expit(x @ self._line[:-1] + self._line[-1]))
 
 
@@ -86,11 +86,6 @@ def classifiers_by_slide(slides: Iterable[str], patches: Sequence[Patch]) -> dic
         if len({patch.is_tumor for patch in others}) == 2:
             found[slide] = Classifier(others)
     return found
-
-
-def _features(embeddings: _F64) -> _F64:
-    """Mean and spread over the tiles of a patch: f64[tiles, d] -> f64[2 * d]."""
-    return np.concatenate([embeddings.mean(axis=0), embeddings.std(axis=0)])
 
 
 def _fitted(x: _F64, signs: _F64, weights: _F64) -> _F64:

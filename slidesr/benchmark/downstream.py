@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slidesr.benchmark.classifier import Patch, classifier_scores, classifiers_by_slide
 from slidesr.benchmark.nuclei import nuclei_scores
 from slidesr.benchmark.pairs import Pair
 from slidesr.benchmark.store import Found
 from slidesr.images import image_size, read_rgb
-from slidesr.perceptual import Eye
 
 _TUMOR, _NORMAL = "tumor", "normal"
+
+_U8 = NDArray[np.uint8]
+_F64 = NDArray[np.float64]
 
 
 class Downstream:
     """Gathers the rows of both tables, scale by scale."""
 
-    def __init__(self, pairs: Sequence[Pair], labelled: Sequence[Pair]) -> None:
-        """The classifier learns from `labelled`, or `pairs`; never from the slide it judges."""
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        labelled: Sequence[Pair],
+        features_of: Callable[[_U8], _F64],
+    ) -> None:
+        """The classifier learns from `labelled`, or `pairs`; never from the slide it judges.
+
+        `features_of` gives what it judges an image by.
+        """
+        self._features_of = features_of
         self._subjects = [pair.subject for pair in pairs]
         self._areas_px = [image_size(pair.high).area for pair in pairs]
         self._labelled = labelled or pairs
@@ -59,8 +71,8 @@ class Downstream:
         answers = np.array(
             [
                 [
-                    classifiers[self._subjects[i].slide].probability(looks.astype(np.float64))
-                    for looks in found[i].embeddings
+                    classifiers[self._subjects[i].slide].probability(features)
+                    for features in found[i].features.astype(np.float64)
                 ]
                 for i in judged
             ]
@@ -72,9 +84,8 @@ class Downstream:
     @cached_property
     def _patches(self) -> list[Patch]:
         """What teaches: labelled patches of the high resolution, of slides that have a name."""
-        eye = Eye()
         return [
-            Patch(subject.slide, subject.label == _TUMOR, eye.embeddings(read_rgb(pair.high)))
+            Patch(subject.slide, subject.label == _TUMOR, self._features_of(read_rgb(pair.high)))
             for pair in self._labelled
             if (subject := pair.subject).label in (_TUMOR, _NORMAL) and subject.slide
         ]

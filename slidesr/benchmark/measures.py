@@ -32,6 +32,10 @@ _OF_PAIR: dict[str, Callable[[_U8, _U8], float]] = {
     "ms_ssim": metrics.ms_ssim,
     "qilv": metrics.qilv,
 }
+_BY_AUTHOR: dict[str, Callable[[_U8, _U8], float]] = {
+    "ms_ssim_author": metrics.ms_ssim_author,
+    "qilv_author": metrics.qilv_author,
+}
 
 
 @dataclass(frozen=True)
@@ -42,34 +46,33 @@ class Enlarged:
     low: _U8  # [h, w, 3]
     high: _U8  # [h*s, w*s, 3]
     made: Sequence[_U8]  # by method, as high
-    distances: Sequence[float]  # by method
+    distances: dict[str, list[float]]  # of `Eye`: metric -> by method
     embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], the first of high
+    features: NDArray[np.float32]  # [1 + methods, d], what a classifier judges by, or [0, 0]
 
 
-def measurable(sizes: Sequence[Size]) -> tuple[str, ...]:
+def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool) -> tuple[str, ...]:
     """The metrics that images of these sizes allow: MS-SSIM wants 161 px a side."""
     least = min(min(size.width, size.height) for size in sizes)
-    names = [name for name in _OF_PAIR if name != "ms_ssim" or least >= _MS_SSIM_SIDE_PX]
-    return (*names, "distance", "consistency")
+    names = [*_OF_PAIR, *distances, "consistency", *(_BY_AUTHOR if by_author else ())]
+    return tuple(name for name in names if "ms_ssim" not in name or least >= _MS_SSIM_SIDE_PX)
 
 
 def measured(names: Sequence[str], enlarged: Enlarged) -> _F64:
     """f64[methods, metrics]."""
     return np.array(
-        [
-            [_one(name, made, distance, enlarged) for name in names]
-            for made, distance in zip(enlarged.made, enlarged.distances, strict=True)
-        ]
+        [[_one(name, index, enlarged) for name in names] for index in range(len(enlarged.made))]
     )
 
 
-def _one(name: str, made: _U8, distance: float, enlarged: Enlarged) -> float:
-    if name == "distance":
-        return distance
+def _one(name: str, index: int, enlarged: Enlarged) -> float:
+    made = enlarged.made[index]
+    if name in enlarged.distances:
+        return enlarged.distances[name][index]
     if name == "consistency":
         scale = len(enlarged.high) // len(enlarged.low)
         return metrics.mean_absolute(bicubic_down(made, scale), enlarged.low)
-    return _OF_PAIR[name](made, enlarged.high)
+    return (_OF_PAIR | _BY_AUTHOR)[name](made, enlarged.high)
 
 
 def nuclei(enlarged: Enlarged) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from slidesr.errors import RefusedError
 from slidesr.model import Engine, Model, load_model
 from slidesr.resample import back_projected, bicubic_up
-from slidesr.weights import ModelSpec, find_model, list_models, read_spec
+from slidesr.third_party import ThirdParty
+from slidesr.weights import ModelSpec, find_model, is_of_others, list_models, read_spec
 
 _U8 = NDArray[np.uint8]
 BICUBIC = "bicubic"
@@ -29,7 +31,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model to compare: a shipped name or a file, and `upscale`'s options for it."""
+    """A model to compare: a shipped name or a file, and `upscale`'s options for it.
+
+    A file may be of others, to which those options do not apply.
+    """
 
     name_or_path: str
     perception: float | None = None
@@ -49,12 +54,25 @@ class Wanted:
 
     @property
     def scale(self) -> int:
-        return read_spec(find_model(self.name_or_path)).generator.scale
+        if self._is_of_others:
+            return ThirdParty(self._path, Engine()).scale
+        return read_spec(self._path).generator.scale
 
-    def opened(self, engine: Engine) -> Model:
-        return load_model(
-            self.name_or_path, engine, perception=self.perception, tolerance=self.tolerance
-        )
+    def method(self, engine: Engine) -> Method:
+        if not self._is_of_others:
+            options = {"perception": self.perception, "tolerance": self.tolerance}
+            return of_model(load_model(self.name_or_path, engine, **options))
+        if self.perception is not None or self.tolerance is not None:
+            raise RefusedError(f"{self._path}: not a model of slidesr, so no @ and no --tolerance")
+        return of_others(ThirdParty(self._path, engine))
+
+    @property
+    def _path(self) -> Path:
+        return find_model(self.name_or_path)
+
+    @property
+    def _is_of_others(self) -> bool:
+        return is_of_others(self._path)
 
 
 def wanted_models(
@@ -85,7 +103,7 @@ def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
 
 def methods_for(wanted: Sequence[Wanted], engine: Engine, scale: int) -> list[Method]:
     """The classical methods, then those of the models that enlarge by `scale`."""
-    models = [of_model(each.opened(engine)) for each in wanted if each.scale == scale]
+    models = [each.method(engine) for each in wanted if each.scale == scale]
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
@@ -115,6 +133,16 @@ def of_model(model: Model) -> Method:
         "runs on": f"{engine.device.partition(':')[0]}, {engine.precision}",
     }
     return Method(spec.name, model.enlarge, facts)
+
+
+def of_others(network: ThirdParty) -> Method:
+    """A network of others as a method."""
+    facts = {
+        "kind": network.architecture,
+        "sha256": network.sha256,
+        "runs on": f"{network.device}, {network.precision}",
+    }
+    return Method(network.name, network.enlarge, facts)
 
 
 def leading(methods: Sequence[Method]) -> Method:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-LESS_IS_BETTER = frozenset({"mse", "distance", "fid", "consistency"})
+LESS_IS_BETTER = frozenset({"mse", "distance", "vgg19_distance", "fid", "consistency"})
 HEADINGS = {  # metric -> what people call it
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",
@@ -18,8 +18,14 @@ HEADINGS = {  # metric -> what people call it
     "consistency": "consistency",
     "psnr_y_db": "PSNR-Y (dB)",
     "mse": "MSE",
+    "vgg19_distance": "VGG19 distance",
+    "ms_ssim_author": "MS-SSIM, author's",
+    "qilv_author": "QILV, author's",
+    "running_psnr_db_author": "PSNR, author's (dB)",
 }
-DIGITS = {"psnr_db": 2, "psnr_y_db": 2, "mse": 1, "distance": 3, "consistency": 2, "fid": 2}
+DIGITS = {"mse": 1, "consistency": 2, "fid": 2, "distance": 3, "vgg19_distance": 3} | dict.fromkeys(
+    ("psnr_db", "psnr_y_db", "running_psnr_db_author"), 2
+)
 
 
 @dataclass(frozen=True)

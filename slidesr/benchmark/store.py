@@ -32,6 +32,7 @@ class Found:
     scores: _F64  # [methods, metrics]
     embeddings: _F32  # [1 + methods, tiles, d], the first of the high resolution
     nuclei: _I64  # [methods, 3]: in the high resolution, in the method's image, in both; or [0, 3]
+    features: _F32  # [1 + methods, d], as `embeddings`; or [0, 0]
 
 
 class Store(Closing):
@@ -68,13 +69,13 @@ class Store(Closing):
 
     def get(self, scale: int, index: int) -> Found:
         with np.load(self._path(scale, index)) as file:
-            return Found(file["scores"], file["embeddings"], file["nuclei"])
+            return Found(**file)
 
     def put(self, scale: int, index: int, found: Found) -> None:
         path = self._path(scale, index)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, scores=found.scores, embeddings=found.embeddings, nuclei=found.nuclei)
+            np.savez(file, **vars(found))
 
     def discard(self) -> None:
         """Once the results stand elsewhere."""

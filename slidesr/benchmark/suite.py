@@ -25,11 +25,14 @@ from slidesr.benchmark.store import Found, Store
 from slidesr.degrade import Scanner, scanned
 from slidesr.errors import RefusedError
 from slidesr.images import image_size, read_rgb
-from slidesr.perceptual import LEAST_PX, Eye
+from slidesr.perceptual import LEAST_PX, Eye, pooled
 from slidesr.resample import bicubic_down, through_jpeg
+from slidesr.resnext import ResNeXt
 from slidesr.schedule import ordered_map
+from slidesr.weights import sha256_of
 
 _U8 = NDArray[np.uint8]
+_F64 = NDArray[np.float64]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
 _AHEAD = 4  # images whose metrics wait for a thread
 
@@ -45,6 +48,7 @@ class Options:
     jpeg_quality: int | None = None  # the low resolution is compressed first, as slides are
     seed: int = 0  # of the scanner's noise
     downstream: bool = False  # also count nuclei and ask a classifier
+    by_author: bool = False  # also the metrics as the author of WA-SRGAN computes them
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,17 @@ class Comparison:
     methods: Callable[[int], list[Method]]
     options: Options = Options()
     labelled: Sequence[Pair] = ()  # patches that teach the classifier; those of `pairs` if none
+    vgg19: Path | None = None  # its weights, for one more distance
+    resnext101: Path | None = None  # its weights, for the classifier; else the encoder's embeddings
+
+    @cached_property
+    def eye(self) -> Eye:
+        return Eye(self.vgg19)
+
+    @cached_property
+    def features_of(self) -> Callable[[_U8], _F64]:
+        """What the classifier judges an image by, f64[d]."""
+        return (ResNeXt(self.resnext101) if self.resnext101 else self.eye).features
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -63,7 +78,7 @@ class Comparison:
         path, size = min(sizes.items(), key=lambda item: min(item[1].width, item[1].height))
         if min(size.width, size.height) < LEAST_PX:
             raise RefusedError(f"{path}: {size} px are too few: give {LEAST_PX} px a side")
-        return measurable(list(sizes.values()))
+        return measurable(list(sizes.values()), self.eye.metrics, self.options.by_author)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -71,8 +86,10 @@ class Comparison:
         digest = hashlib.sha256()
         for path in _files([*self.pairs, *self.labelled]):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
+        judges = {"vgg19_sha256": self.vgg19, "resnext101_sha256": self.resnext101}
         return {
             **asdict(self.options),
+            **{name: sha256_of(path) for name, path in judges.items() if path},
             "scales": list(self.options.scales),
             "metrics": list(self.metrics),
             "images": len(self.pairs),
@@ -95,19 +112,33 @@ class Comparison:
         self, scale: int, methods: Sequence[Method], indices: Sequence[int]
     ) -> Iterator[tuple[int, Found]]:
         """The numbers of these images: networks in this thread, the rest in two more."""
-        eye = Eye()
         work = partial(_found, self.metrics, self.options.downstream)
-        enlarged = (self.enlarged(scale, methods, self.pairs[index], eye) for index in indices)
+        enlarged = (self.enlarged(scale, methods, self.pairs[index]) for index in indices)
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
 
-    def enlarged(self, scale: int, methods: Sequence[Method], pair: Pair, eye: Eye) -> Enlarged:
+    def enlarged(self, scale: int, methods: Sequence[Method], pair: Pair) -> Enlarged:
         """One image by all methods, once it is cut to a multiple of the scale."""
         high = _cut(read_rgb(pair.high), scale)
         low = self._low(pair, high, scale)
         made = [method.enlarge(low) for method in methods]
-        looks = np.stack([eye.embeddings(image) for image in (high, *made)])
-        distances = eye.distances(made, high)
-        return Enlarged(pair.subject, low, high, made, distances, looks.astype(np.float32))
+        looks = np.stack([self.eye.embeddings(image) for image in (high, *made)])
+        return Enlarged(
+            pair.subject,
+            low,
+            high,
+            made,
+            self.eye.distances(made, high),
+            looks.astype(np.float32),
+            self._features([high, *made], looks).astype(np.float32),
+        )
+
+    def _features(self, images: Sequence[_U8], embeddings: _F64) -> _F64:
+        """[images, d], or [0, 0] where no classifier is asked."""
+        if not self.options.downstream:
+            return np.empty((0, 0))
+        if self.resnext101:
+            return np.stack([self.features_of(image) for image in images])
+        return np.stack([pooled(each) for each in embeddings])  # as `Eye.features`, made already
 
     def _low(self, pair: Pair, high: _U8, scale: int) -> _U8:
         """What the methods are given: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
@@ -134,7 +165,7 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
     methods: dict[int, dict[str, dict[str, Any]]] = {}
     scores: dict[int, dict[str, dict[str, list[float]]]] = {}
     rows: list[Row] = []
-    downstream = Downstream(comparison.pairs, comparison.labelled)
+    downstream = Downstream(comparison.pairs, comparison.labelled, comparison.features_of)
     for scale in comparison.options.scales:
         compared = comparison.methods(scale)
         missing = [index for index in range(len(subjects)) if not store.has(scale, index)]
@@ -149,6 +180,8 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
         scores[scale] = _by_method(list(methods[scale]), comparison.metrics, all_found)
         rows += summary(scale, subjects, scores[scale])
         rows += _fid_rows(scale, subjects, list(methods[scale]), all_found)
+        if comparison.options.by_author:
+            rows += _running_rows(scale, subjects, scores[scale])
         if comparison.options.downstream:
             downstream.add(scale, list(methods[scale]), all_found)
     return Results(
@@ -187,7 +220,7 @@ def means(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
 
 def _found(names: Sequence[str], downstream: bool, enlarged: Enlarged) -> Found:
     counts = nuclei(enlarged) if downstream else np.empty((0, 3), np.int64)
-    return Found(measured(names, enlarged), enlarged.embeddings, counts)
+    return Found(measured(names, enlarged), enlarged.embeddings, counts, enlarged.features)
 
 
 def _by_method(
@@ -216,6 +249,20 @@ def _fid_rows(
         for method, tiles in zip(methods, made, strict=True):
             fid = metrics.frechet(tiles, true)
             rows.append(Row(scale, method, data, "all", "image", "fid", len(looks), fid))
+    return rows
+
+
+def _running_rows(
+    scale: int, subjects: Sequence[Subject], scores: dict[str, dict[str, list[float]]]
+) -> list[Row]:
+    """The author's mean PSNR, of the images in their order."""
+    rows = []
+    for data in dict.fromkeys(subject.data for subject in subjects):
+        of = [index for index, subject in enumerate(subjects) if subject.data == data]
+        for method, by_metric in scores.items():
+            psnr_db = metrics.running_psnr_db_author([by_metric["mse"][index] for index in of])
+            metric = "running_psnr_db_author"
+            rows.append(Row(scale, method, data, "all", "image", metric, len(of), psnr_db))
     return rows
 
 

@@ -91,6 +91,21 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     type=click.Path(path_type=Path),
     help="Patches labelled tumor and normal that teach the classifier. [default: DATA's]",
 )
+@click.option(
+    "--resnext101",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Weights of torchvision's resnext101_32x8d: the classifier judges by it.",
+)
+@click.option(
+    "--vgg19",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Weights of torchvision's vgg19: one more perceptual distance.",
+)
+@click.option(
+    "--author-metrics",
+    is_flag=True,
+    help="Also PSNR, MS-SSIM and QILV as the author of WA-SRGAN computes them.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
 @click.option("--overwrite", is_flag=True, help="Replace the results of another comparison.")
@@ -115,6 +130,9 @@ def benchmark(
     level: int,
     downstream: bool,
     labelled: Path | None,
+    resnext101: Path | None,
+    vgg19: Path | None,
+    author_metrics: bool,
     device: str,
     precision: str,
     overwrite: bool,
@@ -144,13 +162,18 @@ def benchmark(
         "own" if own else degradation,
         jpeg,
         downstream=downstream,
+        by_author=author_metrics,
     )
+    if resnext101 and not downstream:
+        raise RefusedError("--resnext101 is of use with --downstream only")
     wanted = wanted_models(models, options.scales, tolerance)
     comparison = Comparison(
         pairs,
         partial(methods_for, wanted, Engine.choose(device, precision)),
         options,
         find_pairs(labelled) if labelled else (),
+        vgg19,
+        resnext101,
     )
     if not overwrite:
         refuse_other_results(output, comparison.protocol)

@@ -132,18 +132,19 @@ class PerceptualLoss(nn.Module):
         return [_unit_length(part) for part in maps] if self.unit_length else maps
 
 
-def vgg19_features(weights: Path, *, normalised: bool) -> nn.Module:
+def vgg19_features(weights: Path, *, normalised: bool, stages: bool = False) -> nn.Module:
     """VGG19 up to its last pooling (Simonyan and Zisserman 2015, arXiv 1409.1556, configuration E):
     [n, 3, h, w] in 0..1 -> one map [n, 512, h/32, w/32], for `PerceptualLoss`.
 
-    `weights` is a file saved by torch with the parameters of torchvision's `vgg19`, whatever its
-    classifier. `normalised` subtracts ImageNet's mean colour first, as the network was trained;
-    the code published with WA-SRGAN does not.
+    With `stages` it gives five maps instead, what enters each pooling, as LPIPS takes them from
+    VGG16. `weights` is a file saved by torch with the parameters of torchvision's `vgg19`,
+    whatever its classifier. `normalised` subtracts ImageNet's mean colour first, as the network was
+    trained; the code published with WA-SRGAN does not.
     """
     try:
         saved = torch.load(weights, map_location="cpu", weights_only=True)
         state = {key: value for key, value in saved.items() if key.startswith("features.")}
-        network = _Vgg19(normalised=normalised)
+        network = _Vgg19(normalised=normalised, stages=stages)
         network.load_state_dict(state)
     except (*_UNREADABLE, AttributeError) as error:
         raise RefusedError(
@@ -159,8 +160,9 @@ class _Vgg19(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, normalised: bool) -> None:
+    def __init__(self, *, normalised: bool, stages: bool) -> None:
         super().__init__()
+        self.stages = stages
         layers: list[nn.Module] = []
         channels = 3
         for widths in _VGG19_WIDTHS:
@@ -174,7 +176,12 @@ class _Vgg19(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [self.features((x - self.mean) / self.std)]
+        x, maps = (x - self.mean) / self.std, []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+            x = layer(x)
+        return maps if self.stages else [x]
 
 
 def _sum_and_step(x: Tensor, dim: int, gap_px: int) -> tuple[Tensor, Tensor]:
