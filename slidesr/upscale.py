@@ -8,10 +8,13 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -23,7 +26,7 @@ from slidesr.geometry import Box, Mpp, Size
 from slidesr.model import Engine, Model, load_model
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
-from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.ome_tiff import OmeTiffWriter, sweep
 from slidesr.output.pyramid import EncodedBlock, Painted, UpperPyramid, encode_block
 from slidesr.painter import Painter, Raw
 from slidesr.plan import CELL_PX, Block, Plan
@@ -90,6 +93,26 @@ class Job:
         painter = self.painter
         return sum(_tissue_px(painter, block) for block in self.plan.blocks())
 
+    def identity(self) -> dict[str, str]:
+        """All that decides the output's bytes, hashed by the name that a user knows it by.
+
+        Whoever goes on with a stopped run must bring the same.
+        """
+        options, engine, path = self.options, self.model.engine, self.slide.path
+        about = path.stat()
+        kind = engine.device.partition(":")[0]
+        told: dict[str, object] = {
+            "slide": (about.st_size, about.st_mtime_ns, self.frame.level, self.frame.mpp),
+            "model": (self.model.sha256, self.model.spec.name),
+            "device": (kind, engine.precision, self.model.batch_size),
+            "version": [(name, version(name)) for name in ("slidesr", "torch", "imagecodecs")],
+            "tissue mask": (self.tissue.mask.tobytes(), self.tissue.glass),
+            "plan (scale, level, crop)": self.plan,
+            "compression": (options.compression, options.layout),
+            "metadata": replace(self.metadata(), provenance={}),  # its facts are told above
+        }
+        return {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
+
     def metadata(self) -> Metadata:
         magnification = self.frame.magnification
         return Metadata(
@@ -123,10 +146,16 @@ class Progress:
     source_px: int
     tissue_px: int
 
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(self.source_px + other.source_px, self.tissue_px + other.tissue_px)
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `stage_s` are busy seconds, added over a stage's threads."""
+    """What a run did. `stage_s` are busy seconds, added over a stage's threads.
+
+    Of the tissue `resumed_px` were there already, made by a run that was stopped.
+    """
 
     output: Path
     source: Size
@@ -137,6 +166,7 @@ class Summary:
     magnification: float | None
     tissue_share: float
     tissue_px: int
+    resumed_px: int
     model: str
     device: str
     precision: str
@@ -194,7 +224,6 @@ def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None
     plan, compression, painter = job.plan, job.options.compression, job.painter
     watch = _Stopwatch()
     upper = UpperPyramid(plan, compression, job.tissue.glass)
-    done = Progress(0, 0)
     glass = np.full((plan.output_tile_px, plan.output_tile_px, 3), job.tissue.glass, np.uint8)
     writer = OmeTiffWriter(
         job.output,
@@ -204,20 +233,28 @@ def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None
         glass=compression.encode(glass),
         layout=job.options.layout,
         overwrite=job.options.overwrite,
+        identity=job.identity(),
     )
-    with writer, closing(_encoded_blocks(job, painter, watch)) as blocks:
-        for encoded in blocks:
-            with watch("write"):
-                writer.append(encoded.tiles)
-                writer.append(upper.add(encoded))
-            done = Progress(
-                done.source_px + encoded.block.source.area,
-                done.tissue_px + _tissue_px(painter, encoded.block),
-            )
-            report(done)
+    with writer:
+        first = 0
+        if writer.resumed:
+            upper.restore(writer.resumed.arrays)
+            first = writer.resumed.blocks
+        done = resumed = _progress(painter, islice(plan.blocks(), first))
+        report(done)
+        with closing(_encoded_blocks(job, painter, watch, first)) as blocks:
+            for encoded in blocks:
+                with watch("write"):
+                    writer.append(encoded.tiles)
+                    writer.append(upper.add(encoded))
+                with watch("checkpoint"):
+                    writer.checkpoint(encoded.block.index + 1, upper.arrays)
+                done += _progress(painter, [encoded.block])
+                report(done)
         with watch("publish"):
             output_bytes = writer.finish()
-    return _summary(job, done, output_bytes, time.monotonic() - started, watch.seconds)
+    seconds = time.monotonic() - started
+    return _summary(job, done, resumed, output_bytes, seconds, watch.seconds)
 
 
 def estimate(job: Job) -> Estimate:
@@ -237,12 +274,12 @@ def estimate(job: Job) -> Estimate:
 
 
 def _encoded_blocks(
-    job: Job, painter: Painter, watch: _Stopwatch
+    job: Job, painter: Painter, watch: _Stopwatch, first: int
 ) -> Generator[EncodedBlock, None, None]:
-    """The pipeline: threads read ahead and encode behind; the network has the caller's thread.
+    """The pipeline from the block `first` on: threads read ahead and encode behind.
 
-    There it needs no hand-over, and glibc keeps its freed memory (see `slidesr.model`), which it
-    does for the main thread alone.
+    The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
+    memory (see `slidesr.model`), which it does for the main thread alone.
     """
 
     def read(block: Block) -> Raw:
@@ -261,7 +298,9 @@ def _encoded_blocks(
             return encode_block(painted, job.plan, job.options.compression)
 
     workers = job.options.num_workers
-    raws = ordered_map(read, job.plan.blocks(), workers=workers, ahead=workers + 1)
+    raws = ordered_map(
+        read, islice(job.plan.blocks(), first, None), workers=workers, ahead=workers + 1
+    )
     return ordered_map(encode, paint(raws), workers=workers, ahead=workers + 1)
 
 
@@ -318,6 +357,11 @@ def _inside(roi: Path, slide: Slide, tissue: Tissue) -> Tissue:
     return tissue.restricted(inside)
 
 
+def _progress(painter: Painter, blocks: Iterable[Block]) -> Progress:
+    parts = [Progress(block.source.area, _tissue_px(painter, block)) for block in blocks]
+    return sum(parts, Progress(0, 0))
+
+
 def _tissue_px(painter: Painter, block: Block) -> int:
     """Tissue of a block in source pixels, by cells; never more than the block itself."""
     return min(int(painter.tissue_cells(block).sum()) * CELL_PX**2, block.source.area)
@@ -338,6 +382,7 @@ def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
         raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
     if output.exists() and output.samefile(source):
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
+    sweep(output)
     if output.exists() and not overwrite:
         raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
     if not os.access(output.parent, os.W_OK):
@@ -365,7 +410,12 @@ def _peak_memory() -> int:
 
 
 def _summary(
-    job: Job, done: Progress, output_bytes: int, seconds: float, stage_s: dict[str, float]
+    job: Job,
+    done: Progress,
+    resumed: Progress,
+    output_bytes: int,
+    seconds: float,
+    stage_s: dict[str, float],
 ) -> Summary:
     metadata = job.metadata()
     return Summary(
@@ -378,6 +428,7 @@ def _summary(
         magnification=metadata.magnification,
         tissue_share=done.tissue_px / done.source_px,
         tissue_px=done.tissue_px,
+        resumed_px=resumed.tissue_px,
         model=job.model.spec.name,
         device=job.model.engine.device,
         precision=job.model.engine.precision,

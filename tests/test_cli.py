@@ -97,7 +97,14 @@ def test_without_output_the_name_is_made(folder: Path, capsys: pytest.CaptureFix
     assert told["output"] == "slide.x4.ome.tif"
     assert told["size"] == {"width": 1200, "height": 1040}
     assert told["mpp"] == {"x": 0.125, "y": 0.125}
-    assert set(told["stage_s"]) == {"read", "network", "encode", "write", "publish"}
+    assert set(told["stage_s"]) == {
+        "read",
+        "network",
+        "encode",
+        "write",
+        "checkpoint",
+        "publish",
+    }
     assert (folder / "slide.x4.ome.tif").exists()
 
 

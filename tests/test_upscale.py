@@ -153,7 +153,9 @@ def test_a_patch_without_pixel_size_gets_none(
         assert float(made.properties["openslide.mpp-x"]) == pytest.approx(0.125)
 
 
-def test_a_stopped_run_leaves_nothing(slide: Path, options: Options, tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_checkpoint_leaves_nothing(
+    slide: Path, options: Options, tmp_path: Path
+) -> None:
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 

@@ -22,9 +22,9 @@ from slidesr.cli.patches import patches
 from slidesr.cli.show import console
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
-from slidesr.errors import SlidesrError
+from slidesr.errors import SlidesrError, StoppedError
 
-_STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_received: list[int] = []  # the signal that asked to stop
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +44,8 @@ def main() -> None:
     """What the `slidesr` command calls."""
     handler = RichHandler(console=console, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -62,7 +63,10 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
         _say("stopped; nothing was left behind")
-        return _STOPPED[signal.SIGINT]
+        return _stopped_code()
+    except StoppedError as error:
+        _say(str(error))
+        return _stopped_code()
     except SlidesrError as error:
         _say(str(error))
         return error.exit_code
@@ -93,6 +97,13 @@ def _of_system(error: OSError) -> str:
     return f"{where}{error.strerror or error}.{cure}"
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise SystemExit(_STOPPED[signal.Signals(number)])
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ends the work at hand; a second signal ends the process at once."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _stopped_code() -> int:
+    return 128 + _received[-1] if _received else StoppedError.exit_code

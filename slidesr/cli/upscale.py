@@ -12,11 +12,12 @@ import click
 from rich.text import Text
 
 from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, time_text
+from slidesr.errors import StoppedError
 from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
 
 if TYPE_CHECKING:
-    from slidesr.upscale import Job, Options, Progress, Summary
+    from slidesr.upscale import Job, Options, Summary
 
 # A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
 _BACKGROUND_COST = 0.02
@@ -146,15 +147,20 @@ def run_and_show(job: Job, *, json_: bool = False) -> None:
 
 
 def _run(job: Job) -> Summary:
+    from slidesr.upscale import Progress
     from slidesr.upscale import upscale as run
 
     tissue_px = job.tissue_px
     total = tissue_px + _BACKGROUND_COST * (job.plan.region.area - tissue_px)
-    started = time.monotonic()
+    started, resumed = time.monotonic(), Progress(0, 0)
     with progress_bar(job.output.name, total) as bar:
 
         def report(done: Progress) -> None:
-            rate = done.tissue_px / 1e6 / max(1e-9, time.monotonic() - started)
+            nonlocal started, resumed
+            if not bar.tasks[0].fields["note"]:  # the first tells what a stopped run has made
+                started, resumed = time.monotonic(), done
+            made_px = done.tissue_px - resumed.tissue_px
+            rate = made_px / 1e6 / max(1e-9, time.monotonic() - started)
             bar.update(
                 bar.task_ids[0],
                 completed=done.tissue_px + _BACKGROUND_COST * (done.source_px - done.tissue_px),
@@ -162,7 +168,10 @@ def _run(job: Job) -> Summary:
                 f" {rate:.3f} Mpx/s",
             )
 
-        return run(job, report)
+        try:
+            return run(job, report)
+        except KeyboardInterrupt:
+            raise StoppedError("stopped; the same command goes on from here") from None
 
 
 def _show_summary(summary: Summary, *, json_: bool) -> None:
@@ -170,7 +179,7 @@ def _show_summary(summary: Summary, *, json_: bool) -> None:
         as_json(summary)
         return
     stages = ", ".join(f"{stage} {time_text(s)}" for stage, s in summary.stage_s.items())
-    rate = summary.tissue_px / 1e6 / summary.seconds
+    rate = (summary.tissue_px - summary.resumed_px) / 1e6 / summary.seconds
     facts(
         "",
         {
@@ -180,7 +189,8 @@ def _show_summary(summary: Summary, *, json_: bool) -> None:
             "pixel": f"{summary.mpp} um (source {summary.source_mpp} um)"
             if summary.mpp
             else "size unknown",
-            "tissue": f"{summary.tissue_share:.1%}, {summary.tissue_px / 1e6:.2f} Mpx",
+            "tissue": f"{summary.tissue_share:.1%}, {summary.tissue_px / 1e6:.2f} Mpx"
+            + (f" ({summary.resumed_px / 1e6:.2f} before)" if summary.resumed_px else ""),
             "model": f"{summary.model} on {summary.device}, {summary.precision}",
             "time": f"{time_text(summary.seconds)}, {rate:.3f} Mpx of tissue/s (busy: {stages})",
             "memory": f"{bytes_text(summary.peak_memory_bytes)} at most",

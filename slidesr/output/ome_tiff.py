@@ -12,10 +12,14 @@ to back, and nothing but the places of its tiles is held in memory (16 bytes a t
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,10 +30,13 @@ import tifffile
 from slidesr.closing import Closing
 from slidesr.durable import sync_folder
 from slidesr.errors import BusyError, RefusedError
+from slidesr.output.checkpoint import Checkpoint, crc_of, discard
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.pyramid import EncodedTile
 from slidesr.plan import Plan
+
+_log = logging.getLogger(__name__)
 
 LAYOUTS = ("hybrid", "ome", "generic")
 """`hybrid`: the levels as SubIFDs, and again as copies of these small directories in the main
@@ -40,9 +47,13 @@ chain of directories without OME-XML."""
 class OmeTiffWriter(Closing):
     """Writes beside `path` under a hidden name, and publishes whole or not at all.
 
-    A context manager: `append` tiles in any order, then `finish`. Leaving without `finish` removes
-    the part. `glass` is the encoded tile that all plain glass points at. Raises RefusedError where
-    the output exists and may not be replaced, or cannot be written.
+    A context manager: `append` tiles in any order, then `finish`. `glass` is the encoded tile that
+    all plain glass points at. Leaving without `finish` removes the part, unless it has a
+    `checkpoint`: then a writer with the same `identity` goes on from there, and `resumed` is it.
+
+    Raises RefusedError where the output exists and may not be replaced, cannot be written, or was
+    begun under another identity (with `overwrite` that is dropped); BusyError where another process
+    writes it.
     """
 
     def __init__(
@@ -55,6 +66,7 @@ class OmeTiffWriter(Closing):
         glass: bytes,
         layout: str = "hybrid",
         overwrite: bool = False,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
@@ -63,18 +75,71 @@ class OmeTiffWriter(Closing):
         self._glass_tile, self._glass_place = glass, (0, 0)
         if path.exists() and not overwrite:
             raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
-        self._part = path.with_name(f".{path.name}.part")
+        self._part, self._state = _part_of(path), _state_of(path)
+        self._identity = dict(identity or {})
         self._file = _own_file(self._part, path)
         with ExitStack() as undo:
             undo.callback(self.close)
-            _write_skeleton(self._file, plan, metadata, compression, layout)
+            skeleton = _skeleton(plan, metadata, compression, layout)
+            self.resumed = self._resumed(len(skeleton))
+            self._file.seek(0)
+            self._file.write(skeleton)
+            self._begin(len(skeleton))
             undo.pop_all()
-        self._end = self._file.seek(0, os.SEEK_END)
+        self._pause = _Pause()
 
     def close(self) -> None:
-        """Removes what is not published."""
-        self._part.unlink(missing_ok=True)  # while it is still locked
+        """Removes what is not published and has no checkpoint."""
+        if not self._state.exists():
+            self._part.unlink(missing_ok=True)  # while it is still locked
         self._file.close()
+
+    def _resumed(self, start: int) -> Checkpoint | None:
+        """The checkpoint to go on from; one of no use is removed."""
+        state = Checkpoint.read(self._state)
+        if state is not None and not self._overwrite:
+            names = self._identity.keys() | state.identity.keys()
+            other = [n for n in names if self._identity.get(n) != state.identity.get(n)]
+            if other:
+                raise RefusedError(
+                    f"{self._path}: a run was stopped here with another {', '.join(sorted(other))}."
+                    " Give the same to go on with it, or begin anew with --overwrite."
+                )
+        if state is not None and state.identity == self._identity:
+            if crc_of(self._file, start, state.end) == state.crc:
+                return state
+            _log.warning("%s: what a stopped run left is damaged; starting over", self._path)
+        discard(self._state)
+        return None
+
+    def _begin(self, start: int) -> None:
+        self._start, self._end, self._crc = start, start, 0
+        if self.resumed is not None:
+            self._end, self._crc = self.resumed.end, self.resumed.crc
+            arrays = self.resumed.arrays
+            offset, count = map(int, arrays["glass"])
+            self._glass_place = offset, count
+            for level, places in enumerate(self._levels):
+                places.restore(arrays[f"places{level}"])
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+    def checkpoint(
+        self, blocks: int, arrays: Callable[[], Mapping[str, npt.NDArray[np.generic]]]
+    ) -> None:
+        """Makes what was appended outlive a kill, so often that it costs a hundredth of the time.
+
+        `blocks` and `arrays` are what `resumed` is to tell when the run goes on.
+        """
+        if not self._pause.is_over:
+            return
+        with self._pause.measured():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            places = {f"places{level}": each.array for level, each in enumerate(self._levels)}
+            glass = {"glass": np.array(self._glass_place, np.int64)}
+            kept = {**arrays(), **places, **glass}
+            Checkpoint(self._identity, blocks, self._end, self._crc, kept).save(self._state)
 
     def append(self, tiles: Iterable[EncodedTile]) -> None:
         """Appends encoded tiles in the order given; the glass tile once, where first needed."""
@@ -111,6 +176,7 @@ class OmeTiffWriter(Closing):
         offset = self._end
         self._file.write(data)
         self._end += len(data)
+        self._crc = zlib.crc32(data, self._crc)
         return offset, len(data)
 
     def _publish(self) -> None:
@@ -128,10 +194,45 @@ class OmeTiffWriter(Closing):
                 ) from error
         self._part.replace(self._path)
         sync_folder(self._path.parent)
+        discard(self._state)
+
+
+def sweep(path: Path) -> None:
+    """Removes the state of an output that was published just before its run was killed."""
+    if path.exists() and not _part_of(path).exists():
+        discard(_state_of(path))
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _state_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part.state")
+
+
+class _Pause:
+    """Tells when the next checkpoint is due: a hundred times as long as the last one took."""
+
+    _LEAST_S, _TIMES = 2.0, 100
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + self._LEAST_S
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._due
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._due = ended + max(self._LEAST_S, self._TIMES * (ended - started))
 
 
 def _own_file(part: Path, path: Path) -> BinaryIO:
-    """Opens the part empty and locked; a part that a killed run left behind is taken over."""
+    """Opens the part locked; a part that a killed run left behind is taken over."""
     try:
         part.touch()
         file = part.open("r+b")
@@ -145,7 +246,6 @@ def _own_file(part: Path, path: Path) -> BinaryIO:
     if not is_ours:  # locked, or published or removed between opening and locking
         file.close()
         raise BusyError(f"{path}: another process is writing it. Wait for it, or stop it.")
-    file.truncate(0)
     return file
 
 
@@ -163,6 +263,14 @@ class _TilePlaces:
         self._offsets[row, column], self._counts[row, column] = place
 
     @property
+    def array(self) -> npt.NDArray[np.uint64]:
+        """u64[2, rows, columns]: offsets, and lengths in bytes."""
+        return np.stack([self._offsets, self._counts])
+
+    def restore(self, array: npt.NDArray[np.generic]) -> None:
+        self._offsets[:], self._counts[:] = array
+
+    @property
     def offsets(self) -> list[int]:
         return list(map(int, self._offsets.flat))
 
@@ -178,10 +286,9 @@ class _TilePlaces:
             raise ValueError(f"level {self._level}: no tile at row {row}, column {column}")
 
 
-def _write_skeleton(
-    file: BinaryIO, plan: Plan, metadata: Metadata, compression: Compression, layout: str
-) -> None:
+def _skeleton(plan: Plan, metadata: Metadata, compression: Compression, layout: str) -> bytes:
     """Every directory of the file, with room for the places of its tiles."""
+    file = BytesIO()
     sub_levels = 0 if layout == "generic" else len(plan.levels) - 1
     side = plan.output_tile_px
     with tifffile.TiffWriter(file, bigtiff=True, byteorder="<") as writer:
@@ -204,6 +311,7 @@ def _write_skeleton(
                 **compression.tiff_options,
                 **first,
             )
+    return file.getvalue()
 
 
 def _resolution(metadata: Metadata, level: int) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +104,19 @@ class UpperPyramid:
         self._plan, self._compression, self._glass = plan, compression, glass
         self._open: dict[tuple[int, int, int], _OpenTile] = {}
 
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The open tiles, for `restore`."""
+        places = [(*key, tile.missing) for key, tile in self._open.items()]
+        pixels = {f"open{i}": tile.pixels for i, tile in enumerate(self._open.values())}
+        drawn = {name: each for name, each in pixels.items() if each is not None}
+        return {"open": np.array(places, np.int64).reshape(-1, 4), **drawn}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on where another one gave its `arrays`."""
+        for i, (level, row, column, missing) in enumerate(arrays["open"].tolist()):
+            tile = self._opened((level, row, column))
+            tile.missing, tile.pixels = missing, arrays.get(f"open{i}")
+
     def add(self, encoded: EncodedBlock) -> Iterator[EncodedTile]:
         """Takes the rest of a block and yields the upper tiles that it completes."""
         plan, block = self._plan, encoded.block
@@ -115,10 +129,7 @@ class UpperPyramid:
     def _place(self, level: int, row: int, column: int, part: _U8 | None) -> Iterator[EncodedTile]:
         """Puts a child's half-size pixels into its parent tile on `level`."""
         key = (level, row // 2, column // 2)
-        if key not in self._open:
-            half = self._plan.output_tile_px // 2
-            self._open[key] = _OpenTile(*self._shape(key), half, self._glass)
-        tile = self._open[key]
+        tile = self._open.get(key) or self._opened(key)
         tile.place(part, row % 2, column % 2)
         if tile.missing:
             return
@@ -131,6 +142,11 @@ class UpperPyramid:
         if level + 1 < len(self._plan.levels):
             rest = None if pixels is None else halved(pixels)
             yield from self._place(level + 1, key[1], key[2], rest)
+
+    def _opened(self, key: tuple[int, int, int]) -> _OpenTile:
+        half = self._plan.output_tile_px // 2
+        tile = self._open[key] = _OpenTile(*self._shape(key), half, self._glass)
+        return tile
 
     def _shape(self, key: tuple[int, int, int]) -> tuple[int, int]:
         level, row, column = key

@@ -1,0 +1,81 @@
+"""What a stopped run needs to go on, in one file beside the unfinished output.
+
+.NAME.part         the output so far: its directories without places, then tiles in their order
+.NAME.part.state   how far it is, where its tiles lie, and the open tiles of the upper pyramid
+
+The part is synced first and the state takes its name after that, so that a state never tells of
+bytes that are not there. It is an npz, whose members carry CRCs; nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from slidesr.durable import sync_folder, whole_file
+
+_CHUNK_BYTES = 1 << 22
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a run, after `blocks` blocks of its plan."""
+
+    identity: dict[str, str]  # what decides the output's bytes: its name -> its hash
+    blocks: int
+    end: int  # bytes of the part that count
+    crc: int  # CRC-32 of the tiles in it
+    arrays: dict[str, npt.NDArray[np.generic]]  # where tiles lie, and the open upper tiles
+
+    def save(self, path: Path) -> None:
+        """Replaces the state at `path`; a kill or a loss of power leaves the old or the new one."""
+        told = [self.identity, self.blocks, self.end, self.crc]
+        header = np.frombuffer(json.dumps(told).encode(), np.uint8)
+        new = _new(path)
+        try:
+            with whole_file(path, new) as file:
+                np.savez(file, allow_pickle=False, header=header, **self.arrays)
+        finally:
+            new.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint | None:
+        """What `save` wrote, or None where it is absent or damaged."""
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            identity, blocks, end, crc = json.loads(arrays.pop("header").tobytes())
+            return cls(dict(identity), int(blocks), int(end), int(crc), arrays)
+        except _DAMAGED:
+            return None
+
+
+def discard(path: Path) -> None:
+    """Removes the state at `path`, and what a kill left of a newer one."""
+    _new(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def crc_of(file: BinaryIO, start: int, end: int) -> int | None:
+    """CRC-32 of a part of a file, or None where the file is shorter."""
+    file.seek(start)
+    crc, left = 0, end - start
+    while left > 0:
+        chunk = file.read(min(_CHUNK_BYTES, left))
+        if not chunk:
+            return None
+        crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+    return crc
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
