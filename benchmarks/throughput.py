@@ -28,6 +28,7 @@ from torch import Tensor
 from slidesr.geometry import Box
 from slidesr.model import Engine
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.layers import as_tensor
 from slidesr.upscale import Options, prepared, upscale
 from slidesr.weights import default_model, models_folder, read_model
 
@@ -77,7 +78,7 @@ def _whole_command(slide: Path, output: Path) -> None:
 def _plain_loop(generator: Generator, image: npt.NDArray[np.uint8], tile: int) -> Tensor:
     height, width = image.shape[:2]
     scale = generator.spec.scale
-    whole = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    whole = as_tensor(image)
     made = torch.zeros(1, 3, height * scale, width * scale)
     for y in range(0, height, tile):
         for x in range(0, width, tile):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slidesr.nets.encoder import distance_of_maps
-from slidesr.nets.losses import vgg19_features
+from slidesr.nets.imagenet import resnext101_features, vgg19_features
+from slidesr.nets.layers import as_tensor
 from slidesr.weights import find_encoder, read_encoder
 
 _TILE_PX = 64
@@ -29,7 +30,7 @@ class Eye:
     """
 
     def __init__(self, vgg19: Path | None = None) -> None:
-        """`vgg19` as for `nets.losses.vgg19_features`; RefusedError where it is no such file."""
+        """`vgg19` as for `nets.imagenet.vgg19_features`; RefusedError where it is no such file."""
         self._encoder = read_encoder(find_encoder())[1]
         self._judges: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {"distance": self._encoder}
         if vgg19 is not None:
@@ -46,14 +47,15 @@ class Eye:
         """Each distance of each image, u8[h, w, 3], from the reference; 0 if equal."""
         found = {}
         for name, maps in self._judges.items():
-            truth = maps(_tensor(reference))
-            found[name] = [float(distance_of_maps(maps(_tensor(image)), truth)) for image in images]
+            truth = maps(as_tensor(reference))
+            each = (distance_of_maps(maps(as_tensor(image)), truth) for image in images)
+            found[name] = [float(distance) for distance in each]
         return found
 
     @torch.inference_mode()
     def embeddings(self, image: _U8) -> _F64:
         """f64[n, d], one of each whole tile of 64 px of u8[h, w, 3], for `metrics.frechet`."""
-        pixels = _tensor(image)
+        pixels = as_tensor(image)
         rows, columns = (length // _TILE_PX for length in pixels.shape[2:])
         tiles = pixels[:, :, : rows * _TILE_PX, : columns * _TILE_PX]
         tiles = tiles.unfold(2, _TILE_PX, _TILE_PX).unfold(3, _TILE_PX, _TILE_PX)
@@ -66,11 +68,20 @@ class Eye:
         return pooled(self.embeddings(image))
 
 
+class ResNeXt:
+    """The classifier of the paper's downstream test, as a judge."""
+
+    def __init__(self, weights: Path) -> None:
+        """As `nets.imagenet.resnext101_features`."""
+        self._network = resnext101_features(weights).requires_grad_(False).eval()
+
+    @torch.inference_mode()
+    def features(self, image: _U8) -> _F64:
+        """What a classifier may judge u8[h, w, 3] by: f64[2048]."""
+        features: _F64 = self._network(as_tensor(image))[0].double().numpy()
+        return features
+
+
 def pooled(embeddings: _F64) -> _F64:
     """[tiles, d] -> [2 * d]: mean and spread over the tiles."""
     return np.concatenate([embeddings.mean(axis=0), embeddings.std(axis=0)])
-
-
-def _tensor(image: _U8) -> Tensor:
-    """u8[h, w, 3] -> f32[1, 3, h, w] in 0..1."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255

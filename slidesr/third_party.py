@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -11,11 +10,12 @@ from numpy.typing import NDArray
 
 from slidesr.errors import RefusedError
 from slidesr.model import Engine
+from slidesr.nets.layers import as_pixels, as_tensor
+from slidesr.torch_files import load_data, refusing
 from slidesr.weights import sha256_of
 
 _SUFFIXES = (".pth", ".safetensors")  # other files may hold code
 _MAX_BYTES = 1 << 30
-_UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError)
 
 _U8 = NDArray[np.uint8]
 
@@ -32,10 +32,9 @@ class ThirdParty:
                 f"{path}: not a model of slidesr; those of others are opened by spandrel:"
                 " pip install 'slidesr[benchmark]'"
             ) from error
-        try:
+        unknown = f"{path}: spandrel finds no network that it knows in it"
+        with refusing(unknown, spandrel.UnsupportedModelError):
             network = spandrel.ModelLoader("cpu").load_from_state_dict(_state(path))
-        except (spandrel.UnsupportedModelError, *_UNREADABLE, AttributeError) as error:
-            raise RefusedError(f"{path}: spandrel finds no network that it knows in it") from error
         channels = (network.input_channels, network.output_channels)
         if not isinstance(network, spandrel.ImageModelDescriptor) or channels != (3, 3):
             raise RefusedError(f"{path}: {network.architecture.name}, does not turn RGB into RGB")
@@ -49,11 +48,8 @@ class ThirdParty:
     @torch.inference_mode()
     def enlarge(self, image: _U8) -> _U8:
         """A whole image at once: u8[h, w, 3] -> u8[h*scale, w*scale, 3]."""
-        low = torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255)
-        high = self._network(low.to(self._network.device, self._dtype)).float()
-        quantised = high.mul(255).round().clamp(0, 255).to(torch.uint8)
-        pixels: _U8 = quantised[0].permute(1, 2, 0).contiguous().cpu().numpy()
-        return pixels
+        low = as_tensor(image).to(self._network.device, self._dtype)
+        return as_pixels(self._network(low))
 
 
 def _state(path: Path) -> dict[str, torch.Tensor]:
@@ -66,6 +62,5 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         state = spandrel.ModelLoader("cpu").load_state_dict_from_file(path)
     else:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        state = spandrel.canonicalize_state_dict(saved)
+        state = spandrel.canonicalize_state_dict(load_data(path))
     return state

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slidesr.errors import RefusedError
+from slidesr.nets.imagenet import vgg19_features
 from slidesr.nets.losses import (
     PerceptualLoss,
     colour_consistency,
@@ -22,7 +23,6 @@ from slidesr.nets.losses import (
     grid_loss,
     pixel_loss,
     total_variation,
-    vgg19_features,
 )
 
 PIXEL_LOSSES = ["l1", "mse", "charbonnier"]

@@ -23,9 +23,8 @@ from slidesr.benchmark.results import Results
 from slidesr.cli import run as run_cli
 from slidesr.errors import RefusedError
 from slidesr.model import Engine
-from slidesr.perceptual import Eye
+from slidesr.perceptual import Eye, ResNeXt
 from slidesr.resample import bicubic_down, bicubic_up
-from slidesr.resnext import ResNeXt
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, dict[str, U8]], Path]

@@ -25,9 +25,8 @@ from slidesr.benchmark.store import Found, Store
 from slidesr.degrade import Scanner, scanned
 from slidesr.errors import RefusedError
 from slidesr.images import image_size, read_rgb
-from slidesr.perceptual import LEAST_PX, Eye, pooled
+from slidesr.perceptual import LEAST_PX, Eye, ResNeXt, pooled
 from slidesr.resample import bicubic_down, through_jpeg
-from slidesr.resnext import ResNeXt
 from slidesr.schedule import ordered_map
 from slidesr.weights import sha256_of
 

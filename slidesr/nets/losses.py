@@ -6,14 +6,10 @@ Images are f32 or bf16 [n, 3, h, w] in 0..1; every loss is one fp32 number, auto
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from slidesr.errors import RefusedError
 
 _PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": F.l1_loss,
@@ -22,10 +18,6 @@ _PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "charbonnier": lambda made, high: torch.sqrt((made - high) ** 2 + 1e-6).mean(),
 }
 _COLOUR_BOX_PX = 8
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_VGG19_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)  # configuration E
-_UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError)
 
 
 def pixel_loss(name: str, made: Tensor, high: Tensor) -> Tensor:
@@ -130,58 +122,6 @@ class PerceptualLoss(nn.Module):
     def _maps(self, image: Tensor) -> list[Tensor]:
         maps = [part.float() for part in self.network(image)]
         return [_unit_length(part) for part in maps] if self.unit_length else maps
-
-
-def vgg19_features(weights: Path, *, normalised: bool, stages: bool = False) -> nn.Module:
-    """VGG19 up to its last pooling (Simonyan and Zisserman 2015, arXiv 1409.1556, configuration E):
-    [n, 3, h, w] in 0..1 -> one map [n, 512, h/32, w/32], for `PerceptualLoss`.
-
-    With `stages` it gives five maps instead, what enters each pooling, as LPIPS takes them from
-    VGG16. `weights` is a file saved by torch with the parameters of torchvision's `vgg19`,
-    whatever its classifier. `normalised` subtracts ImageNet's mean colour first, as the network was
-    trained; the code published with WA-SRGAN does not.
-    """
-    try:
-        saved = torch.load(weights, map_location="cpu", weights_only=True)
-        state = {key: value for key, value in saved.items() if key.startswith("features.")}
-        network = _Vgg19(normalised=normalised, stages=stages)
-        network.load_state_dict(state)
-    except (*_UNREADABLE, AttributeError) as error:
-        raise RefusedError(
-            f"{weights}: no weights of VGG19. Give a file with the state dict of"
-            " torchvision.models.vgg19, for example vgg19-dcbb9e9d.pth."
-        ) from error
-    return network
-
-
-class _Vgg19(nn.Module):
-    """Its layers are numbered as in torchvision, so that those weights fit."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, *, normalised: bool, stages: bool) -> None:
-        super().__init__()
-        self.stages = stages
-        layers: list[nn.Module] = []
-        channels = 3
-        for widths in _VGG19_WIDTHS:
-            for width in widths:
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-                channels = width
-            layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)
-        mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if normalised else ((0.0,) * 3, (1.0,) * 3)
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x, maps = (x - self.mean) / self.std, []
-        for layer in self.features:
-            if isinstance(layer, nn.MaxPool2d):
-                maps.append(x)
-            x = layer(x)
-        return maps if self.stages else [x]
 
 
 def _sum_and_step(x: Tensor, dim: int, gap_px: int) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
 
 from slidesr.durable import sync_folder, whole_file
 from slidesr.errors import RefusedError
+from slidesr.torch_files import load_data, refusing
 
 _NAME = "checkpoint.pt"
-_UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError)
 
 
 class Stateful(Protocol):
@@ -39,14 +38,11 @@ class Checkpoint:
         """Restores the run in place; the patches seen and seconds spent, zeros without a file."""
         if not self._path.exists():
             return 0, 0.0
-        try:
-            saved: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        broken = f"{self._path}: not a whole checkpoint of slidesr. Delete it to start anew."
+        with refusing(broken):
+            saved: dict[str, Any] = load_data(self._path)
             if saved["recipe"] == self._recipe:
                 return self._restore(saved)
-        except _UNREADABLE as error:
-            raise RefusedError(
-                f"{self._path}: not a whole checkpoint of slidesr. Delete it to start anew."
-            ) from error
         raise RefusedError(f"{self._path}: made by another recipe. Choose another --output.")
 
     def save(self, patches: int, seconds: float) -> None:

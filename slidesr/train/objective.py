@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slidesr.errors import RefusedError
 from slidesr.nets.encoder import perceptual_distance
+from slidesr.nets.imagenet import vgg19_features
 from slidesr.nets.losses import (
     PerceptualLoss,
     colour_consistency,
@@ -18,7 +19,6 @@ from slidesr.nets.losses import (
     grid_loss,
     pixel_loss,
     total_variation,
-    vgg19_features,
 )
 from slidesr.train.recipe import LossRecipe
 from slidesr.weights import find_encoder, read_encoder

@@ -16,7 +16,7 @@ from slidesr import metrics
 from slidesr.errors import RefusedError
 from slidesr.images import group_of, image_paths, read_rgb
 from slidesr.nets.generator import GeneratorSpec
-from slidesr.nets.layers import bicubic
+from slidesr.nets.layers import as_pixels, as_tensor, bicubic
 from slidesr.resample import bicubic_down
 
 _U8 = npt.NDArray[np.uint8]
@@ -52,16 +52,16 @@ class Validation:
         rows, width = [], min(_SHOWN_PX, *(item.high.shape[1] for item in first.values()))
         with _enlarging(generator) as enlarge:
             for item in first.values():
-                made = _u8(enlarge(item.low))
-                nearest = _u8(item.low).repeat(self._scale, 0).repeat(self._scale, 1)
-                row = (nearest, _u8(bicubic(item.low, self._scale)), made, item.high)
+                made = as_pixels(enlarge(item.low))
+                nearest = as_pixels(item.low).repeat(self._scale, 0).repeat(self._scale, 1)
+                row = (nearest, as_pixels(bicubic(item.low, self._scale)), made, item.high)
                 rows.append(np.hstack([part[:_SHOWN_PX, :width] for part in row]))
         return np.vstack(rows)
 
     def _score(self, enlarge: Callable[[Tensor], Tensor]) -> Scores:
         each: dict[str, list[tuple[float, float]]] = {}
         for item in self._items:
-            made = _u8(enlarge(item.low))
+            made = as_pixels(enlarge(item.low))
             pair = metrics.psnr_db(made, item.high), metrics.ssim(made, item.high)
             each.setdefault(item.data, []).append(pair)
         return {
@@ -89,11 +89,5 @@ def _item(path: Path, data: str, spec: GeneratorSpec) -> _Item:
     if not min(height, width):
         raise RefusedError(f"{path}: smaller than one attention window, {side} px")
     high = np.ascontiguousarray(image[:height, :width])
-    low = torch.from_numpy(bicubic_down(high, spec.scale)).permute(2, 0, 1)[None].float() / 255
+    low = as_tensor(bicubic_down(high, spec.scale))
     return _Item(data, high, low)
-
-
-def _u8(image: Tensor) -> _U8:
-    """f32[1, 3, h, w] in 0..1 -> u8[h, w, 3]."""
-    pixels: _U8 = (image[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    return pixels
