@@ -21,7 +21,8 @@ _SIGMA, _RADIUS = 1.5, 5
 _WINDOW_PX = 2 * _RADIUS + 1
 
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # section 3.2 of Wang 2003
-_MS_SSIM_SIDE_PX = 161  # halved four times, 11 px are left: one window
+MS_SSIM_SIDE_PX = 161
+"""The least side of an image that has an MS-SSIM: halved four times, one window is left."""
 
 _QILV_SIDE_PX = _WINDOW_PX + 1  # more than one window, for N - 1 statistics
 _REC601_LUMA = (0.299, 0.587, 0.114)
@@ -171,7 +172,7 @@ def _floats(image: _U8, reference: _U8, side_px: int = _WINDOW_PX) -> tuple[_F64
 
 
 def _ms_ssim(image: _U8, reference: _U8, *, last_power: int) -> float:
-    a, b = _floats(image, reference, side_px=_MS_SSIM_SIDE_PX)
+    a, b = _floats(image, reference, side_px=MS_SSIM_SIDE_PX)
     product = np.ones(3)
     for weight in _SCALE_WEIGHTS[:-1]:
         _, contrast = _similarity(a, b)

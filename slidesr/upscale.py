@@ -141,21 +141,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; pixels are source pixels."""
+    """How far a run is; pixels are source pixels.
+
+    Of the tissue `resumed_px` were there already, made by a run that was stopped.
+    """
 
     source_px: int
     tissue_px: int
+    resumed_px: int = 0
 
     def __add__(self, other: Progress) -> Progress:
-        return Progress(self.source_px + other.source_px, self.tissue_px + other.tissue_px)
+        return Progress(
+            self.source_px + other.source_px,
+            self.tissue_px + other.tissue_px,
+            self.resumed_px + other.resumed_px,
+        )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `stage_s` are busy seconds, added over a stage's threads.
-
-    Of the tissue `resumed_px` were there already, made by a run that was stopped.
-    """
+    """What a run did. `stage_s` are busy seconds, added over a stage's threads."""
 
     output: Path
     source: Size
@@ -166,7 +171,7 @@ class Summary:
     magnification: float | None
     tissue_share: float
     tissue_px: int
-    resumed_px: int
+    resumed_px: int  # see `Progress`
     model: str
     device: str
     precision: str
@@ -240,7 +245,8 @@ def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None
         if writer.resumed:
             upper.restore(writer.resumed.arrays)
             first = writer.resumed.blocks
-        done = resumed = _progress(painter, islice(plan.blocks(), first))
+        done = _progress(painter, islice(plan.blocks(), first))
+        done = replace(done, resumed_px=done.tissue_px)
         report(done)
         with closing(_encoded_blocks(job, painter, watch, first)) as blocks:
             for encoded in blocks:
@@ -253,8 +259,7 @@ def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None
                 report(done)
         with watch("publish"):
             output_bytes = writer.finish()
-    seconds = time.monotonic() - started
-    return _summary(job, done, resumed, output_bytes, seconds, watch.seconds)
+    return _summary(job, done, output_bytes, time.monotonic() - started, watch.seconds)
 
 
 def estimate(job: Job) -> Estimate:
@@ -410,12 +415,7 @@ def _peak_memory() -> int:
 
 
 def _summary(
-    job: Job,
-    done: Progress,
-    resumed: Progress,
-    output_bytes: int,
-    seconds: float,
-    stage_s: dict[str, float],
+    job: Job, done: Progress, output_bytes: int, seconds: float, stage_s: dict[str, float]
 ) -> Summary:
     metadata = job.metadata()
     return Summary(
@@ -428,7 +428,7 @@ def _summary(
         magnification=metadata.magnification,
         tissue_share=done.tissue_px / done.source_px,
         tissue_px=done.tissue_px,
-        resumed_px=resumed.tissue_px,
+        resumed_px=done.resumed_px,
         model=job.model.spec.name,
         device=job.model.engine.device,
         precision=job.model.engine.precision,

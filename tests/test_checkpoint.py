@@ -20,12 +20,12 @@ from slides import camelyon_style, tissue
 from test_painter import tiny_generator
 
 from slidesr.errors import BusyError, RefusedError
-from slidesr.output import ome_tiff
+from slidesr.output.checkpoint import Pause
 from slidesr.upscale import Options, Progress, Summary, prepared, upscale
 from slidesr.weights import save_model
 
 # A slide of 16 blocks, with a glass corner; every block is a checkpoint where a test says so.
-_EAGER = "from slidesr.output import ome_tiff as o; o._Pause._LEAST_S = o._Pause._TIMES = 0;"
+_EAGER = "from slidesr.output.checkpoint import Pause as p; p._LEAST_S = p._TIMES = 0;"
 _MAIN = [sys.executable, "-c", f"{_EAGER} from slidesr.cli import main; main()"]
 
 
@@ -54,8 +54,8 @@ def options(folder: Path) -> Options:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every block."""
-    monkeypatch.setattr(ome_tiff._Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(ome_tiff._Pause, "_TIMES", 0)
+    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
+    monkeypatch.setattr(Pause, "_TIMES", 0)
 
 
 @pytest.fixture(scope="module")

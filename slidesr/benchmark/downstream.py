@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slidesr.benchmark.classifier import Patch, classifier_scores, classifiers_by_slide
 from slidesr.benchmark.nuclei import nuclei_scores
 from slidesr.benchmark.pairs import Pair
+from slidesr.benchmark.results import by_data
 from slidesr.benchmark.store import Found
 from slidesr.images import image_size, read_rgb
 
@@ -35,15 +36,13 @@ class Downstream:
         `features_of` gives what it judges an image by.
         """
         self._features_of = features_of
-        self._subjects = [pair.subject for pair in pairs]
-        self._areas_px = [image_size(pair.high).area for pair in pairs]
+        self._pairs, self._subjects = pairs, [pair.subject for pair in pairs]
         self._labelled = labelled or pairs
         self.nuclei: list[dict[str, Any]] = []
         self.classifier: list[dict[str, Any]] = []
 
     def add(self, scale: int, methods: Sequence[str], found: Sequence[Found]) -> None:
-        for data in dict.fromkeys(subject.data for subject in self._subjects):
-            of = [i for i, subject in enumerate(self._subjects) if subject.data == data]
+        for data, of in by_data(self._subjects).items():
             self._add_nuclei(scale, data, methods, [found[i] for i in of], of)
             self._add_classifier(scale, data, methods, found, of)
 
@@ -80,6 +79,10 @@ class Downstream:
         for column, method in enumerate(("high resolution", *methods)):
             scores = classifier_scores(truth, answers[:, 0].tolist(), answers[:, column].tolist())
             self.classifier.append({"scale": scale, "data": data, "method": method, **scores})
+
+    @cached_property
+    def _areas_px(self) -> list[int]:
+        return [image_size(pair.high).area for pair in self._pairs]
 
     @cached_property
     def _patches(self) -> list[Patch]:

@@ -17,7 +17,6 @@ from slidesr.resample import bicubic_down
 _U8 = NDArray[np.uint8]
 _F64 = NDArray[np.float64]
 _EQUAL_DB = 100.0  # what equal images count in a mean, where infinity would be no number
-_MS_SSIM_SIDE_PX = 161
 
 
 def _finite_psnr(psnr: Callable[[_U8, _U8], float], image: _U8, high: _U8) -> float:
@@ -31,8 +30,6 @@ _OF_PAIR: dict[str, Callable[[_U8, _U8], float]] = {
     "ssim": metrics.ssim,
     "ms_ssim": metrics.ms_ssim,
     "qilv": metrics.qilv,
-}
-_BY_AUTHOR: dict[str, Callable[[_U8, _U8], float]] = {
     "ms_ssim_author": metrics.ms_ssim_author,
     "qilv_author": metrics.qilv_author,
 }
@@ -54,8 +51,12 @@ class Enlarged:
 def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool) -> tuple[str, ...]:
     """The metrics that images of these sizes allow: MS-SSIM wants 161 px a side."""
     least = min(min(size.width, size.height) for size in sizes)
-    names = [*_OF_PAIR, *distances, "consistency", *(_BY_AUTHOR if by_author else ())]
-    return tuple(name for name in names if "ms_ssim" not in name or least >= _MS_SSIM_SIDE_PX)
+    return tuple(
+        name
+        for name in (*_OF_PAIR, *distances, "consistency")
+        if (by_author or not name.endswith("_author"))
+        and (least >= metrics.MS_SSIM_SIDE_PX or not name.startswith("ms_ssim"))
+    )
 
 
 def measured(names: Sequence[str], enlarged: Enlarged) -> _F64:
@@ -72,7 +73,7 @@ def _one(name: str, index: int, enlarged: Enlarged) -> float:
     if name == "consistency":
         scale = len(enlarged.high) // len(enlarged.low)
         return metrics.mean_absolute(bicubic_down(made, scale), enlarged.low)
-    return (_OF_PAIR | _BY_AUTHOR)[name](made, enlarged.high)
+    return _OF_PAIR[name](made, enlarged.high)
 
 
 def nuclei(enlarged: Enlarged) -> NDArray[np.int64]:

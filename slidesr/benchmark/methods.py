@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Wanted:
         except ValueError:
             return cls(text, None, tolerance)  # a file whose name has an @
 
-    @property
+    @cached_property
     def scale(self) -> int:
         if self._is_of_others:
             return ThirdParty(self._path, Engine()).scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ class Subject:
     slide: str = ""  # empty where nothing says so, as `label`
     label: str = ""
     um_per_px: float | None = None  # of the high resolution
+
+
+def by_data(subjects: Sequence[Subject]) -> dict[str, list[int]]:
+    """Data set -> which subjects are of it, both in their order."""
+    found: dict[str, list[int]] = {}
+    for index, subject in enumerate(subjects):
+        found.setdefault(subject.data, []).append(index)
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from slidesr.benchmark.methods import BICUBIC
-from slidesr.benchmark.results import Row, Subject
+from slidesr.benchmark.results import Row, Subject, by_data
 
 _RESAMPLES = 2000
 _COVERED = (2.5, 97.5)  # percentiles
@@ -68,31 +68,29 @@ def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[Row
     rows whose unit is the slide are the ones to trust, wide as they are.
     """
     rows = []
-    for data in dict.fromkeys(subject.data for subject in subjects):
-        for part, chosen in _parts(data, subjects).items():
+    for data, whole in by_data(subjects).items():
+        for part, chosen in _parts(subjects, whole).items():
             rows += _rows(scale, data, part, "image", _taken(scores, [[i] for i in chosen]))
-        slides = _groups(subjects, data, "slide")
+        slides = _groups(subjects, whole, "slide")
         if len(slides) > 1:
             rows += _rows(scale, data, "all", "slide", _taken(scores, list(slides.values())))
     return rows
 
 
-def _parts(data: str, subjects: Sequence[Subject]) -> dict[str, list[int]]:
+def _parts(subjects: Sequence[Subject], whole: list[int]) -> dict[str, list[int]]:
     """Which subjects are in which part; a part that would be the whole is left out."""
-    whole = [index for index, subject in enumerate(subjects) if subject.data == data]
     parts = {"all": whole}
     for kind in ("label", "slide"):
-        for value, chosen in _groups(subjects, data, kind).items():
+        for value, chosen in _groups(subjects, whole, kind).items():
             if len(chosen) < len(whole):
                 parts[f"{kind} {value}"] = chosen
     return parts
 
 
-def _groups(subjects: Sequence[Subject], data: str, kind: str) -> dict[str, list[int]]:
+def _groups(subjects: Sequence[Subject], whole: list[int], kind: str) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
-    for index, subject in enumerate(subjects):
-        value = getattr(subject, kind)
-        if subject.data == data and value:
+    for index in whole:
+        if value := getattr(subjects[index], kind):
             groups.setdefault(value, []).append(index)
     return groups
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,10 @@ class Store(Closing):
         output.mkdir(parents=True, exist_ok=True)
         self._folder = output / "unfinished"
         self._lock = locked_folder(output)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._begin(json.dumps(plan, sort_keys=True, indent=1))
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def _begin(self, plan: str) -> None:
         record = self._folder / "plan.json"

@@ -19,7 +19,7 @@ from slidesr.benchmark.downstream import Downstream
 from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.pairs import Pair
-from slidesr.benchmark.results import Results, Row, Subject
+from slidesr.benchmark.results import Results, Row, Subject, by_data
 from slidesr.benchmark.statistics import summary
 from slidesr.benchmark.store import Found, Store
 from slidesr.degrade import Scanner, scanned
@@ -238,12 +238,8 @@ def _fid_rows(
 ) -> list[Row]:
     """The Frechet distance of all made tiles of a data set from all true ones."""
     rows = []
-    for data in dict.fromkeys(subject.data for subject in subjects):
-        looks = [
-            each.embeddings
-            for each, subject in zip(found, subjects, strict=True)
-            if subject.data == data
-        ]
+    for data, of in by_data(subjects).items():
+        looks = [found[index].embeddings for index in of]
         true, *made = (np.concatenate(part).astype(np.float64) for part in zip(*looks, strict=True))
         for method, tiles in zip(methods, made, strict=True):
             fid = metrics.frechet(tiles, true)
@@ -256,8 +252,7 @@ def _running_rows(
 ) -> list[Row]:
     """The author's mean PSNR, of the images in their order."""
     rows = []
-    for data in dict.fromkeys(subject.data for subject in subjects):
-        of = [index for index, subject in enumerate(subjects) if subject.data == data]
+    for data, of in by_data(subjects).items():
         for method, by_metric in scores.items():
             psnr_db = metrics.running_psnr_db_author([by_metric["mse"][index] for index in of])
             metric = "running_psnr_db_author"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from slidesr.cli.show import console, progress_bar
-from slidesr.errors import RefusedError, SlidesrError, StoppedError
+from slidesr.cli.show import console, progress_bar, stoppable
+from slidesr.errors import RefusedError, SlidesrError
 
 if TYPE_CHECKING:
     from slidesr.benchmark.pairs import Pair
@@ -169,7 +169,7 @@ def benchmark(
     wanted = wanted_models(models, options.scales, tolerance)
     comparison = Comparison(
         pairs,
-        partial(methods_for, wanted, Engine.choose(device, precision)),
+        cache(partial(methods_for, wanted, Engine.choose(device, precision))),
         options,
         find_pairs(labelled) if labelled else (),
         vgg19,
@@ -223,11 +223,8 @@ def _compared(comparison: Comparison, output: Path) -> Results:
         def report(done: int, total: int) -> None:
             bar.update(bar.task_ids[0], completed=done, total=total, note=f"{done} of {total}")
 
-        try:
-            with Store(output, comparison.identity()) as store:
-                results = compare(comparison, store, report)
-                write_results(output, results, cases(comparison, results))
-                store.discard()
-        except KeyboardInterrupt:
-            raise StoppedError("stopped; the same command goes on from here") from None
+        with stoppable(), Store(output, comparison.identity()) as store:
+            results = compare(comparison, store, report)
+            write_results(output, results, cases(comparison, results))
+            store.discard()
     return results

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slidesr.cli.show import as_json, console, facts, progress_bar, time_text
-from slidesr.errors import SlidesrError, StoppedError
+from slidesr.cli.show import as_json, console, facts, progress_bar, stoppable, time_text
+from slidesr.errors import SlidesrError
 from slidesr.patches.options import SPLITS, PatchOptions
 
 if TYPE_CHECKING:
@@ -162,10 +162,8 @@ def _run(
                 f" {now.patches} patches",
             )
 
-        try:
+        with stoppable():
             return make_patches(material, output, options, workers=num_workers, report=report)
-        except KeyboardInterrupt as stop:
-            raise StoppedError("stopped; the same command goes on from here") from stop
 
 
 def _show(summary: Summary) -> None:

@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from slidesr.errors import StoppedError
+
 console = Console(stderr=True)
 
 
@@ -75,6 +77,15 @@ def progress_bar(title: str, total: float) -> Iterator[Progress]:
     with Progress(*columns, console=console) as progress:
         progress.add_task(title, total=total, note="")
         yield progress
+
+
+@contextmanager
+def stoppable(how: str = "the same command goes on from here") -> Iterator[None]:
+    """Work that goes on another time: an interrupt inside becomes one line that says how."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(f"stopped; {how}") from None
 
 
 class _Rate(ProgressColumn):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slidesr.cli.show import console, progress_bar, time_text
-from slidesr.errors import RefusedError, StoppedError
+from slidesr.cli.show import console, progress_bar, stoppable, time_text
+from slidesr.errors import RefusedError
 
 if TYPE_CHECKING:
     from slidesr.train.encoder import EncoderRecipe
@@ -73,13 +73,11 @@ def train(
     if not resume:
         refuse_mixing_runs(output)
     sources = Sources(data, valid, output, vgg19)
-    try:
+    with stoppable("--resume goes on from the last validation"):
         if isinstance(plan, EncoderRecipe):
             _train_encoder(plan, sources)
         else:
             _train_generator(plan, sources)
-    except KeyboardInterrupt:
-        raise StoppedError("stopped; --resume goes on from the last validation") from None
 
 
 def _train_generator(plan: Recipe, sources: Sources) -> None:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, time_text
-from slidesr.errors import StoppedError
+from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, stoppable, time_text
 from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
 
 if TYPE_CHECKING:
-    from slidesr.upscale import Job, Options, Summary
+    from slidesr.upscale import Job, Options, Progress, Summary
 
 # A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
 _BACKGROUND_COST = 0.02
@@ -147,19 +146,15 @@ def run_and_show(job: Job, *, json_: bool = False) -> None:
 
 
 def _run(job: Job) -> Summary:
-    from slidesr.upscale import Progress
     from slidesr.upscale import upscale as run
 
     tissue_px = job.tissue_px
     total = tissue_px + _BACKGROUND_COST * (job.plan.region.area - tissue_px)
-    started, resumed = time.monotonic(), Progress(0, 0)
+    started = time.monotonic()
     with progress_bar(job.output.name, total) as bar:
 
         def report(done: Progress) -> None:
-            nonlocal started, resumed
-            if not bar.tasks[0].fields["note"]:  # the first tells what a stopped run has made
-                started, resumed = time.monotonic(), done
-            made_px = done.tissue_px - resumed.tissue_px
+            made_px = done.tissue_px - done.resumed_px
             rate = made_px / 1e6 / max(1e-9, time.monotonic() - started)
             bar.update(
                 bar.task_ids[0],
@@ -168,10 +163,8 @@ def _run(job: Job) -> Summary:
                 f" {rate:.3f} Mpx/s",
             )
 
-        try:
+        with stoppable():
             return run(job, report)
-        except KeyboardInterrupt:
-            raise StoppedError("stopped; the same command goes on from here") from None
 
 
 def _show_summary(summary: Summary, *, json_: bool) -> None:

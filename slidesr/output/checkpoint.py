@@ -10,8 +10,11 @@ bytes that are not there. It is an npz, whose members carry CRCs; nothing in it 
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -75,6 +78,26 @@ def crc_of(file: BinaryIO, start: int, end: int) -> int | None:
             return None
         crc, left = zlib.crc32(chunk, crc), left - len(chunk)
     return crc
+
+
+class Pause:
+    """Tells when the next checkpoint is due: a hundred times as long as the last one took."""
+
+    _LEAST_S, _TIMES = 2.0, 100
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + self._LEAST_S
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._due
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._due = ended + max(self._LEAST_S, self._TIMES * (ended - started))
 
 
 def _new(path: Path) -> Path:

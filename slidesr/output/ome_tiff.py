@@ -15,10 +15,9 @@ import fcntl
 import logging
 import os
 import struct
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +29,7 @@ import tifffile
 from slidesr.closing import Closing
 from slidesr.durable import sync_folder
 from slidesr.errors import BusyError, RefusedError
-from slidesr.output.checkpoint import Checkpoint, crc_of, discard
+from slidesr.output.checkpoint import Checkpoint, Pause, crc_of, discard
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.pyramid import EncodedTile
@@ -86,7 +85,7 @@ class OmeTiffWriter(Closing):
             self._file.write(skeleton)
             self._begin(len(skeleton))
             undo.pop_all()
-        self._pause = _Pause()
+        self._pause = Pause()
 
     def close(self) -> None:
         """Removes what is not published and has no checkpoint."""
@@ -113,7 +112,7 @@ class OmeTiffWriter(Closing):
         return None
 
     def _begin(self, start: int) -> None:
-        self._start, self._end, self._crc = start, start, 0
+        self._end, self._crc = start, 0
         if self.resumed is not None:
             self._end, self._crc = self.resumed.end, self.resumed.crc
             arrays = self.resumed.arrays
@@ -209,26 +208,6 @@ def _part_of(path: Path) -> Path:
 
 def _state_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part.state")
-
-
-class _Pause:
-    """Tells when the next checkpoint is due: a hundred times as long as the last one took."""
-
-    _LEAST_S, _TIMES = 2.0, 100
-
-    def __init__(self) -> None:
-        self._due = time.monotonic() + self._LEAST_S
-
-    @property
-    def is_over(self) -> bool:
-        return time.monotonic() >= self._due
-
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        ended = time.monotonic()
-        self._due = ended + max(self._LEAST_S, self._TIMES * (ended - started))
 
 
 def _own_file(part: Path, path: Path) -> BinaryIO:
