@@ -195,11 +195,14 @@ def test_a_changed_slide_or_model_is_told(slide: Path, options: Options, tmp_pat
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("is_linked", [False, True])
 def test_what_a_kill_after_publishing_left_is_swept(
-    slide: Path, options: Options, whole: bytes, tmp_path: Path
+    slide: Path, options: Options, whole: bytes, tmp_path: Path, *, is_linked: bool
 ) -> None:
     output = tmp_path / "out.ome.tif"
     output.write_bytes(whole)
+    if is_linked:  # killed between the new name and the end of the old
+        part_of(output).hardlink_to(output)
     state_of(output).write_bytes(b"left")
     with pytest.raises(RefusedError, match="exists already"):
         run(slide, output, options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from slidesr.cli import options as common
 from slidesr.cli.show import console, progress_bar, stoppable
 from slidesr.errors import RefusedError, SlidesrError
 
@@ -106,8 +107,8 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     is_flag=True,
     help="Also PSNR, MS-SSIM and QILV as the author of WA-SRGAN computes them.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
+@common.device
+@common.precision
 @click.option("--overwrite", is_flag=True, help="Replace the results of another comparison.")
 @click.option(
     "--update-cards",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
+from slidesr.cli import options as common
 from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, stoppable, time_text
 from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
@@ -84,14 +85,8 @@ class _CropType(click.ParamType[Box]):
     show_default=True,
     help="How levels are linked; hybrid opens everywhere.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="auto is bf16 where the device has it.",
-)
+@common.device
+@common.precision
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Tiles a batch on a GPU.")
 @click.option(
     "--num-workers", type=click.IntRange(1), default=2, help="Threads to read, to encode."

@@ -179,27 +179,37 @@ class OmeTiffWriter(Closing):
         return offset, len(data)
 
     def _publish(self) -> None:
-        if not self._overwrite:
-            try:  # neither takes the place of what came there in the meantime
-                try:
-                    self._path.hardlink_to(self._part)
-                except FileExistsError:
-                    raise
-                except OSError:  # no hard links on this file system
-                    self._path.touch(exist_ok=False)
+        if self._overwrite:
+            self._part.replace(self._path)
+        else:
+            try:
+                self._publish_new()
             except FileExistsError as error:
                 raise RefusedError(
                     f"{self._path}: appeared while running. Replace it with --overwrite."
                 ) from error
-        self._part.replace(self._path)
         sync_folder(self._path.parent)
         discard(self._state)
 
+    def _publish_new(self) -> None:
+        """Never takes the place of what came there in the meantime: FileExistsError."""
+        try:
+            self._path.hardlink_to(self._part)
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links on this file system
+            self._path.touch(exist_ok=False)
+            self._part.replace(self._path)
+        else:
+            self._part.unlink(missing_ok=True)  # another process may have swept it
+
 
 def sweep(path: Path) -> None:
-    """Removes the state of an output that was published just before its run was killed."""
-    if path.exists() and not _part_of(path).exists():
+    """Removes what a run left that was killed just after it published."""
+    part = _part_of(path)
+    if path.exists() and (not part.exists() or part.samefile(path)):
         discard(_state_of(path))
+        part.unlink(missing_ok=True)
 
 
 def _part_of(path: Path) -> Path:
