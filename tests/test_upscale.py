@@ -17,6 +17,7 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.model import Model
 from slidesr.output.compression import Compression
+from slidesr.slide import open_slide
 from slidesr.upscale import Options, Progress, estimate, prepared, upscale
 from slidesr.weights import save_model
 
@@ -138,6 +139,22 @@ def test_facts_are_carried_over_and_nothing_else(options: Options, tmp_path: Pat
     assert 'K="scale">4<' in xml
     assert b"Jane" not in output.read_bytes()
     assert str(tmp_path).encode() not in output.read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["hybrid", "ome", "generic"])
+def test_its_own_words_are_read_back(
+    slide: Path, options: Options, layout: str, tmp_path: Path
+) -> None:
+    output = run(slide, tmp_path / "out.ome.tif", replace(options, layout=layout))
+    with open_slide(output) as made:
+        assert {
+            "synthetic": "true",
+            "model": "tiny",
+            "scale": "4",
+        }.items() <= made.provenance.items()
+        assert made.properties["tiff.Software"] == "slidesr"
+    with open_slide(slide) as source:
+        assert not source.provenance
 
 
 def test_a_patch_without_pixel_size_gets_none(

@@ -14,6 +14,7 @@ from PIL.ImageCms import PyCMSError
 from slidesr.errors import SlidesrError
 from slidesr.geometry import Box, Size
 from slidesr.slide._grid import CELL_PX, CellGrid
+from slidesr.slide._provenance import provenance_from_description
 from slidesr.slide._resolution import Resolution, mpp_from_um, number, resolution_from_ome
 from slidesr.slide._source import (
     RGB,
@@ -100,6 +101,8 @@ def _about(path: Path, slide: OpenSlide) -> About:
         icc_profile=_icc_profile(path, slide),
         background=_background(properties.get("openslide.background-color")),
         bounds=_bounds(properties),
+        properties=properties,
+        provenance=provenance_from_description(properties.get("tiff.ImageDescription", "")),
     )
 
 

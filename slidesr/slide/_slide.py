@@ -29,7 +29,8 @@ class Slide(Closing):
     """An open slide. Reads from several threads; use it as a context manager.
 
     All sizes and pixel sizes are level 0's. `background` lies under transparent pixels; `bounds`
-    is the part that was scanned, where the file knows it.
+    is the part that was scanned, where the file knows it. `properties` are all words of the file by
+    OpenSlide's names, private ones too; `provenance` is what slidesr wrote into its own files.
     """
 
     def __init__(self, path: Path, source: Source, mpp: Mpp | None = None) -> None:
@@ -43,6 +44,7 @@ class Slide(Closing):
         self.icc_profile = about.icc_profile
         self.background = about.background
         self.bounds = about.bounds
+        self.properties, self.provenance = about.properties, about.provenance
         self._source, self._about = source, about
 
     def close(self) -> None:

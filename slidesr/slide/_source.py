@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -36,7 +36,11 @@ class Level:
 
 @dataclass(frozen=True)
 class About:
-    """What a file says of itself; sizes, `mpp`, `magnification` and `bounds` are level 0's."""
+    """What a file says of itself; sizes, `mpp`, `magnification` and `bounds` are level 0's.
+
+    `properties` are all words of the file by name, private ones too; `provenance` is what slidesr
+    wrote of how it made the file.
+    """
 
     vendor: str
     levels: tuple[Level, ...]
@@ -45,6 +49,8 @@ class About:
     icc_profile: bytes | None = None
     background: RGB = WHITE
     bounds: Box | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -13,6 +13,7 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp, Size
+from slidesr.slide._provenance import provenance_from_description
 from slidesr.slide._resolution import Resolution, mpp_from_tiff_tags, resolution_from_ome
 from slidesr.slide._source import (
     WHITE,
@@ -114,7 +115,14 @@ def _about(path: Path, tiff: TiffFile, levels: list[TiffPageSeries]) -> About:
         mpp=ome.mpp or _mpp_from_tags(path, _page(levels[0])),
         magnification=ome.magnification,
         icc_profile=bytes(profile.value) if profile else None,
+        properties=_properties(_page(levels[0])),
+        provenance=provenance_from_description(_page(levels[0]).description),
     )
+
+
+def _properties(page: TiffPage) -> dict[str, str]:
+    """The words in a directory, under the names that OpenSlide gives them."""
+    return {f"tiff.{tag.name}": tag.value for tag in page.tags if isinstance(tag.value, str)}
 
 
 def _check_rgb(path: Path, level: TiffPageSeries) -> None:
