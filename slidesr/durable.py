@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 from collections.abc import Iterator
@@ -33,6 +34,21 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Lets two files or folders of one file system change their names, at once where it can.
+
+    Elsewhere than on Linux there is an instant in which `b` has no name but `b.old`.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, at_once = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of fcntl.h and renameat2(2)
+    if rename and rename(here, os.fsencode(a), here, os.fsencode(b), at_once) == 0:
+        return
+    aside = b.with_name(f".{b.name}.old")
+    b.rename(aside)
+    a.rename(b)
+    aside.rename(a)
 
 
 def locked_folder(path: Path) -> int:

@@ -18,16 +18,15 @@ from itertools import islice
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
-
 from slidesr import __version__
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.model import Engine, Model, load_model
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
-from slidesr.output.ome_tiff import OmeTiffWriter, sweep
-from slidesr.output.pyramid import EncodedBlock, Painted, UpperPyramid, encode_block
+from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.part import sweep
+from slidesr.output.pyramid import EncodedBlock, Painted, encode_block
 from slidesr.painter import Painter, Raw
 from slidesr.plan import CELL_PX, Block, Plan
 from slidesr.roi import read_roi, roi_mask
@@ -92,6 +91,12 @@ class Job:
         """The source pixels that go through the network; counted once, over all blocks."""
         painter = self.painter
         return sum(_tissue_px(painter, block) for block in self.plan.blocks())
+
+    @property
+    def about_bytes(self) -> int:
+        """A rough guess of the output's size: half as much and twice as much are common."""
+        tissue = self.tissue_px * self.plan.scale**2
+        return int(tissue * self.options.compression.bytes_per_px)
 
     def identity(self) -> dict[str, str]:
         """All that decides the output's bytes, hashed by the name that a user knows it by.
@@ -226,35 +231,18 @@ def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None
     so peak memory does not grow with the slide.
     """
     started = time.monotonic()
-    plan, compression, painter = job.plan, job.options.compression, job.painter
+    plan, painter = job.plan, job.painter
     watch = _Stopwatch()
-    upper = UpperPyramid(plan, compression, job.tissue.glass)
-    glass = np.full((plan.output_tile_px, plan.output_tile_px, 3), job.tissue.glass, np.uint8)
-    writer = OmeTiffWriter(
-        job.output,
-        plan,
-        job.metadata(),
-        compression,
-        glass=compression.encode(glass),
-        layout=job.options.layout,
-        overwrite=job.options.overwrite,
-        identity=job.identity(),
-    )
-    with writer:
-        first = 0
-        if writer.resumed:
-            upper.restore(writer.resumed.arrays)
-            first = writer.resumed.blocks
-        done = _progress(painter, islice(plan.blocks(), first))
+    with _writer(job) as writer:
+        done = _progress(painter, islice(plan.blocks(), writer.resumed))
         done = replace(done, resumed_px=done.tissue_px)
         report(done)
-        with closing(_encoded_blocks(job, painter, watch, first)) as blocks:
+        with closing(_encoded_blocks(job, writer, watch)) as blocks:
             for encoded in blocks:
                 with watch("write"):
-                    writer.append(encoded.tiles)
-                    writer.append(upper.add(encoded))
+                    writer.append(encoded)
                 with watch("checkpoint"):
-                    writer.checkpoint(encoded.block.index + 1, upper.arrays)
+                    writer.settle(encoded.block.index + 1)
                 done += _progress(painter, [encoded.block])
                 report(done)
         with watch("publish"):
@@ -270,7 +258,7 @@ def estimate(job: Job) -> Estimate:
     raw = painter.read(sample)
     painter.paint(raw)  # the first pass pays for the kernels' set-up
     started = time.monotonic()
-    encoded = encode_block(painter.paint(raw), plan, job.options.compression)
+    encoded = encode_block(painter.paint(raw), plan, job.options.compression.encode)
     seconds = time.monotonic() - started
     share = job.tissue_px / max(1, _tissue_px(painter, sample))
     stored = sum(len(tile.data or b"") for tile in encoded.tiles)
@@ -278,14 +266,29 @@ def estimate(job: Job) -> Estimate:
     return Estimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
 
 
+def _writer(job: Job) -> OmeTiffWriter:
+    return OmeTiffWriter(
+        job.output,
+        job.plan,
+        job.metadata(),
+        job.options.compression,
+        glass=job.tissue.glass,
+        layout=job.options.layout,
+        overwrite=job.options.overwrite,
+        identity=job.identity(),
+        needed_bytes=job.about_bytes,
+    )
+
+
 def _encoded_blocks(
-    job: Job, painter: Painter, watch: _Stopwatch, first: int
+    job: Job, writer: OmeTiffWriter, watch: _Stopwatch
 ) -> Generator[EncodedBlock, None, None]:
-    """The pipeline from the block `first` on: threads read ahead and encode behind.
+    """The pipeline of the blocks that are not there yet: threads read ahead and encode behind.
 
     The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
     memory (see `slidesr.model`), which it does for the main thread alone.
     """
+    painter = job.painter
 
     def read(block: Block) -> Raw:
         with watch("read"):
@@ -300,12 +303,11 @@ def _encoded_blocks(
 
     def encode(painted: Painted) -> EncodedBlock:
         with watch("encode"):
-            return encode_block(painted, job.plan, job.options.compression)
+            return writer.encode(painted)
 
     workers = job.options.num_workers
-    raws = ordered_map(
-        read, islice(job.plan.blocks(), first, None), workers=workers, ahead=workers + 1
-    )
+    todo = islice(job.plan.blocks(), writer.resumed, None)
+    raws = ordered_map(read, todo, workers=workers, ahead=workers + 1)
     return ordered_map(encode, paint(raws), workers=workers, ahead=workers + 1)
 
 

@@ -277,14 +277,18 @@ def test_killed_at_random_it_still_ends_with_the_same_bytes(
     subprocess.run(arguments(slide, tmp_path / "timed.ome.tif", options), check=True)
     (tmp_path / "timed.ome.tif").unlink()
     for after_s, number in kill_times(7, time.monotonic() - started):
-        process = subprocess.Popen(arguments(slide, output, options), stderr=subprocess.DEVNULL)
-        try:
-            assert process.wait(timeout=after_s) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            signals += 1
-            assert process.wait(timeout=10) in (0, -number, 128 + number)
+        with subprocess.Popen(
+            arguments(slide, output, options), stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                _, said = process.communicate(timeout=after_s)
+                assert process.returncode == 0, said
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+                signals += 1
+                _, said = process.communicate(timeout=10)
+                assert process.returncode in (0, -number, 128 + number), said
         if output.exists():
             break
     assert signals > 0

@@ -51,22 +51,24 @@ class Sheet:
         return Plan(region, 1, 8, output_tile_px=self.tile_px, block_doublings=1)
 
     def writer(self, path: Path, *, overwrite: bool = False) -> OmeTiffWriter:
-        glass = np.full((self.tile_px, self.tile_px, 3), GLASS, np.uint8)
         return OmeTiffWriter(
             path,
             self.plan,
             self.metadata,
             self.compression,
-            glass=self.compression.encode(glass),
+            glass=GLASS,
             layout=self.layout,
             overwrite=overwrite,
         )
 
-    def tiles(self) -> Iterator[EncodedTile]:
-        plan = self.plan
-        upper = UpperPyramid(plan, self.compression, GLASS)
-        for block in plan.blocks():
-            encoded = encode_block(self._painted(block), plan, self.compression)
+    def painted(self) -> Iterator[Painted]:
+        yield from map(self._painted, self.plan.blocks())
+
+    def tiles(self) -> Iterator[EncodedTile[bytes]]:
+        plan, encode = self.plan, self.compression.encode
+        upper = UpperPyramid(plan, encode, GLASS)
+        for painted in self.painted():
+            encoded = encode_block(painted, plan, encode)
             yield from chain(encoded.tiles, upper.add(encoded))
 
     def _painted(self, block: Block) -> Painted:
@@ -80,9 +82,14 @@ class Sheet:
 
     def write(self, path: Path, *, overwrite: bool = False) -> Path:
         with self.writer(path, overwrite=overwrite) as writer:
-            writer.append(self.tiles())
+            append(self, writer)
             assert writer.finish() == path.stat().st_size
         return path
+
+
+def append(sheet: Sheet, writer: OmeTiffWriter) -> None:
+    for painted in sheet.painted():
+        writer.append(writer.encode(painted))
 
 
 def stained(width: int, height: int) -> U8:
@@ -363,24 +370,12 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, image: U8, name: st
 # Whole or not at all
 
 
-def test_tiles_may_come_in_any_order(tmp_path: Path, image: U8) -> None:
-    sheet = Sheet(image)
-    tiles = list(sheet.tiles())
-    np.random.default_rng(0).shuffle(tiles)
-    with sheet.writer(tmp_path / "a.ome.tif") as writer:
-        writer.append(tiles)
-        writer.finish()
-    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
-        assert np.array_equal(tiff.pages.first.asarray(), image)
-
-
 def test_a_missing_tile_is_an_error_and_no_file(tmp_path: Path, image: U8) -> None:
     sheet = Sheet(image)
-    missing = (1, 2, 3)
-    tiles = [tile for tile in sheet.tiles() if (tile.level, tile.row, tile.column) != missing]
     with sheet.writer(tmp_path / "a.ome.tif") as writer:
-        writer.append(tiles)
-        with pytest.raises(ValueError, match="level 1: no tile at row 2, column 3"):
+        for painted in list(sheet.painted())[:-1]:
+            writer.append(writer.encode(painted))
+        with pytest.raises(ValueError, match="level 0: no tile at row 4, column 6"):
             writer.finish()
     assert not list(tmp_path.iterdir())
 
@@ -388,19 +383,20 @@ def test_a_missing_tile_is_an_error_and_no_file(tmp_path: Path, image: U8) -> No
 def test_nothing_is_left_without_finish(tmp_path: Path, image: U8) -> None:
     sheet = Sheet(image)
     with sheet.writer(tmp_path / "a.ome.tif") as writer:
-        writer.append(sheet.tiles())
+        append(sheet, writer)
         (part,) = tmp_path.iterdir()
         assert part.name.startswith(".")
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_left_after_an_error(tmp_path: Path, image: U8) -> None:
-    def failing() -> Iterator[EncodedTile]:
-        yield next(Sheet(image).tiles())
-        raise MemoryError
+    def failing(writer: OmeTiffWriter) -> None:
+        with writer:
+            writer.append(writer.encode(next(Sheet(image).painted())))
+            raise MemoryError
 
-    with pytest.raises(MemoryError), Sheet(image).writer(tmp_path / "a.ome.tif") as writer:
-        writer.append(failing())
+    with pytest.raises(MemoryError):
+        failing(Sheet(image).writer(tmp_path / "a.ome.tif"))
     assert not list(tmp_path.iterdir())
 
 
@@ -422,7 +418,7 @@ def test_an_output_to_replace_stays_until_the_end(tmp_path: Path, image: U8) -> 
     path, sheet = tmp_path / "a.ome.tif", Sheet(image)
     path.write_bytes(b"precious")
     with sheet.writer(path, overwrite=True) as writer:
-        writer.append(sheet.tiles())
+        append(sheet, writer)
         assert path.read_bytes() == b"precious"
         writer.finish()
     assert np.array_equal(tifffile.imread(path), image)
@@ -456,7 +452,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
     if not links:
         monkeypatch.setattr(Path, "hardlink_to", no_hard_links)
     with sheet.writer(path) as writer:
-        writer.append(sheet.tiles())
+        append(sheet, writer)
         path.write_bytes(b"precious")
         with pytest.raises(RefusedError, match="appeared while running"):
             writer.finish()
@@ -478,7 +474,7 @@ def test_two_runs_to_one_output_do_not_mix(tmp_path: Path, image: U8) -> None:
     with sheet.writer(path) as writer:
         with pytest.raises(BusyError, match="another process"):
             other.writer(path)
-        writer.append(sheet.tiles())
+        append(sheet, writer)
         writer.finish()
     assert np.array_equal(tifffile.imread(path), image)
 
@@ -487,7 +483,7 @@ def test_the_part_of_a_killed_run_is_taken_over(tmp_path: Path, image: U8) -> No
     path, sheet = tmp_path / "a.ome.tif", Sheet(image)
     (tmp_path / ".a.ome.tif.part").write_bytes(b"left behind" * 1_000_000)
     with sheet.writer(path) as writer:
-        writer.append(sheet.tiles())
+        append(sheet, writer)
         writer.finish()
     assert np.array_equal(tifffile.imread(path), image)
     assert list(tmp_path.iterdir()) == [path]

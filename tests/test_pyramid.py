@@ -106,16 +106,16 @@ def plan_of(width: int, height: int, doublings: int) -> Plan:
     return Plan(region, 1, 8, 32, output_tile_px=SIDE, block_doublings=doublings)
 
 
-def all_tiles(case: Case, compression: Compression) -> list[EncodedTile]:
-    upper = UpperPyramid(case.plan, compression, GLASS)
-    tiles: list[EncodedTile] = []
+def all_tiles(case: Case, compression: Compression) -> list[EncodedTile[bytes]]:
+    upper = UpperPyramid(case.plan, compression.encode, GLASS)
+    tiles: list[EncodedTile[bytes]] = []
     for painted in case.painted:
-        encoded = encode_block(painted, case.plan, compression)
+        encoded = encode_block(painted, case.plan, compression.encode)
         tiles += [*encoded.tiles, *upper.add(encoded)]
     return tiles
 
 
-def by_place(tiles: list[EncodedTile]) -> dict[Place, bytes | None]:
+def by_place(tiles: list[EncodedTile[bytes]]) -> dict[Place, bytes | None]:
     found = {(tile.level, tile.row, tile.column): tile.data for tile in tiles}
     assert len(found) == len(tiles), "a tile came twice"
     return found
@@ -184,8 +184,8 @@ def test_few_upper_tiles_are_open_however_large_the_slide(
     width: int, height: int, doublings: int
 ) -> None:
     plan = plan_of(width, height, doublings)
-    upper = UpperPyramid(plan, Compression("none"), GLASS)
-    most_open, tiles = 0, list[EncodedTile]()
+    upper = UpperPyramid(plan, Compression("none").encode, GLASS)
+    most_open, tiles = 0, list[EncodedTile[bytes]]()
     for block in plan.blocks():
         tiles += upper.add(glass_block(block))
         most_open = max(most_open, len(upper._open))
@@ -200,7 +200,7 @@ def test_few_upper_tiles_are_open_however_large_the_slide(
 
 def test_upper_tiles_come_as_soon_as_their_parts_are_there() -> None:
     plan = plan_of(64, 64, 0)
-    upper = UpperPyramid(plan, Compression("none"), GLASS)
+    upper = UpperPyramid(plan, Compression("none").encode, GLASS)
     completed = [
         [(tile.level, tile.row, tile.column) for tile in upper.add(glass_block(block))]
         for block in plan.blocks()

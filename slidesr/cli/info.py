@@ -11,9 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slidesr.cli.show import as_json, bytes_text, facts
-
-# A rule of thumb for H&E at JPEG quality 90, and a third more for the pyramid.
-_BYTES_PER_OUTPUT_PX = 0.14 * 4 / 3
+from slidesr.output.compression import Compression
 
 
 @click.command()
@@ -48,7 +46,7 @@ def info(source: Path, *, json_: bool) -> None:
                 "width": slide.size.width * scale,
                 "height": slide.size.height * scale,
                 "mpp": slide.mpp.mean / scale if slide.mpp else None,
-                "about_bytes": int(slide.size.area * scale**2 * share * _BYTES_PER_OUTPUT_PX),
+                "about_bytes": int(slide.size.area * scale**2 * share * Compression().bytes_per_px),
             }
             for scale in (2, 4, 8, 16)
         ]

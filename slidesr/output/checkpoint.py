@@ -34,13 +34,12 @@ class Checkpoint:
 
     identity: dict[str, str]  # what decides the output's bytes: its name -> its hash
     blocks: int
-    end: int  # bytes of the part that count
-    crc: int  # CRC-32 of the tiles in it
+    notes: dict[str, str]  # what the run has learnt and the output is to tell
     arrays: dict[str, npt.NDArray[np.generic]]  # where tiles lie, and the open upper tiles
 
     def save(self, path: Path) -> None:
         """Replaces the state at `path`; a kill or a loss of power leaves the old or the new one."""
-        told = [self.identity, self.blocks, self.end, self.crc]
+        told = [self.identity, self.blocks, self.notes]
         header = np.frombuffer(json.dumps(told).encode(), np.uint8)
         new = _new(path)
         try:
@@ -56,8 +55,8 @@ class Checkpoint:
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            identity, blocks, end, crc = json.loads(arrays.pop("header").tobytes())
-            return cls(dict(identity), int(blocks), int(end), int(crc), arrays)
+            identity, blocks, notes = json.loads(arrays.pop("header").tobytes())
+            return cls(dict(identity), int(blocks), dict(notes), arrays)
         except _DAMAGED:
             return None
 
@@ -81,9 +80,12 @@ def crc_of(file: BinaryIO, start: int, end: int) -> int | None:
 
 
 class Pause:
-    """Tells when the next checkpoint is due: a hundred times as long as the last one took."""
+    """Tells when the next checkpoint is due: after a hundred times as long as the last one took.
 
-    _LEAST_S, _TIMES = 2.0, 100
+    But within a minute, so that no more than that is ever done again.
+    """
+
+    _LEAST_S, _MOST_S, _TIMES = 2.0, 55.0, 100
 
     def __init__(self) -> None:
         self._due = time.monotonic() + self._LEAST_S
@@ -97,7 +99,8 @@ class Pause:
         started = time.monotonic()
         yield
         ended = time.monotonic()
-        self._due = ended + max(self._LEAST_S, self._TIMES * (ended - started))
+        wait_s = max(self._LEAST_S, self._TIMES * (ended - started))
+        self._due = ended + min(self._MOST_S, wait_s)
 
 
 def _new(path: Path) -> Path:

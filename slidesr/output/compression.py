@@ -46,6 +46,16 @@ class Compression:
         }
         return {"photometric": "rgb", **options[self.name]}
 
+    @property
+    def bytes_per_px(self) -> float:
+        """What a pixel of stained tissue at x4 takes, with its share of the pyramid above it."""
+        # Measured, JPEG at quality 90; half of that at 75, twice at 96.
+        whole = {"jpeg": 0.14, "jpeg-rgb": 0.36, "lzw": 2.1, "deflate": 2.25, "none": 3.0}[
+            self.name
+        ]
+        coarser = (30 / (120 - self.quality)) ** 2 if self.name.startswith("jpeg") else 1
+        return whole * coarser * 4 / 3
+
     def encode(self, tile: npt.NDArray[np.uint8]) -> bytes:
         """A whole u8[side, side, 3] tile as its stored bytes. Releases the interpreter lock."""
         tile = np.ascontiguousarray(tile)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ome_types import OME, to_xml
@@ -37,6 +38,10 @@ class Metadata:
     magnification: float | None
     icc_profile: bytes | None
     provenance: dict[str, str] = field(default_factory=dict)
+
+    def noting(self, notes: Mapping[str, str]) -> Metadata:
+        """The same with more to tell of how it was made."""
+        return replace(self, provenance={**self.provenance, **notes})
 
 
 def ome_xml(size: Size, metadata: Metadata) -> str:

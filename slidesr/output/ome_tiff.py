@@ -11,14 +11,13 @@ to back, and nothing but the places of its tiles is held in memory (16 bytes a t
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,15 +26,12 @@ import numpy.typing as npt
 import tifffile
 
 from slidesr.closing import Closing
-from slidesr.durable import sync_folder
-from slidesr.errors import BusyError, RefusedError
-from slidesr.output.checkpoint import Checkpoint, Pause, crc_of, discard
+from slidesr.output.checkpoint import Checkpoint, crc_of
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
-from slidesr.output.pyramid import EncodedTile
+from slidesr.output.part import Part
+from slidesr.output.pyramid import EncodedBlock, Painted, UpperPyramid, encode_block
 from slidesr.plan import Plan
-
-_log = logging.getLogger(__name__)
 
 LAYOUTS = ("hybrid", "ome", "generic")
 """`hybrid`: the levels as SubIFDs, and again as copies of these small directories in the main
@@ -44,15 +40,13 @@ chain of directories without OME-XML."""
 
 
 class OmeTiffWriter(Closing):
-    """Writes beside `path` under a hidden name, and publishes whole or not at all.
+    """Writes blocks to a TIFF that appears under its name `path` whole or not at all.
 
-    A context manager: `append` tiles in any order, then `finish`. `glass` is the encoded tile that
-    all plain glass points at. Leaving without `finish` removes the part, unless it has a
-    `checkpoint`: then a writer with the same `identity` goes on from there, and `resumed` is it.
+    A context manager: `encode` blocks, in any thread; `append` and `settle` them in the plan's
+    order; then `finish`. What a stopped writer left is gone on with: `resumed` blocks are there.
+    `notes` are facts that are learnt while running; they outlive a stop, and the file tells them.
 
-    Raises RefusedError where the output exists and may not be replaced, cannot be written, or was
-    begun under another identity (with `overwrite` that is dropped); BusyError where another process
-    writes it.
+    For the errors raised see `Part`; where the disk refuses to go on it is a SlidesrError.
     """
 
     def __init__(
@@ -62,114 +56,114 @@ class OmeTiffWriter(Closing):
         metadata: Metadata,
         compression: Compression,
         *,
-        glass: bytes,
+        glass: tuple[int, int, int],
         layout: str = "hybrid",
         overwrite: bool = False,
         identity: Mapping[str, str] | None = None,
+        needed_bytes: int = 0,
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
-        self._path, self._overwrite, self._layout = path, overwrite, layout
+        self._plan, self._metadata, self._layout = plan, metadata, layout
+        self._encode = compression.encode
+        self._upper = UpperPyramid(plan, self._encode, glass)
         self._levels = [_TilePlaces(plan, level) for level in range(len(plan.levels))]
-        self._glass_tile, self._glass_place = glass, (0, 0)
-        if path.exists() and not overwrite:
-            raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
-        self._part, self._state = _part_of(path), _state_of(path)
-        self._identity = dict(identity or {})
-        self._file = _own_file(self._part, path)
+        self._glass, self._glass_place = glass, (0, 0)
+        self.resumed, self.notes = 0, dict[str, str]()
+        self._part = Part(path, identity or {}, overwrite=overwrite, needed_bytes=needed_bytes)
         with ExitStack() as undo:
-            undo.callback(self.close)
+            undo.callback(self._part.close)
             skeleton = _skeleton(plan, metadata, compression, layout)
-            self.resumed = self._resumed(len(skeleton))
-            self._file.seek(0)
-            self._file.write(skeleton)
-            self._begin(len(skeleton))
+            self._file = undo.enter_context(self._part.hidden.open("r+b"))
+            with self._part.writing():
+                self._begin(skeleton)
             undo.pop_all()
-        self._pause = Pause()
 
     def close(self) -> None:
-        """Removes what is not published and has no checkpoint."""
-        if not self._state.exists():
-            self._part.unlink(missing_ok=True)  # while it is still locked
-        self._file.close()
+        """Keeps what can be gone on with, and removes what is not published."""
+        self._part.close()
+        with suppress(OSError):  # what a full disk did not take is not told by any checkpoint
+            self._file.close()
 
-    def _resumed(self, start: int) -> Checkpoint | None:
-        """The checkpoint to go on from; one of no use is removed."""
-        state = Checkpoint.read(self._state)
-        if state is not None and not self._overwrite:
-            names = self._identity.keys() | state.identity.keys()
-            other = [n for n in names if self._identity.get(n) != state.identity.get(n)]
-            if other:
-                raise RefusedError(
-                    f"{self._path}: a run was stopped here with another {', '.join(sorted(other))}."
-                    " Give the same to go on with it, or begin anew with --overwrite."
-                )
-        if state is not None and state.identity == self._identity:
-            if crc_of(self._file, start, state.end) == state.crc:
-                return state
-            _log.warning("%s: what a stopped run left is damaged; starting over", self._path)
-        discard(self._state)
-        return None
-
-    def _begin(self, start: int) -> None:
-        self._end, self._crc = start, 0
-        if self.resumed is not None:
-            self._end, self._crc = self.resumed.end, self.resumed.crc
-            arrays = self.resumed.arrays
-            offset, count = map(int, arrays["glass"])
-            self._glass_place = offset, count
-            for level, places in enumerate(self._levels):
-                places.restore(arrays[f"places{level}"])
+    def _begin(self, skeleton: bytes) -> None:
+        self._end, self._crc = len(skeleton), 0
+        state = self._part.resumed(self._is_there)
+        if state is not None:
+            self.resumed, self.notes = state.blocks, dict(state.notes)
+            self._restore(state.arrays)
+        self._file.seek(0)
+        self._file.write(skeleton)
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
-    def checkpoint(
-        self, blocks: int, arrays: Callable[[], Mapping[str, npt.NDArray[np.generic]]]
-    ) -> None:
-        """Makes what was appended outlive a kill, so often that it costs a hundredth of the time.
+    def _is_there(self, state: Checkpoint) -> bool:
+        end, crc = map(int, state.arrays["end"])
+        return crc_of(self._file, self._end, end) == crc
 
-        `blocks` and `arrays` are what `resumed` is to tell when the run goes on.
-        """
-        if not self._pause.is_over:
-            return
-        with self._pause.measured():
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            places = {f"places{level}": each.array for level, each in enumerate(self._levels)}
-            glass = {"glass": np.array(self._glass_place, np.int64)}
-            kept = {**arrays(), **places, **glass}
-            Checkpoint(self._identity, blocks, self._end, self._crc, kept).save(self._state)
+    def _arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        places = {f"places{level}": each.array for level, each in enumerate(self._levels)}
+        end = {"end": np.array([self._end, self._crc], np.uint64)}
+        glass = {"glass": np.array(self._glass_place, np.uint64)}
+        return {**self._upper.arrays(), **places, **end, **glass}
 
-    def append(self, tiles: Iterable[EncodedTile]) -> None:
-        """Appends encoded tiles in the order given; the glass tile once, where first needed."""
-        for tile in tiles:
-            if tile.data is not None:
-                place = self._store(tile.data)
-            elif self._glass_place == (0, 0):
-                place = self._glass_place = self._store(self._glass_tile)
-            else:
-                place = self._glass_place
-            self._levels[tile.level].set(tile.row, tile.column, place)
+    def _restore(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        self._upper.restore(arrays)
+        self._end, self._crc = map(int, arrays["end"])
+        offset, count = map(int, arrays["glass"])
+        self._glass_place = offset, count
+        for level, places in enumerate(self._levels):
+            places.restore(arrays[f"places{level}"])
+
+    def encode(self, painted: Painted) -> EncodedBlock:
+        """The block as it is stored. For any thread."""
+        return encode_block(painted, self._plan, self._encode)
+
+    def append(self, encoded: EncodedBlock) -> None:
+        """Stores a block, and what it completes of the levels above."""
+        self._part.unsettle()
+        with self._part.writing():
+            for tile in chain(encoded.tiles, self._upper.add(encoded)):
+                place = self._glass_tile() if tile.data is None else self._store(tile.data)
+                self._levels[tile.level].set(tile.row, tile.column, place)
+        self._part.written_bytes = self._end
+
+    def settle(self, blocks: int) -> None:
+        """So many blocks are there; from time to time that is made to outlive a kill."""
+        with self._part.writing():
+            self._part.settle(lambda: self._moment(blocks))
+
+    def _moment(self, blocks: int) -> Checkpoint:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return Checkpoint(self._part.identity, blocks, self.notes, self._arrays())
 
     def finish(self) -> int:
         """Fills in the places, syncs and publishes the file; its size in bytes."""
+        self._part.unsettle()
         for level in self._levels:
             level.check()
+        with self._part.writing():
+            self._fill_in()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        size = self._file.seek(0, os.SEEK_END)
+        self._part.publish()
+        return size
+
+    def _fill_in(self) -> None:
         self._file.seek(0)  # where tifffile takes the file to begin
         with tifffile.TiffFile(self._file, is_ome=False) as tiff:
             pages = list(_pages(tiff, self._layout))
             for page, level in zip(pages, self._levels, strict=True):
                 page.tags["TileOffsets"].overwrite(level.offsets, erase=False)
                 page.tags["TileByteCounts"].overwrite(level.counts, erase=False)
+            if self.notes:
+                told = _description(self._plan, self._metadata.noting(self.notes), self._layout)
+                pages[0].tags["ImageDescription"].overwrite(told, erase=False)
             sub_offsets = [page.offset for page in pages[1:]]
             end_of_chain = pages[0].offset
         if self._layout == "hybrid":
             _chain_copies(self._file, end_of_chain, sub_offsets)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.seek(0, os.SEEK_END)
-        self._publish()
-        return size
 
     def _store(self, data: bytes) -> tuple[int, int]:
         offset = self._end
@@ -178,64 +172,13 @@ class OmeTiffWriter(Closing):
         self._crc = zlib.crc32(data, self._crc)
         return offset, len(data)
 
-    def _publish(self) -> None:
-        if self._overwrite:
-            self._part.replace(self._path)
-        else:
-            try:
-                self._publish_new()
-            except FileExistsError as error:
-                raise RefusedError(
-                    f"{self._path}: appeared while running. Replace it with --overwrite."
-                ) from error
-        sync_folder(self._path.parent)
-        discard(self._state)
-
-    def _publish_new(self) -> None:
-        """Never takes the place of what came there in the meantime: FileExistsError."""
-        try:
-            self._path.hardlink_to(self._part)
-        except FileExistsError:
-            raise
-        except OSError:  # no hard links on this file system
-            self._path.touch(exist_ok=False)
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)  # another process may have swept it
-
-
-def sweep(path: Path) -> None:
-    """Removes what a run left that was killed just after it published."""
-    part = _part_of(path)
-    if path.exists() and (not part.exists() or part.samefile(path)):
-        discard(_state_of(path))
-        part.unlink(missing_ok=True)
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-def _state_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part.state")
-
-
-def _own_file(part: Path, path: Path) -> BinaryIO:
-    """Opens the part locked; a part that a killed run left behind is taken over."""
-    try:
-        part.touch()
-        file = part.open("r+b")
-    except OSError as error:
-        raise RefusedError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = os.fstat(file.fileno()).st_ino == part.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        is_ours = False
-    if not is_ours:  # locked, or published or removed between opening and locking
-        file.close()
-        raise BusyError(f"{path}: another process is writing it. Wait for it, or stop it.")
-    return file
+    def _glass_tile(self) -> tuple[int, int]:
+        """Where the tile lies that all plain glass points at; stored where it is first needed."""
+        if self._glass_place == (0, 0):
+            side = self._plan.output_tile_px
+            tile = np.full((side, side, 3), self._glass, np.uint8)
+            self._glass_place = self._store(self._encode(tile))
+        return self._glass_place
 
 
 class _TilePlaces:
@@ -285,8 +228,7 @@ def _skeleton(plan: Plan, metadata: Metadata, compression: Compression, layout: 
             first: dict[str, Any] = {}
             if level == 0:
                 first = {"subifds": sub_levels, "iccprofile": metadata.icc_profile}
-                describe = plain_text if layout == "generic" else ome_xml
-                first["description"] = describe(plan.output, metadata).encode()
+                first["description"] = _description(plan, metadata, layout)
             count = -(-size.height // side) * -(-size.width // side)
             writer.write(
                 iter([b""] * count),
@@ -301,6 +243,11 @@ def _skeleton(plan: Plan, metadata: Metadata, compression: Compression, layout: 
                 **first,
             )
     return file.getvalue()
+
+
+def _description(plan: Plan, metadata: Metadata, layout: str) -> bytes:
+    describe = plain_text if layout == "generic" else ome_xml
+    return describe(plan.output, metadata).encode()
 
 
 def _resolution(metadata: Metadata, level: int) -> dict[str, Any]:

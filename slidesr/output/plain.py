@@ -12,7 +12,7 @@ from slidesr.geometry import Box
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
 from slidesr.output.ome_tiff import OmeTiffWriter
-from slidesr.output.pyramid import Painted, UpperPyramid, encode_block
+from slidesr.output.pyramid import Painted
 from slidesr.plan import Block, Plan
 
 _U8 = npt.NDArray[np.uint8]
@@ -30,22 +30,11 @@ def write_plain(
     512 px JPEG tiles, quality 90. An existing file is replaced. Memory is one block's.
     """
     plan = Plan(region, scale=1, window_px=1)
-    compression = Compression()
-    upper = UpperPyramid(plan, compression, glass)
-    tile = np.full((plan.output_tile_px, plan.output_tile_px, 3), glass, np.uint8)
     with OmeTiffWriter(
-        path,
-        plan,
-        metadata,
-        compression,
-        glass=compression.encode(tile),
-        layout="generic",
-        overwrite=True,
+        path, plan, metadata, Compression(), glass=glass, layout="generic", overwrite=True
     ) as writer:
         for block in plan.blocks():
-            encoded = encode_block(_painted(block, pixels(block.source), plan), plan, compression)
-            writer.append(encoded.tiles)
-            writer.append(upper.add(encoded))
+            writer.append(writer.encode(_painted(block, pixels(block.source), plan)))
         writer.finish()
     return path
 

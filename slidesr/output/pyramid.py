@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from slidesr.output.compression import Compression
 from slidesr.plan import Block, Plan
 
 _U8 = npt.NDArray[np.uint8]
 _Colour = tuple[int, int, int]
+_Stored = TypeVar("_Stored")
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Painted:
 
 
 @dataclass(frozen=True)
-class EncodedTile:
-    """One stored tile of one level; `data` is None for the shared glass tile."""
+class EncodedTile(Generic[_Stored]):
+    """One tile of one level as it is stored; `data` is None where it is plain glass."""
 
     level: int
     row: int
     column: int
-    data: bytes | None
+    data: _Stored | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EncodedBlock:
     """
 
     block: Block
-    tiles: tuple[EncodedTile, ...]
+    tiles: tuple[EncodedTile[bytes], ...]
     rest: _U8 | None
 
 
@@ -59,22 +59,29 @@ def halved(pixels: _U8) -> _U8:
     return np.asarray(Image.fromarray(pixels).reduce(2))
 
 
-def encode_block(painted: Painted, plan: Plan, compression: Compression) -> EncodedBlock:
+def levels_of(painted: Painted, levels: int) -> Iterator[Painted]:
+    """The block on its lowest levels, halved from one to the next."""
+    yield painted
+    for _ in range(levels - 1):
+        pixels = None if painted.pixels is None else halved(painted.pixels)
+        painted = Painted(painted.block, pixels, _all_of_four(painted.glass))
+        yield painted
+
+
+def encode_block(painted: Painted, plan: Plan, encode: Callable[[_U8], bytes]) -> EncodedBlock:
     """Encodes all tiles that lie whole in one block, on its lowest levels."""
     block, side = painted.block, plan.output_tile_px
-    pixels, glass = painted.pixels, painted.glass
-    tiles: list[EncodedTile] = []
-    for level in range(plan.block_levels):
+    tiles: list[EncodedTile[bytes]] = []
+    *own, above = levels_of(painted, plan.block_levels + 1)
+    for level, part in enumerate(own):
         row, column = (start // side >> level for start in (block.write.y, block.write.x))
-        for (dy, dx), plain in np.ndenumerate(glass):
+        for (dy, dx), plain in np.ndenumerate(part.glass):
             data = None
-            if not plain and pixels is not None:
-                part = pixels[dy * side : (dy + 1) * side, dx * side : (dx + 1) * side]
-                data = compression.encode(filled(part, side))
+            if not plain and part.pixels is not None:
+                tile = part.pixels[dy * side : (dy + 1) * side, dx * side : (dx + 1) * side]
+                data = encode(filled(tile, side))
             tiles.append(EncodedTile(level, row + dy, column + dx, data))
-        pixels = None if pixels is None else halved(pixels)
-        glass = _all_of_four(glass)
-    rest = pixels if plan.block_levels < len(plan.levels) else None
+    rest = above.pixels if plan.block_levels < len(plan.levels) else None
     return EncodedBlock(block, tuple(tiles), rest)
 
 
@@ -93,15 +100,15 @@ def _all_of_four(glass: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(even.reshape((rows + 1) // 2, 2, -1, 2).all(axis=(1, 3)))
 
 
-class UpperPyramid:
+class UpperPyramid(Generic[_Stored]):
     """Builds the levels above the blocks from what the blocks leave, in the plan's order.
 
     Blocks come along a Z curve, so at most a handful of tiles a level are open at any time: memory
     grows with the number of levels, not with the slide.
     """
 
-    def __init__(self, plan: Plan, compression: Compression, glass: _Colour) -> None:
-        self._plan, self._compression, self._glass = plan, compression, glass
+    def __init__(self, plan: Plan, encode: Callable[[_U8], _Stored], glass: _Colour) -> None:
+        self._plan, self._encode, self._glass = plan, encode, glass
         self._open: dict[tuple[int, int, int], _OpenTile] = {}
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -117,7 +124,7 @@ class UpperPyramid:
             tile = self._opened((level, row, column))
             tile.missing, tile.pixels = missing, arrays.get(f"open{i}")
 
-    def add(self, encoded: EncodedBlock) -> Iterator[EncodedTile]:
+    def add(self, encoded: EncodedBlock) -> Iterator[EncodedTile[_Stored]]:
         """Takes the rest of a block and yields the upper tiles that it completes."""
         plan, block = self._plan, encoded.block
         level = plan.block_levels
@@ -126,7 +133,9 @@ class UpperPyramid:
             row, column = block.write.y // plan.block_px, block.write.x // plan.block_px
             yield from self._place(level, row, column, encoded.rest)
 
-    def _place(self, level: int, row: int, column: int, part: _U8 | None) -> Iterator[EncodedTile]:
+    def _place(
+        self, level: int, row: int, column: int, part: _U8 | None
+    ) -> Iterator[EncodedTile[_Stored]]:
         """Puts a child's half-size pixels into its parent tile on `level`."""
         key = (level, row // 2, column // 2)
         tile = self._open.get(key) or self._opened(key)
@@ -137,7 +146,7 @@ class UpperPyramid:
         pixels = tile.pixels
         data = None
         if pixels is not None:
-            data = self._compression.encode(filled(pixels, self._plan.output_tile_px))
+            data = self._encode(filled(pixels, self._plan.output_tile_px))
         yield EncodedTile(*key, data)
         if level + 1 < len(self._plan.levels):
             rest = None if pixels is None else halved(pixels)

@@ -1,0 +1,218 @@
+"""An output that is not whole yet: hidden beside its name, one process's own, published at once.
+
+.NAME.part         what is written so far, a file or a folder
+.NAME.part.state   a `Checkpoint` of it, if there is one: what a stopped run goes on from
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from slidesr.closing import Closing
+from slidesr.durable import exchange, sync_folder
+from slidesr.errors import BusyError, RefusedError, SlidesrError
+from slidesr.output.checkpoint import Checkpoint, Pause, discard
+
+_log = logging.getLogger(__name__)
+
+
+class Part(Closing):
+    """The unfinished output of one process; `hidden` is where it is written.
+
+    Leaving without `publish` removes it, unless there is a checkpoint: then the next one of the
+    same `identity` goes on from there. `written_bytes` of about `needed_bytes` are there: told when
+    the disk is full.
+
+    Raises RefusedError where the output exists and may not be replaced, or cannot be written;
+    BusyError where another process writes it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, str],
+        *,
+        overwrite: bool = False,
+        is_folder: bool = False,
+        needed_bytes: int = 0,
+    ) -> None:
+        if path.exists() and not overwrite:
+            raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
+        self.hidden, self.identity = _hidden(path), dict(identity)
+        self.written_bytes, self._needed_bytes = 0, needed_bytes
+        self._path, self._state, self._overwrite = path, _state_of(path), overwrite
+        self._moment: Callable[[], Checkpoint] | None = None
+        self._is_published = False
+        self._lock = _locked(self.hidden, path, is_folder=is_folder)
+        self._pause = Pause()
+
+    def resumed(self, is_there: Callable[[Checkpoint], bool]) -> Checkpoint | None:
+        """The checkpoint to go on from, if all it tells `is_there`; one of no use is removed.
+
+        Raises RefusedError where the part was begun under another identity; with `overwrite` that
+        is dropped.
+        """
+        state = Checkpoint.read(self._state)
+        if state is not None and not self._overwrite:
+            names = self.identity.keys() | state.identity.keys()
+            other = [n for n in names if self.identity.get(n) != state.identity.get(n)]
+            if other:
+                raise RefusedError(
+                    f"{self._path}: a run was stopped here with another {', '.join(sorted(other))}."
+                    " Give the same to go on with it, or begin anew with --overwrite."
+                )
+        if state is not None and state.identity == self.identity:
+            if is_there(state):
+                return state
+            _log.warning("%s: what a stopped run left is damaged; starting over", self._path)
+        discard(self._state)
+        return None
+
+    def settle(self, moment: Callable[[], Checkpoint]) -> None:
+        """What is there can be gone on with: `moment` makes it durable and tells it.
+
+        It is saved so often that it costs a hundredth of the time, and when the part is closed.
+        """
+        self._moment = moment
+        if self._pause.is_over:
+            self._save()
+
+    def unsettle(self) -> None:
+        """What is there changes: it cannot be gone on with until it is settled again."""
+        self._moment = None
+
+    def publish(self) -> None:
+        """Gives the part its name, whole and durable, and drops its checkpoint."""
+        self.unsettle()
+        with self.writing():
+            if self._overwrite and self._path.exists():
+                self._replace()
+            else:
+                self._appear()
+            self._is_published = True
+            sync_folder(self._path.parent)
+        discard(self._state)
+
+    def close(self) -> None:
+        """Keeps what can be gone on with, and removes the rest."""
+        if self._moment is not None:
+            with suppress(OSError):  # the disk is full: the last checkpoint stands
+                self._save()
+        if not self._is_published and not self._state.exists():
+            _remove(self.hidden)  # while it is still locked
+        os.close(self._lock)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What the system refuses inside becomes one line that says how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise SlidesrError(self._refusal(error)) from error
+
+    def _refusal(self, error: OSError) -> str:
+        told = []
+        with suppress(OSError):  # the folder itself may be gone
+            told.append(f"{shutil.disk_usage(self._path.parent).free / 1e6:.0f} MB are free")
+        if self._needed_bytes > self.written_bytes:
+            more = self._needed_bytes - self.written_bytes
+            told.append(f"about {more / 1e6:.0f} MB more are needed")
+        return (
+            f"{self._path}: cannot be written: {error.strerror or error} ({', '.join(told)})."
+            " Mend that and give the same command again: it goes on from here."
+        )
+
+    def _save(self) -> None:
+        moment, self._moment = self._moment, None
+        if moment is not None:
+            with self._pause.measured():
+                moment().save(self._state)
+
+    def _replace(self) -> None:
+        if self.hidden.is_dir() or self._path.is_dir():
+            exchange(self.hidden, self._path)
+            _remove(self.hidden)
+        else:
+            self.hidden.replace(self._path)
+
+    def _appear(self) -> None:
+        """Never takes the place of what came there in the meantime."""
+        try:
+            if self.hidden.is_dir():
+                _rename_to_new(self.hidden, self._path)
+            else:
+                _link_to_new(self.hidden, self._path)
+        except FileExistsError as error:
+            raise RefusedError(
+                f"{self._path}: appeared while running. Replace it with --overwrite."
+            ) from error
+
+
+def sweep(path: Path) -> None:
+    """Removes what a run left that was killed just after it published."""
+    hidden = _hidden(path)
+    is_published = path.exists() and (
+        not hidden.exists() or (hidden.is_file() and hidden.samefile(path))
+    )
+    if is_published:
+        discard(_state_of(path))
+        hidden.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _state_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part.state")
+
+
+def _locked(hidden: Path, path: Path, *, is_folder: bool) -> int:
+    """A handle of the part, locked; what a killed run left behind is taken over."""
+    try:
+        if is_folder:
+            hidden.mkdir(exist_ok=True)
+        else:
+            hidden.touch()
+        handle = os.open(hidden, os.O_RDONLY)
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.fstat(handle).st_ino == hidden.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        is_ours = False
+    if not is_ours:  # locked, or published or removed between opening and locking
+        os.close(handle)
+        raise BusyError(f"{path}: another process is writing it. Wait for it, or stop it.")
+    return handle
+
+
+def _link_to_new(hidden: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(hidden)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links on this file system
+        _rename_to_new(hidden, path)
+    else:
+        hidden.unlink(missing_ok=True)  # another process may have swept it
+
+
+def _rename_to_new(hidden: Path, path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(path)
+    hidden.rename(path)
+
+
+def _remove(hidden: Path) -> None:
+    if hidden.is_dir():
+        shutil.rmtree(hidden)
+    else:
+        hidden.unlink(missing_ok=True)
