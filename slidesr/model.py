@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.nets.consistency import BEYOND_PX, consistent
@@ -20,6 +22,8 @@ from slidesr.nets.folding import folded
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import trimmed
 from slidesr.weights import ModelSpec, find_model, read_model, sha256_of
+
+_log = logging.getLogger(__name__)
 
 _U8 = npt.NDArray[np.uint8]
 
@@ -85,8 +89,9 @@ class Model:
         self._device = torch.device(self.engine.device)
         if self._device.type == "cpu":
             _keep_freed_memory()
-        dtype = torch.bfloat16 if self.engine.precision == "bf16" else torch.float32
-        self._generator = folded(generator, dtype).to(self._device)
+        self._trained = generator
+        self._generator = self._ready(self.engine.precision)
+        self._fitting = self.batch_size  # so many tiles fit into the device's memory
 
     @property
     def scale(self) -> int:
@@ -118,13 +123,32 @@ class Model:
     def upscale(self, tiles: _U8) -> _U8:
         """u8[n, h + 2*halo, w + 2*halo, 3] -> u8[n, h*scale, w*scale, 3], both RGB.
 
-        h and w are whole windows. Raises SlidesrError if the network gives no finite number.
+        h and w are whole windows. Raises SlidesrError if the network gives no finite number, or one
+        tile is too much for the device.
         """
-        size = self.batch_size
-        batches = [tiles[start : start + size] for start in range(0, len(tiles), size)]
-        return np.concatenate(
-            [self._forward(_padded(batch, size))[: len(batch)] for batch in batches]
-        )
+        made: list[_U8] = []
+        while (start := sum(map(len, made))) < len(tiles):
+            batch = tiles[start : start + self._fitting]
+            try:
+                high = self._forward(_padded(batch, self._fitting))
+            except torch.OutOfMemoryError:
+                high = None
+            if high is None:  # here the error is gone, and with it what it held on the device
+                self._halve_batch()
+            else:
+                made.append(high[: len(batch)])
+        return np.concatenate(made)
+
+    def _halve_batch(self) -> None:
+        """Less at once, for good: the plan and its tiles stay as they are."""
+        torch.cuda.empty_cache()
+        if self._fitting == 1:
+            raise SlidesrError(
+                f"{self.engine.device}: its memory does not hold one tile. Stop what else uses it,"
+                " or take another device with --device."
+            )
+        self._fitting //= 2
+        _log.warning("%s is out of memory: batches of %d now", self.engine.device, self._fitting)
 
     def enlarge(self, image: _U8) -> _U8:
         """A whole image as one tile, mirrored at its borders: u8[h, w, 3] -> u8[h*s, w*s, 3].
@@ -140,16 +164,35 @@ class Model:
     def _forward(self, tiles: _U8) -> _U8:
         pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
         low = pixels.permute(0, 3, 1, 2).float().div_(255)  # channels_last already
-        high = self._generator.core(low, self._beyond_px).float()
+        high = self._finite(low)
         if self._tolerance is not None:
             source = trimmed(low, self.halo_px - BEYOND_PX)
             high = consistent(high.clamp(0, 1), source, self.scale, self._tolerance / 255)
-        if not torch.isfinite(high).all():
-            raise SlidesrError(
-                f"model {self.spec.name}: not a number came out at {self.engine.precision}"
-            )
         quantised = high.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
         return quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    def _finite(self, low: Tensor) -> Tensor:
+        """What the network makes; a tile with a number that is none is made again in fp32."""
+        high = self._generator.core(low, self._beyond_px).float()
+        good = torch.isfinite(high).flatten(1).all(1)
+        if not good.all() and self.engine.precision == "bf16":
+            _log.warning("%s: no number came out at bf16; made again at fp32", self.spec.name)
+            high[~good] = self._exact.core(low[~good], self._beyond_px)
+            good = torch.isfinite(high).flatten(1).all(1)
+        if not good.all():
+            raise SlidesrError(
+                f"model {self.spec.name}: no number came out at fp32. Its weights are broken, or"
+                " the device is: try another with --device."
+            )
+        return high
+
+    def _ready(self, precision: str) -> Generator:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return folded(self._trained, dtype).to(self._device)
+
+    @cached_property
+    def _exact(self) -> Generator:
+        return self._ready("fp32")
 
 
 def load_model(

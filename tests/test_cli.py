@@ -29,6 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "taken.ome.tif").write_bytes(b"taken")
     Image.fromarray(np.zeros((10, 90), np.uint8)).save(tmp_path / "wide.png")
     (tmp_path / "roi.geojson").write_text("{}")
+    (tmp_path / "void").mkdir()
     spec, generator = tiny_generator(scale=4)
     save_model(tmp_path / "tiny.safetensors", spec, generator)
     monkeypatch.chdir(tmp_path)
@@ -45,7 +46,10 @@ UPSCALE = ["--model", "tiny.safetensors", "--tissue", "all", "--device", "cpu"]
         (["text.svs"], "text.svs: not a slide"),
         (["empty.tif"], "empty"),
         (["half.tif"], "half.tif"),
-        (["."], "folder"),
+        (["void"], "no slides here"),
+        (["slide.tif", "--keep-metadata", "aperio.Patient"], "no metadata 'aperio.Patient'"),
+        (["slide.tif", "text.svs", "--dry-run"], "one slide at a time"),
+        (["slide.tif", "text.svs", "-o", "taken.ome.tif"], "is a file"),
         (["slide.tif", "--level", "9"], "no level 9"),
         (["slide.tif", "--level", "1", "--mpp", "2"], "only one"),
         (["slide.tif", "--mpp", "0.1"], "finer than level 0"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -22,7 +21,7 @@ from slidesr.cli.patches import patches
 from slidesr.cli.show import console
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
-from slidesr.errors import SlidesrError, StoppedError
+from slidesr.errors import StoppedError, explained
 
 _received: list[int] = []  # the signal that asked to stop
 
@@ -55,7 +54,7 @@ def run(arguments: list[str]) -> int:
     SLIDESR_DEBUG=1 in the environment adds the traceback.
     """
     try:
-        cli(arguments, standalone_mode=False)
+        code = cli(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -67,16 +66,11 @@ def run(arguments: list[str]) -> int:
     except StoppedError as error:
         _say(str(error))
         return _stopped_code()
-    except SlidesrError as error:
-        _say(str(error))
-        return error.exit_code
-    except OSError as error:
-        _say(_of_system(error))
-        return 1
-    except Exception as error:  # the last door: a fault of ours is still one line
-        _say(f"a fault in slidesr: {type(error).__name__}: {error}")
-        return 1
-    return 0
+    except Exception as error:
+        message, code = explained(error)
+        _say(message)
+        return code
+    return code if isinstance(code, int) else 0  # what a command gives to `Context.exit`
 
 
 def _say(message: str) -> None:
@@ -89,12 +83,6 @@ def _say(message: str) -> None:
 def _printable(character: str) -> str:
     """Control characters of a hostile file name or tag are shown, not obeyed."""
     return character if character.isprintable() else character.encode("unicode_escape").decode()
-
-
-def _of_system(error: OSError) -> str:
-    cure = " Free some space and run the same command again." if error.errno == errno.ENOSPC else ""
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}.{cure}"
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

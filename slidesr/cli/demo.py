@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from slidesr.cli.run import opened, run_job, show_summary
 from slidesr.cli.show import console
-from slidesr.cli.upscale import opened, run_and_show
 
 
 @click.command()
@@ -35,7 +35,7 @@ def demo(slide: Path | None, output: Path) -> None:
     result = output / f"{source.stem}.x4.ome.tif"
     options = Options(overwrite=True, perception=None if slide else 0.0)
     with opened(source, result, options) as job:
-        run_and_show(job)
+        show_summary(run_job(job))
         picture = draw_comparison(job.frame, result, output / "before-after.png")
     click.echo(f"The upscaled slide is {result}: open it in QuPath or any OpenSlide program.")
     click.echo(f"Bicubic beside slidesr: {picture}")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.text import Text
 
 from slidesr.cli import options as common
-from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, stoppable, time_text
+from slidesr.cli.batch import run_batch
+from slidesr.cli.run import opened, run_job, show_summary
+from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
+from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
 
 if TYPE_CHECKING:
-    from slidesr.upscale import Job, Options, Progress, Summary
+    from slidesr.upscale import Job, Options
 
-# A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
-_BACKGROUND_COST = 0.02
+_FILLED = 3  # the exit code of a run that filled unreadable source tiles
 
 
 class _CropType(click.ParamType[Box]):
@@ -38,12 +36,15 @@ class _CropType(click.ParamType[Box]):
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument(
+    "sources", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The new slide, .ome.tif or .tif. [default: NAME.x4.ome.tif in the current folder]",
+    help="The new slide, .ome.tif or .tif; for many, their folder."
+    " [default: NAME.x4.ome.tif in the current folder]",
 )
 @click.option("--scale", type=click.Choice(["2", "4", "8", "16"]), default="4", show_default=True)
 @click.option("--level", type=int, help="Read this level of the slide. [default: 0]")
@@ -85,6 +86,19 @@ class _CropType(click.ParamType[Box]):
     show_default=True,
     help="How levels are linked; hybrid opens everywhere.",
 )
+@click.option(
+    "--on-bad-tile",
+    type=click.Choice(["stop", "fill"]),
+    default="stop",
+    show_default=True,
+    help="Where the slide cannot be read: stop, or fill with background, list it, exit 3.",
+)
+@click.option(
+    "--keep-metadata",
+    metavar="FIELD",
+    multiple=True,
+    help="Carry a property of the slide over, such as aperio.ImageID. By default none is.",
+)
 @common.device
 @common.precision
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Tiles a batch on a GPU.")
@@ -94,97 +108,61 @@ class _CropType(click.ParamType[Box]):
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would do, and what it would cost.")
 @click.option("--json", "json_", is_flag=True, help="Say the result as JSON on stdout.")
+@click.pass_context
 def upscale(
-    source: Path,
+    context: click.Context,
+    /,
+    sources: tuple[Path, ...],
     output: Path | None,
-    scale: str,
-    compression: str,
-    quality: int,
     *,
-    consistent: bool,
-    tolerance: float,
     dry_run: bool,
     json_: bool,
     **choices: Any,
 ) -> None:
-    """Upscales the tissue of a slide and writes a slide."""
-    with console.status("loading"):
-        from slidesr.upscale import Options
+    """Upscales the tissue of slides and writes slides.
 
-    options = Options(
+    INPUT is a slide, or many, or folders of slides. What is done already is not done again, and
+    what was stopped goes on by the same command.
+    """
+    with console.status("loading"):
+        options = _options(**choices)
+    if len(sources) == 1 and not _is_folder(sources[0]):
+        context.exit(_one(sources[0], output, options, dry_run=dry_run, json_=json_))
+    if dry_run:
+        raise RefusedError("--dry-run looks at one slide at a time.")
+    context.exit(run_batch(sources, output or Path(), options, json_=json_))
+
+
+def _options(
+    scale: str, compression: str, quality: int, *, consistent: bool, tolerance: float, **rest: Any
+) -> Options:
+    from slidesr.upscale import Options
+
+    return Options(
         scale=int(scale),
         compression=Compression(compression, quality),
         tolerance=tolerance if consistent else None,
-        **choices,
+        **rest,
     )
+
+
+def _is_folder(source: Path) -> bool:
+    return source.is_dir() and source.suffix != ".zarr"
+
+
+def _one(source: Path, output: Path | None, options: Options, *, dry_run: bool, json_: bool) -> int:
+    """Runs one slide, or only tells what it would be; the exit code."""
+    from slidesr.upscale.job import default_output
+
+    if output is not None and output.is_dir() and output.suffix != ".zarr":
+        output = default_output(source, options.scale, output)
     with opened(source, output, options) as job:
         if dry_run:
             _show_estimate(job, json_=json_)
-        else:
-            run_and_show(job, json_=json_)
-
-
-@contextmanager
-def opened(source: Path, output: Path | None, options: Options) -> Iterator[Job]:
-    """A job that was checked; says what it is doing until then."""
-    from slidesr.upscale import prepared
-
-    with ExitStack() as stack:
-        with console.status("looking at the slide"):
-            job = stack.enter_context(prepared(source, output, options))
-        yield job
-
-
-def run_and_show(job: Job, *, json_: bool = False) -> None:
-    """Runs a job under a progress bar and tells what came of it."""
-    _show_summary(_run(job), json_=json_)
-
-
-def _run(job: Job) -> Summary:
-    from slidesr.upscale import upscale as run
-
-    tissue_px = job.tissue_px
-    total = tissue_px + _BACKGROUND_COST * (job.plan.region.area - tissue_px)
-    started = time.monotonic()
-    with progress_bar(job.output.name, total) as bar:
-
-        def report(done: Progress) -> None:
-            made_px = done.tissue_px - done.resumed_px
-            rate = made_px / 1e6 / max(1e-9, time.monotonic() - started)
-            bar.update(
-                bar.task_ids[0],
-                completed=done.tissue_px + _BACKGROUND_COST * (done.source_px - done.tissue_px),
-                note=f"tissue {done.tissue_px / 1e6:.1f} of {tissue_px / 1e6:.1f} Mpx,"
-                f" {rate:.3f} Mpx/s",
-            )
-
-        with stoppable():
-            return run(job, report)
-
-
-def _show_summary(summary: Summary, *, json_: bool) -> None:
-    if json_:
-        as_json(summary)
-        return
-    stages = ", ".join(f"{stage} {time_text(s)}" for stage, s in summary.stage_s.items())
-    rate = (summary.tissue_px - summary.resumed_px) / 1e6 / summary.seconds
-    facts(
-        "",
-        {
-            "output": summary.output,
-            "size": f"{summary.size} px (source {summary.source} px), {summary.levels} levels",
-            "file": bytes_text(summary.output_bytes),
-            "pixel": f"{summary.mpp} um (source {summary.source_mpp} um)"
-            if summary.mpp
-            else "size unknown",
-            "tissue": f"{summary.tissue_share:.1%}, {summary.tissue_px / 1e6:.2f} Mpx"
-            + (f" ({summary.resumed_px / 1e6:.2f} before)" if summary.resumed_px else ""),
-            "model": f"{summary.model} on {summary.device}, {summary.precision}",
-            "time": f"{time_text(summary.seconds)}, {rate:.3f} Mpx of tissue/s (busy: {stages})",
-            "memory": f"{bytes_text(summary.peak_memory_bytes)} at most",
-        },
-    )
-    console.print(Text("Synthetic: the details are the network's. Not for diagnosis.", "dim"))
+            return 0
+        summary = run_job(job)
+    show_summary(summary, json_=json_)
+    return _FILLED if summary.filled_tiles else 0
 
 
 def _show_estimate(job: Job, *, json_: bool) -> None:

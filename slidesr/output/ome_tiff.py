@@ -71,10 +71,10 @@ class OmeTiffWriter(Closing):
         self._glass, self._glass_place = glass, (0, 0)
         self.resumed, self.notes = 0, dict[str, str]()
         self._part = Part(path, identity or {}, overwrite=overwrite, needed_bytes=needed_bytes)
+        self._file = self._part.hidden.open("r+b")
         with ExitStack() as undo:
-            undo.callback(self._part.close)
+            undo.callback(self.close)
             skeleton = _skeleton(plan, metadata, compression, layout)
-            self._file = undo.enter_context(self._part.hidden.open("r+b"))
             with self._part.writing():
                 self._begin(skeleton)
             undo.pop_all()

@@ -165,6 +165,13 @@ def sweep(path: Path) -> None:
         hidden.unlink(missing_ok=True)
 
 
+def part_bytes(path: Path) -> int:
+    """What a stopped run has left of the output at `path`, in bytes."""
+    hidden = _hidden(path)
+    files = hidden.rglob("*") if hidden.is_dir() else [hidden]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def _hidden(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 

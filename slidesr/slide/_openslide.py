@@ -91,11 +91,11 @@ def _about(path: Path, slide: OpenSlide) -> About:
         tiles = _tiles(properties, len(sizes))
     except (OpenSlideError, ValueError) as error:
         raise unreadable(path, error) from error
-    check_sane(path, sizes, tiles)
+    check_sane(path, sizes, [tile for tile in tiles if tile])
     resolution = _resolution(path, properties)
     return About(
         vendor=properties["openslide.vendor"],
-        levels=tuple(map(Level, sizes, slide.level_downsamples)),
+        levels=tuple(map(Level, sizes, slide.level_downsamples, tiles)),
         mpp=resolution.mpp,
         magnification=resolution.magnification,
         icc_profile=_icc_profile(path, slide),
@@ -106,12 +106,13 @@ def _about(path: Path, slide: OpenSlide) -> About:
     )
 
 
-def _tiles(properties: Mapping[str, str], levels: int) -> list[Size]:
+def _tiles(properties: Mapping[str, str], levels: int) -> list[Size | None]:
     names = [f"openslide.level[{level}].tile" for level in range(levels)]
     return [
         Size(int(properties[f"{name}-width"]), int(properties[f"{name}-height"]))
-        for name in names
         if f"{name}-width" in properties
+        else None
+        for name in names
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import stat
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from slidesr.closing import Closing
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp
+from slidesr.slide._filling import FillingSource
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
 from slidesr.slide._image import ImageSource
 from slidesr.slide._openslide import OpenSlideSource
@@ -49,6 +51,12 @@ class Slide(Closing):
 
     def close(self) -> None:
         self._source.close()
+
+    @property
+    def filled_tiles(self) -> frozenset[tuple[int, Box]]:
+        """The unreadable tiles met so far: level, and box in pixels of that level."""
+        source = self._source
+        return frozenset(source.filled) if isinstance(source, FillingSource) else frozenset()
 
     def frame(
         self,
@@ -148,17 +156,20 @@ class Slide(Closing):
         return f"{mpp}, {self.magnification:g}x" if self.magnification else mpp
 
 
-def open_slide(path: Path, *, mpp: Mpp | None = None) -> Slide:
+def open_slide(path: Path, *, mpp: Mpp | None = None, fill: bool = False) -> Slide:
     """Opens any slide or image that one of the three readers knows; RefusedError for the rest.
 
     `mpp` is level 0's pixel size where the file is silent or wrong; it goes before the file's own.
+    With `fill`, tiles that cannot be read are background, and `Slide.filled_tiles` tells them;
+    without, they are a SlidesrError.
     """
-    _check_file(path)
-    return Slide(path, _source(path), mpp)
+    source = FillingSource(partial(_source, path)) if fill else _source(path)
+    return Slide(path, source, mpp)
 
 
 def _source(path: Path) -> Source:
     """OpenSlide wherever it sees as much as the others do."""
+    _check_file(path)
     vendor = OpenSlideSource.vendor(path)
     layout = tiff_layout(path) if vendor in (None, "generic-tiff") else None
     if vendor is None:

@@ -28,10 +28,14 @@ _MAX_AREA_PX = 2**42
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the pyramid; `downsample` is level-0 pixels per pixel of this level."""
+    """One level of the pyramid; `downsample` is level-0 pixels per pixel of this level.
+
+    `tile` is the size in which it is stored, where the file tells it.
+    """
 
     size: Size
     downsample: float
+    tile: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class About:
 
 
 class Source(Protocol):
-    """An open slide file. Reads from several threads at once."""
+    """An open slide file. Reads from several threads at once.
+
+    A SlidesrError from `read` may leave it of no use: open it anew.
+    """
 
     @property
     def about(self) -> About: ...
@@ -66,7 +73,9 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def levels_from_sizes(sizes: Sequence[Size]) -> tuple[Level, ...]:
+def levels_from_sizes(
+    sizes: Sequence[Size], tiles: Sequence[Size | None] | None = None
+) -> tuple[Level, ...]:
     """Levels whose downsample is the mean of both sides' ratios, as OpenSlide has it.
 
     >>> [level.downsample for level in levels_from_sizes([Size(300, 250), Size(75, 62)])]
@@ -74,7 +83,8 @@ def levels_from_sizes(sizes: Sequence[Size]) -> tuple[Level, ...]:
     """
     first = sizes[0]
     return tuple(
-        Level(size, (first.width / size.width + first.height / size.height) / 2) for size in sizes
+        Level(size, (first.width / size.width + first.height / size.height) / 2, tile)
+        for size, tile in zip(sizes, tiles or [None] * len(sizes), strict=True)
     )
 
 

@@ -111,7 +111,7 @@ def _about(path: Path, tiff: TiffFile, levels: list[TiffPageSeries]) -> About:
     profile = _page(levels[0]).tags.get(_ICC_PROFILE_TAG)
     return About(
         vendor="ome-tiff" if tiff.is_ome else "tiff",
-        levels=levels_from_sizes(sizes),
+        levels=levels_from_sizes(sizes, tiles),
         mpp=ome.mpp or _mpp_from_tags(path, _page(levels[0])),
         magnification=ome.magnification,
         icc_profile=bytes(profile.value) if profile else None,

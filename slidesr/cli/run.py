@@ -1,0 +1,81 @@
+"""How a job is run at the terminal: opened, run under a progress bar, and told of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, stoppable, time_text
+
+if TYPE_CHECKING:
+    from slidesr.upscale import Job, Options, Progress, Summary
+
+# A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
+_BACKGROUND_COST = 0.02
+
+
+@contextmanager
+def opened(source: Path, output: Path | None, options: Options) -> Iterator[Job]:
+    """A job that was checked; says what it is doing until then."""
+    from slidesr.upscale import prepared
+
+    with ExitStack() as stack:
+        with console.status("looking at the slide"):
+            job = stack.enter_context(prepared(source, output, options))
+        yield job
+
+
+def run_job(job: Job) -> Summary:
+    """Runs a job under a progress bar."""
+    from slidesr.upscale import upscale
+
+    tissue_px = job.tissue_px
+    total = tissue_px + _BACKGROUND_COST * (job.plan.region.area - tissue_px)
+    started = time.monotonic()
+    with progress_bar(job.output.name, total) as bar:
+
+        def report(done: Progress) -> None:
+            made_px = done.tissue_px - done.resumed_px
+            rate = made_px / 1e6 / max(1e-9, time.monotonic() - started)
+            bar.update(
+                bar.task_ids[0],
+                completed=done.tissue_px + _BACKGROUND_COST * (done.source_px - done.tissue_px),
+                note=f"tissue {done.tissue_px / 1e6:.1f} of {tissue_px / 1e6:.1f} Mpx,"
+                f" {rate:.3f} Mpx/s",
+            )
+
+        with stoppable():
+            return upscale(job, report)
+
+
+def show_summary(summary: Summary, *, json_: bool = False) -> None:
+    """Tells what came of a job."""
+    if json_:
+        as_json(summary)
+        return
+    stages = ", ".join(f"{stage} {time_text(s)}" for stage, s in summary.stage_s.items())
+    rate = (summary.tissue_px - summary.resumed_px) / 1e6 / summary.seconds
+    rows = {
+        "output": summary.output,
+        "size": f"{summary.size} px (source {summary.source} px), {summary.levels} levels",
+        "file": bytes_text(summary.output_bytes),
+        "pixel": f"{summary.mpp} um (source {summary.source_mpp} um)"
+        if summary.mpp
+        else "size unknown",
+        "tissue": f"{summary.tissue_share:.1%}, {summary.tissue_px / 1e6:.2f} Mpx"
+        + (f" ({summary.resumed_px / 1e6:.2f} before)" if summary.resumed_px else ""),
+        "model": f"{summary.model} on {summary.device}, {summary.precision}",
+        "time": f"{time_text(summary.seconds)}, {rate:.3f} Mpx of tissue/s (busy: {stages})",
+        "memory": f"{bytes_text(summary.peak_memory_bytes)} at most",
+    }
+    if summary.filled_tiles:
+        rows["filled"] = "unreadable source tiles (level:x,y,w,h): " + " ".join(
+            summary.filled_tiles
+        )
+    facts("", rows)
+    console.print(Text("Synthetic: the details are the network's. Not for diagnosis.", "dim"))

@@ -1,0 +1,7 @@
+"""The main job: a slide in, an upscaled slide out; or many, one after the other."""
+
+from slidesr.upscale.job import Job, open_model, prepared
+from slidesr.upscale.options import Options
+from slidesr.upscale.run import Progress, Summary, estimate, upscale
+
+__all__ = ["Job", "Options", "Progress", "Summary", "estimate", "open_model", "prepared", "upscale"]

@@ -1,0 +1,271 @@
+"""A job: a slide, a plan, a model and an output that were checked and found to fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from slidesr import __version__
+from slidesr.errors import RefusedError, SlidesrError
+from slidesr.geometry import Mpp, Size
+from slidesr.model import Engine, Model, load_model
+from slidesr.output.metadata import Metadata
+from slidesr.output.part import part_bytes, sweep
+from slidesr.painter import Painter
+from slidesr.plan import CELL_PX, Block, Plan
+from slidesr.roi import read_roi, roi_mask
+from slidesr.slide import Frame, Slide, open_slide, printable
+from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
+from slidesr.upscale.options import Options
+from slidesr.weights import default_model
+
+_log = logging.getLogger(__name__)
+_THUMBNAIL_PX = 2048
+_TILE_PX = 256
+_FAR = 2  # a pixel size this many times outside the training's gets a warning
+_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that was checked and found possible."""
+
+    slide: Slide
+    frame: Frame
+    output: Path
+    plan: Plan
+    tissue: Tissue
+    model: Model
+    options: Options
+
+    @property
+    def output_mpp(self) -> Mpp | None:
+        return self.frame.mpp * (1 / self.plan.scale) if self.frame.mpp else None
+
+    @cached_property
+    def painter(self) -> Painter:
+        return Painter(self.frame, self.plan, self.tissue, self.model)
+
+    @cached_property
+    def tissue_px(self) -> int:
+        """The source pixels that go through the network; counted once, over all blocks."""
+        painter = self.painter
+        return sum(tissue_px(painter, block) for block in self.plan.blocks())
+
+    @property
+    def about_bytes(self) -> int:
+        """A rough guess of the output's size: half as much and twice as much are common."""
+        tissue = self.tissue_px * self.plan.scale**2
+        return int(tissue * self.options.compression.bytes_per_px)
+
+    def identity(self) -> dict[str, str]:
+        """All that decides the output's bytes, hashed by the name that a user knows it by.
+
+        Whoever goes on with a stopped run must bring the same.
+        """
+        options, engine = self.options, self.model.engine
+        kind = engine.device.partition(":")[0]
+        told: dict[str, object] = {
+            "slide": (*_stamp(self.slide.path), self.frame.level, self.frame.mpp),
+            "model": (self.model.sha256, self.model.spec.name),
+            "device": (kind, engine.precision, self.model.batch_size),
+            "version": [(name, version(name)) for name in ("slidesr", "torch", "imagecodecs")],
+            "tissue mask": (self.tissue.mask.tobytes(), self.tissue.glass),
+            "plan (scale, level, crop)": self.plan,
+            "compression": (options.compression, options.layout),
+            "metadata": (replace(self.metadata(), provenance={}), self._kept_metadata()),
+            "way with bad tiles": options.on_bad_tile,
+        }
+        return {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
+
+    def metadata(self) -> Metadata:
+        magnification = self.frame.magnification
+        return Metadata(
+            mpp=self.output_mpp,
+            magnification=magnification * self.plan.scale if magnification else None,
+            icc_profile=self.slide.icc_profile,
+            provenance=self._provenance(),
+        )
+
+    def _provenance(self) -> dict[str, str]:
+        region = self.plan.region
+        return {
+            "synthetic": "true",
+            "notice": "Upscaled by a neural network. Details are invented. Not for diagnosis.",
+            "software": f"slidesr {__version__}",
+            "model": self.model.spec.name,
+            "model_sha256": self.model.sha256,
+            "precision": self.model.engine.precision,
+            "scale": str(self.plan.scale),
+            "source_mpp": str(self.frame.mpp) if self.frame.mpp else "unknown",
+            "source_level": str(self.frame.level),
+            "source_region": f"{region.x},{region.y},{region.width},{region.height}",
+            "tissue_share": f"{self.tissue.share:.4f}",
+            **self._kept_metadata(),
+        }
+
+    def _kept_metadata(self) -> dict[str, str]:
+        """The slide's own words that the user wants to carry over; no others are."""
+        words = self.slide.properties
+        for name in self.options.keep_metadata:
+            if name not in words:
+                has = ", ".join(sorted(words)) or "none"
+                raise RefusedError(f"{self.slide.path}: no metadata {name!r}; it has: {has}")
+        return {f"source.{name}": printable(words[name]) for name in self.options.keep_metadata}
+
+    def check_unchanged(self, begun: tuple[int, int]) -> None:
+        """Raises SlidesrError where the slide is not the one that it was when the run `begun`."""
+        if self.slide_stamp() != begun:
+            raise SlidesrError(
+                f"{self.slide.path}: changed while it was read, so nothing is published."
+                " Begin anew with --overwrite."
+            )
+
+    def slide_stamp(self) -> tuple[int, int]:
+        """What tells one state of the slide's file from another: its size and time of change."""
+        return _stamp(self.slide.path)
+
+
+@contextmanager
+def prepared(
+    source: Path, output: Path | None, options: Options, model: Model | None = None
+) -> Iterator[Job]:
+    """Opens and checks everything that a run needs; nothing is written.
+
+    `model` is what `open_model` gives for the options; many jobs may share one. Raises RefusedError
+    for whatever would make the run impossible.
+    """
+    fill = options.on_bad_tile == "fill"
+    with open_slide(source, mpp=_source_mpp(options), fill=fill) as slide:
+        output = output or default_output(source, options.scale)
+        _check_output(output, source, overwrite=options.overwrite)
+        frame = slide.frame(
+            level=options.level, mpp=options.mpp, magnification=options.magnification
+        )
+        region = frame.box_from_level0(options.crop) if options.crop else frame.size.box
+        if region.area == 0:
+            raise RefusedError(f"{source}: the crop {options.crop} lies outside the slide")
+        tissue = _tissue(slide, options)
+        model = model or open_model(options)
+        _warn_of_pixel_size(source, frame, model)
+        tiles = model.batch_size
+        plan = Plan.near(_TILE_PX, region, model.scale, model.window_px, tiles=tiles)
+        job = Job(slide, frame, output, plan, tissue, model, options)
+        job.metadata()  # raises where it cannot be made
+        _check_space(job)
+        yield job
+
+
+def open_model(options: Options) -> Model:
+    """The model that the options name, on their device."""
+    engine = Engine.choose(options.device, options.precision, options.batch_size)
+    name = options.model or default_model(options.scale)
+    model = load_model(name, engine, perception=options.perception, tolerance=options.tolerance)
+    if model.scale != options.scale:
+        raise RefusedError(f"model {model.spec.name} is for x{model.scale}, not x{options.scale}")
+    return model
+
+
+def default_output(source: Path, scale: int, folder: Path | None = None) -> Path:
+    """The name of a result where the user gives none."""
+    return (folder or Path()) / f"{_stem(source)}.x{scale}.ome.tif"
+
+
+def _source_mpp(options: Options) -> Mpp | None:
+    if options.source_mpp is None:
+        return None
+    try:
+        return Mpp(options.source_mpp, options.source_mpp)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+
+
+def _tissue(slide: Slide, options: Options) -> Tissue:
+    """The tissue mask that the options ask for, inside the region of interest if there is one."""
+    if options.tissue == "all":
+        tissue = all_tissue()
+    else:
+        mask = None if options.tissue == "auto" else read_mask(Path(options.tissue), slide.size)
+        thumbnail = slide.thumbnail(_THUMBNAIL_PX)
+        scale = slide.size.width / thumbnail.shape[1]
+        tissue = find_tissue(thumbnail, um_per_px=slide.mpp.mean * scale if slide.mpp else None)
+        tissue = replace(mask, glass=tissue.glass) if mask else tissue
+    return tissue if options.roi is None else _inside(options.roi, slide, tissue)
+
+
+def _inside(roi: Path, slide: Slide, tissue: Tissue) -> Tissue:
+    """The tissue that lies in a region of interest."""
+    shrink = max(1.0, max(slide.size.width, slide.size.height) / _THUMBNAIL_PX)
+    size = Size(*(max(1, round(side / shrink)) for side in (slide.size.width, slide.size.height)))
+    inside = roi_mask(read_roi(roi), slide.size, size)
+    if not inside.any():
+        raise RefusedError(f"{roi}: lies wholly outside the slide; its unit is level-0 pixels")
+    return tissue.restricted(inside)
+
+
+def tissue_px(painter: Painter, block: Block) -> int:
+    """Tissue of a block in source pixels, by cells; never more than the block itself."""
+    return min(int(painter.tissue_cells(block).sum()) * CELL_PX**2, block.source.area)
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return path.stem
+
+
+def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
+    if not output.name.lower().endswith(_SUFFIXES):
+        raise RefusedError(f"{output}: the name must end with one of {', '.join(_SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
+    if output.exists() and output.samefile(source):
+        raise RefusedError(f"{output}: is the input itself. Choose another output.")
+    sweep(output)
+    if output.exists() and not overwrite:
+        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
+    if not os.access(output.parent, os.W_OK):
+        raise RefusedError(f"{output}: the folder {output.parent} may not be written to")
+
+
+def _check_space(job: Job) -> None:
+    """Refuses what cannot be: a guess is not trusted to more than a quarter."""
+    disk = shutil.disk_usage(job.output.parent)
+    free = disk.free + part_bytes(job.output)
+    if disk.total and job.about_bytes / 4 > free:
+        raise RefusedError(
+            f"{job.output}: takes about {job.about_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are"
+            " free. Make room, or choose another folder with -o."
+        )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise SlidesrError(f"{path}: is gone: {error.strerror}") from error
+    return about.st_size, about.st_mtime_ns
+
+
+def _warn_of_pixel_size(source: Path, frame: Frame, model: Model) -> None:
+    finest, coarsest = model.spec.trained_um_per_px
+    if frame.mpp is None:
+        _log.warning(
+            "%s: no pixel size, so none is written. Give it with --source-mpp.", source.name
+        )
+    elif not finest / _FAR <= frame.mpp.mean <= coarsest * _FAR:
+        _log.warning(
+            "%s: %s um/px is outside the %.3g-%.3g um/px that %s was trained on;"
+            " expect worse results. Another --level or --mpp may fit.",
+            *(source.name, frame.mpp, finest, coarsest, model.spec.name),
+        )

@@ -1,0 +1,239 @@
+"""Runs a job: reading, the network and encoding overlap, and the output appears whole."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+
+from slidesr.geometry import Mpp, Size
+from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.pyramid import EncodedBlock, Painted, encode_block
+from slidesr.painter import Painter, Raw
+from slidesr.plan import Block
+from slidesr.schedule import ordered_map
+from slidesr.upscale.job import Job, tissue_px
+
+_FILLED = "filled_source_tiles"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; pixels are source pixels.
+
+    Of the tissue `resumed_px` were there already, made by a run that was stopped.
+    """
+
+    source_px: int
+    tissue_px: int
+    resumed_px: int = 0
+
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(
+            self.source_px + other.source_px,
+            self.tissue_px + other.tissue_px,
+            self.resumed_px + other.resumed_px,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. `stage_s` are busy seconds, added over a stage's threads."""
+
+    output: Path
+    source: Size
+    size: Size
+    levels: int
+    source_mpp: Mpp | None
+    mpp: Mpp | None
+    magnification: float | None
+    tissue_share: float
+    tissue_px: int
+    resumed_px: int  # see `Progress`
+    filled_tiles: tuple[str, ...]  # unreadable source tiles: LEVEL:X,Y,WIDTH,HEIGHT in its pixels
+    model: str
+    device: str
+    precision: str
+    output_bytes: int
+    seconds: float
+    stage_s: dict[str, float]
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would take, from the tile and the file size of one sample of tissue."""
+
+    seconds: float
+    output_bytes: int
+    memory_bytes: int
+
+
+def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Summary:
+    """Runs a job and publishes its output whole.
+
+    Reading, the network, and encoding overlap; at most a few blocks are held between two stages,
+    so peak memory does not grow with the slide.
+    """
+    plan, painter = job.plan, job.painter
+    watch, begun = _Stopwatch(), job.slide_stamp()
+    with _writer(job) as writer:
+        done = _progress(painter, islice(plan.blocks(), writer.resumed))
+        done = replace(done, resumed_px=done.tissue_px)
+        report(done)
+        with closing(_encoded_blocks(job, writer, watch)) as blocks:
+            for encoded in blocks:
+                with watch("write"):
+                    writer.append(encoded)
+                    _note_filled_tiles(job, writer)
+                with watch("checkpoint"):
+                    writer.settle(encoded.block.index + 1)
+                done += _progress(painter, [encoded.block])
+                report(done)
+        job.check_unchanged(begun)
+        with watch("publish"):
+            output_bytes = writer.finish()
+    return _summary(job, done, writer.notes, output_bytes, watch)
+
+
+def estimate(job: Job) -> Estimate:
+    """Times and encodes one sample of the tissue, and scales it up to the job."""
+    plan = replace(job.plan, block_doublings=1)
+    painter = Painter(job.frame, plan, job.tissue, job.model)
+    sample = max(plan.blocks(), key=lambda block: tissue_px(painter, block))
+    raw = painter.read(sample)
+    painter.paint(raw)  # the first pass pays for the kernels' set-up
+    started = time.monotonic()
+    encoded = encode_block(painter.paint(raw), plan, job.options.compression.encode)
+    seconds = time.monotonic() - started
+    share = job.tissue_px / max(1, tissue_px(painter, sample))
+    stored = sum(len(tile.data or b"") for tile in encoded.tiles)
+    bytes_in_flight = 8 * plan.scale**2 * 3 * (4 * plan.block_px // plan.scale) ** 2
+    return Estimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
+
+
+def _note_filled_tiles(job: Job, writer: OmeTiffWriter) -> None:
+    """Adds the source tiles that could not be read to what earlier runs have met."""
+    met = {f"{level}:{b.x},{b.y},{b.width},{b.height}" for level, b in job.slide.filled_tiles}
+    if met:
+        writer.notes[_FILLED] = " ".join(sorted(met.union(writer.notes.get(_FILLED, "").split())))
+
+
+def _writer(job: Job) -> OmeTiffWriter:
+    return OmeTiffWriter(
+        job.output,
+        job.plan,
+        job.metadata(),
+        job.options.compression,
+        glass=job.tissue.glass,
+        layout=job.options.layout,
+        overwrite=job.options.overwrite,
+        identity=job.identity(),
+        needed_bytes=job.about_bytes,
+    )
+
+
+def _encoded_blocks(
+    job: Job, writer: OmeTiffWriter, watch: _Stopwatch
+) -> Generator[EncodedBlock, None, None]:
+    """The pipeline of the blocks that are not there yet: threads read ahead and encode behind.
+
+    The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
+    memory (see `slidesr.model`), which it does for the main thread alone.
+    """
+    painter = job.painter
+
+    def read(block: Block) -> Raw:
+        with watch("read"):
+            return painter.read(block)
+
+    def paint(raws: Generator[Raw, None, None]) -> Iterator[Painted]:
+        with closing(raws):
+            for raw in raws:
+                with watch("network"):
+                    painted = painter.paint(raw)
+                yield painted
+
+    def encode(painted: Painted) -> EncodedBlock:
+        with watch("encode"):
+            return writer.encode(painted)
+
+    workers = job.options.num_workers
+    todo = islice(job.plan.blocks(), writer.resumed, None)
+    raws = ordered_map(read, todo, workers=workers, ahead=workers + 1)
+    return ordered_map(encode, paint(raws), workers=workers, ahead=workers + 1)
+
+
+class _Stopwatch:
+    """Busy seconds by stage, added over threads."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seconds: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[stage] += time.monotonic() - started  # type: ignore[assignment]
+
+    @property
+    def total_s(self) -> float:
+        """Since it was made."""
+        return time.monotonic() - self._started
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
+
+
+def _progress(painter: Painter, blocks: Iterable[Block]) -> Progress:
+    parts = [Progress(block.source.area, tissue_px(painter, block)) for block in blocks]
+    return sum(parts, Progress(0, 0))
+
+
+def _peak_memory() -> int:
+    """The most memory this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _summary(
+    job: Job,
+    done: Progress,
+    notes: Mapping[str, str],
+    output_bytes: int,
+    watch: _Stopwatch,
+) -> Summary:
+    metadata = job.metadata()
+    return Summary(
+        output=job.output,
+        source=job.plan.region.size,
+        size=job.plan.output,
+        levels=len(job.plan.levels),
+        source_mpp=job.frame.mpp,
+        mpp=metadata.mpp,
+        magnification=metadata.magnification,
+        tissue_share=done.tissue_px / done.source_px,
+        tissue_px=done.tissue_px,
+        resumed_px=done.resumed_px,
+        filled_tiles=tuple(notes.get(_FILLED, "").split()),
+        model=job.model.spec.name,
+        device=job.model.engine.device,
+        precision=job.model.engine.precision,
+        output_bytes=output_bytes,
+        seconds=watch.total_s,
+        stage_s=watch.seconds,
+        peak_memory_bytes=_peak_memory(),
+    )
