@@ -1,11 +1,12 @@
 # make demo   an upscaled sample slide, from nothing but Python
 # make test   lint, types, floors, tests, from nothing but Python
+# make soak   hundreds of kills, full disks, failing writes and malformed slides; half an hour
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint benchmark soak clean
 
 demo: $(VENV)/installed
 	$(BIN)/slidesr demo
@@ -22,6 +23,9 @@ lint: $(VENV)/tested
 benchmark: $(VENV)/tested
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/memory.py
+
+soak: $(VENV)/tested
+	$(BIN)/python tests/soak.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
