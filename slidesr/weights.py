@@ -25,6 +25,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 _MODEL, _ENCODER = "slidesr", "slidesr_encoder"  # the headers' keys
 _SHIPPED_ENCODER = "histology-encoder"
 _MAX_BYTES = 1 << 30
+_LEAST_BYTES = 2  # of a weight; a hostile header must not make a network of gigabytes
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("name", "stage", "licence"), str),
     **dict.fromkeys(("data", "recipe", "training", "scores"), dict),
@@ -88,7 +89,11 @@ class EncoderHeader:
 def read_model(path: Path) -> tuple[ModelSpec, Generator]:
     """The header and the generator in fp32, not folded. The file is data and is never executed."""
     spec = read_spec(path)
-    return spec, _read_network(path, lambda: Generator(spec.generator))
+    if path.stat().st_size < _LEAST_BYTES * spec.generator.body_weights:
+        raise RefusedError(
+            f"{path}: not the weights its header describes: it is too small for them"
+        )
+    return spec, _read_network(path, Generator(spec.generator))
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -109,7 +114,7 @@ def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
 def read_encoder(path: Path) -> tuple[EncoderHeader, Encoder]:
     """The header and the encoder in fp32. The file is data and is never executed."""
     header = _read_header(path, _ENCODER, EncoderHeader.from_json)
-    return header, _read_network(path, lambda: Encoder(header.encoder))
+    return header, _read_network(path, Encoder(header.encoder))
 
 
 def save_encoder(path: Path, header: EncoderHeader, encoder: Encoder) -> None:
@@ -199,10 +204,9 @@ def _read_header(path: Path, key: str, parse: Callable[[str], _T]) -> _T:
         raise RefusedError(f"{path}: its {key} header is broken: {str(error)!r}") from error
 
 
-def _read_network(path: Path, build: Callable[[], _Network]) -> _Network:
-    """Builds the network only after every tensor of the file has proved to fit it."""
-    with torch.device("meta"):  # shapes alone: a hostile header must not cost gigabytes
-        expected = build().state_dict()
+def _read_network(path: Path, network: _Network) -> _Network:
+    """Fills the network only after every tensor of the file has proved to fit it."""
+    expected = network.state_dict()
     with safe_open(path, framework="pt") as file:
         if set(file.keys()) != set(expected):
             odd = sorted(set(file.keys()) ^ set(expected))[0]
@@ -215,7 +219,6 @@ def _read_network(path: Path, build: Callable[[], _Network]) -> _Network:
             raise RefusedError(f"{path}: tensor {name} is of the kind {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise RefusedError(f"{path}: tensor {name} holds a number that is not finite")
-    network = build()
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return network.eval()
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from slides import camelyon_style, tissue
 from test_painter import tiny_generator
 
@@ -359,6 +360,7 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     choices = parser.parse_args()
+    torch.set_num_threads(1)  # the network is tiny
     folder = Path(tempfile.mkdtemp())
     try:
         soak = Soak(folder, choices.seed)

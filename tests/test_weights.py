@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -358,3 +360,18 @@ def test_a_scale_without_weights_is_refused(
     put(shelf, spec, trained_looking(TINY))
     with pytest.raises(RefusedError, match=r"x8.*x2.*slidesr train"):
         default_model(8)
+
+
+def test_a_header_of_a_giant_network_costs_nothing(tmp_path: Path, spec: ModelSpec) -> None:
+    path = tmp_path / "giant.safetensors"
+    giant = replace(spec.generator, channels=512, blocks=64, expansion=16)
+    save_file({"a": torch.zeros(1)}, path, {"slidesr": replace(spec, generator=giant).to_json()})
+    with pytest.raises(RefusedError, match="too small"):
+        read_model(path)
+
+
+def test_the_commands_start_without_the_compiler() -> None:
+    """Importing torch's compiler takes as long as torch itself, and nothing here needs it."""
+    code = "import sys; from slidesr.model import load_model; load_model('wa-srgan-x4-fidelity');"
+    code += "assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -67,6 +67,12 @@ class GeneratorSpec:
         return int(log2(self.scale))
 
     @property
+    def body_weights(self) -> int:
+        """How many weights the residual blocks have at least: most of them all."""
+        per_channel = 1.8 * self.expansion + 7 if self.block == "wide" else 18
+        return int(self.blocks * self.channels**2 * per_channel)
+
+    @property
     def architecture(self) -> str:
         """The name under which people know it."""
         if self.block == "wide":
