@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import stat
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from slidesr.closing import Closing
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp
+from slidesr.slide._colour import under_profile
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
 from slidesr.slide._image import ImageSource
 from slidesr.slide._openslide import OpenSlideSource
@@ -148,13 +150,19 @@ class Slide(Closing):
         return f"{mpp}, {self.magnification:g}x" if self.magnification else mpp
 
 
-def open_slide(path: Path, *, mpp: Mpp | None = None) -> Slide:
+def open_slide(path: Path, *, mpp: Mpp | None = None, icc: str = "keep") -> Slide:
     """Opens any slide or image that one of the three readers knows; RefusedError for the rest.
 
     `mpp` is level 0's pixel size where the file is silent or wrong; it goes before the file's own.
+    `icc` is one of `colour.ICC_CHOICES`: under it the slide gives its pixels and its profile.
     """
     _check_file(path)
-    return Slide(path, _source(path), mpp)
+    source = _source(path)
+    with ExitStack() as undo:
+        undo.callback(source.close)
+        slide = Slide(path, under_profile(path, source, icc), mpp)
+        undo.pop_all()
+    return slide
 
 
 def _source(path: Path) -> Source:
