@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import ctypes
 import ctypes.util
-import os
 import shutil
 import subprocess
 import tempfile
@@ -33,7 +32,8 @@ from slidesr.verify.by_bioformats import BioFormatsReader
 from slidesr.verify.reader import NotInstalledError
 
 U8 = NDArray[np.uint8]
-BROWSER = Path(__file__).with_name("browser")
+ROOT = Path(__file__).parents[1]
+BROWSER = ROOT / "tests" / "browser"
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -187,13 +187,10 @@ np.savez(sys.argv[2], **pixels)
 
 
 def by_cucim(path: Path) -> list[U8]:
-    """In an environment of its own, 430 MB: named by SLIDESR_CUCIM_PYTHON. Needs no GPU."""
-    python = os.environ.get("SLIDESR_CUCIM_PYTHON")
-    if python is None:
-        raise AbsentError(
-            "pip install numpy click lazy-loader and --no-deps cucim-cu12 cupy-cuda12x"
-            " cuda-pathfinder elsewhere; name its python in SLIDESR_CUCIM_PYTHON"
-        )
+    """In an environment of its own, 430 MB; a GPU is not needed."""
+    python = ROOT / ".venv-cucim" / "bin" / "python"
+    if not python.exists():
+        raise AbsentError("make readers")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "levels.npz"
         _run(python, "-c", CUCIM, path, file)
@@ -235,7 +232,7 @@ def browser(folder: Path) -> Iterator[Callable[[str, str], Any]]:
     chromium = _needed("chromium", "apt-get install chromium chromium-driver")
     driver = _needed("chromedriver", "apt-get install chromium chromium-driver")
     if not (BROWSER / "node_modules").is_dir():
-        raise AbsentError("npm ci --prefix tests/browser")
+        raise AbsentError("make readers")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     with _served(folder) as address, tempfile.TemporaryDirectory() as profile:

@@ -260,6 +260,17 @@ def test_without_the_extra_its_name_is_told(
     assert not (tmp_path / "dcm").exists()
 
 
+def test_without_libturbojpeg_its_name_is_told(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise FileNotFoundError("Could not find turbojpeg library.")
+
+    monkeypatch.setattr("opentile.jpeg.jpeg.find_turbojpeg_path", fail)
+    with pytest.raises(RefusedError, match="libturbojpeg0"):
+        convert(write("jpeg"), tmp_path / "dcm")
+
+
 def test_the_command_tells_what_it_wrote(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

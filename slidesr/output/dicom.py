@@ -112,6 +112,12 @@ def _convert(source: Path, folder: Path, metadata: Metadata) -> None:
     except NotImplementedError as error:
         reason = " ".join(str(error).split())
         raise RefusedError(f"{source}: wsidicomizer does not take it: {reason}") from error
+    except FileNotFoundError as error:
+        if error.errno is not None:
+            raise
+        raise RefusedError(
+            f"{source}: wsidicomizer needs the library libturbojpeg (Debian: libturbojpeg0)"
+        ) from error
     for file in map(Path, files):
         _overwrite(file, _NO_TIME)
         if _is_synthetic(metadata.provenance):
