@@ -18,6 +18,7 @@ def convert(source: Path, output: Path, *, overwrite: bool = False) -> Path:
     Raises RefusedError for what cannot be converted, before anything is written.
     """
     with open_slide(source) as slide:
+        size = slide.size
         facts = Metadata(slide.mpp, slide.magnification, slide.icc_profile, dict(slide.provenance))
     if not output.parent.is_dir():
         raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
@@ -27,4 +28,4 @@ def convert(source: Path, output: Path, *, overwrite: bool = False) -> Path:
         raise RefusedError(f"{output}: only DICOM, which is a folder, can be written by now.")
     if facts.mpp is None:
         raise RefusedError(f"{source}: no pixel size in the file, and DICOM must have one.")
-    return write_dicom(source, output, facts, overwrite=overwrite)
+    return write_dicom(source, output, size, facts, overwrite=overwrite)

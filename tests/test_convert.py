@@ -23,6 +23,8 @@ from slidesr.errors import BusyError, RefusedError
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
 from slidesr.output.pyramid import halved
+from slidesr.slide import open_slide
+from slidesr.verify import Outcome, verify
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("wsidicomizer")
@@ -106,8 +108,18 @@ def test_it_says_that_it_is_synthetic(write: Write, tmp_path: Path) -> None:
         shared = told.SharedFunctionalGroupsSequence[0]
         frame = shared.WholeSlideMicroscopyImageFrameTypeSequence[0]
         assert list(frame.FrameType) == list(told.ImageType)
-        assert "synthetic=true; scale=4" in told.DerivationDescription
+        assert "|synthetic = true|scale = 4|" in told.DerivationDescription
         assert "not for diagnosis" in told.SeriesDescription
+
+
+def test_slidesr_knows_its_own_dicom_again(write: Write, tmp_path: Path) -> None:
+    folder = convert(write("jpeg"), tmp_path / "dcm")
+    with open_slide(sorted(folder.iterdir())[0]) as slide:
+        assert slide.provenance.items() >= {"synthetic": "true", "scale": "4"}.items()
+    report = verify(folder)
+    assert {each.check for each in report.findings if each.outcome is Outcome.FAILED} == {
+        "provenance"  # the test's has no model
+    }
 
 
 def test_a_scanned_slide_is_not_called_synthetic(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import tifffile
 from slidesr.colour import srgb_profile
 from slidesr.durable import locked_folder, sync_folder
 from slidesr.errors import RefusedError
-from slidesr.output.metadata import Metadata
+from slidesr.geometry import Size
+from slidesr.output.metadata import Metadata, plain_text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -38,8 +39,12 @@ _NO_TIME = {
 _DERIVED = {rb"ORIGINAL(\\PRIMARY\\VOLUME\\NONE)": rb"DERIVED\1 "}
 
 
-def write_dicom(source: Path, output: Path, metadata: Metadata, *, overwrite: bool = False) -> Path:
+def write_dicom(
+    source: Path, output: Path, size: Size, metadata: Metadata, *, overwrite: bool = False
+) -> Path:
     """Writes the levels of a slide file, whole or not at all; no label, no overview.
+
+    `size` and `metadata` are level 0's.
 
     JPEG and JPEG 2000 tiles are copied as they are, others are stored as lossless JPEG 2000. The
     same file gives the same bytes, unique identifiers too. Raises RefusedError where wsidicomizer
@@ -52,7 +57,7 @@ def write_dicom(source: Path, output: Path, metadata: Metadata, *, overwrite: bo
     try:
         for left in part.iterdir():  # by a run that was killed
             left.unlink()
-        _convert(source, part, metadata)
+        _convert(source, part, size, metadata)
         _publish(part, output)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -87,7 +92,7 @@ def _publish(part: Path, output: Path) -> None:
     sync_folder(output.parent)
 
 
-def _convert(source: Path, folder: Path, metadata: Metadata) -> None:
+def _convert(source: Path, folder: Path, size: Size, metadata: Metadata) -> None:
     try:
         from wsidicom.metadata import CallableUidGenerator
         from wsidicomizer import WsiDicomizer
@@ -106,7 +111,7 @@ def _convert(source: Path, folder: Path, metadata: Metadata) -> None:
             include_overview=False,
             include_thumbnail=False,
             include_confidential=False,
-            metadata_post_processor=partial(_say_how, metadata.provenance),
+            metadata_post_processor=partial(_say_how, size, metadata),
             encoding=_encoding(source),
         )
     except NotImplementedError as error:
@@ -166,14 +171,12 @@ def _compression(source: Path) -> str | None:
     return getattr(compression, "name", None)
 
 
-def _say_how(provenance: Mapping[str, str], dataset: Dataset, told: Any) -> Dataset:
+def _say_how(size: Size, metadata: Metadata, dataset: Dataset, told: Any) -> Dataset:
     """Says of an upscaled slide how it was made."""
     # (0008,001C) Synthetic Data would be the place. It is of 2023, and validators without it
     # call the file invalid, Debian's dciodvfy among them.
-    if _is_synthetic(provenance):
-        pairs = "; ".join(f"{key}={value}" for key, value in provenance.items())
-        text = pairs.encode("ascii", "replace").decode()
-        dataset.DerivationDescription = text[:_LONGEST_TEXT]
+    if _is_synthetic(metadata.provenance):
+        dataset.DerivationDescription = plain_text(size, metadata)[:_LONGEST_TEXT]
         dataset.SeriesDescription = "Synthetic: upscaled by slidesr, not for diagnosis"
     return dataset
 
