@@ -149,7 +149,7 @@ def by_tiffslide(path: Path) -> list[U8]:
         raise AbsentError("pip install tiffslide") from error
     with TiffSlide(path) as slide:
         return [
-            slide.read_region((0, 0), level, size, as_array=True)
+            np.asarray(slide.read_region((0, 0), level, size, as_array=True), np.uint8)
             for level, size in enumerate(slide.level_dimensions)
         ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -417,9 +416,13 @@ def test_what_nobody_opens_fails(tmp_path: Path) -> None:
     assert failures(report) == {("opens", "any")}
 
 
-def test_a_jar_by_name_is_used(
+def test_a_jar_by_name_goes_first(
     bio_formats: None, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = write()
     monkeypatch.setenv("SLIDESR_BIOFORMATS_JAR", "/nowhere.jar")
-    assert shutil.which("java")
-    assert ("opens", "Bio-Formats") in failures(verify(write()))
+    absent = found(verify(path), "opens", "Bio-Formats")
+    assert absent.outcome is Outcome.NOT_INSTALLED
+    assert "/nowhere.jar" in absent.detail
+    monkeypatch.setenv("SLIDESR_BIOFORMATS_JAR", str(path))  # a file, but no jar
+    assert failures(verify(path)) == {("opens", "Bio-Formats")}

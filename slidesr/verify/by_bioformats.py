@@ -81,6 +81,8 @@ def _java() -> str:
 def _jar() -> Path:
     named = os.environ.get(_JAR_VARIABLE)
     if named:
+        if not Path(named).is_file():
+            raise NotInstalledError(f"{_JAR_VARIABLE} names {named}, which is no file")
         return Path(named)
     found = find_spec("bioformats")
     if found is None or found.origin is None:
