@@ -190,6 +190,16 @@ def test_what_a_killed_run_left_is_taken_over(write: Write, tmp_path: Path) -> N
     assert not (tmp_path / ".dcm.part").exists()
 
 
+def test_a_kill_between_the_two_names_loses_nothing(write: Write, tmp_path: Path) -> None:
+    source = write("jpeg")
+    folder = convert(source, tmp_path / "dcm")
+    names = {file.name for file in folder.iterdir()}
+    folder.rename(tmp_path / ".dcm.old")
+    with pytest.raises(RefusedError, match="--overwrite"):
+        convert(source, folder)
+    assert {file.name for file in folder.iterdir()} == names
+
+
 def test_two_processes_do_not_write_one_folder(write: Write, tmp_path: Path) -> None:
     from slidesr.durable import locked_folder
 

@@ -66,6 +66,10 @@ def write_dicom(
 
 
 def _check(output: Path, *, overwrite: bool) -> None:
+    old = _old_of(output)
+    if old.exists() and not output.exists():  # a kill between the two names
+        old.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
     if not output.exists():
         return
     if not output.is_dir():
@@ -83,7 +87,7 @@ def _publish(part: Path, output: Path) -> None:
             os.fsync(written.fileno())
     sync_folder(part)
     if output.exists():
-        old = output.with_name(f".{output.name}.old")
+        old = _old_of(output)
         output.rename(old)
         part.rename(output)
         shutil.rmtree(old)
@@ -92,15 +96,21 @@ def _publish(part: Path, output: Path) -> None:
     sync_folder(output.parent)
 
 
+def _old_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
 def _convert(source: Path, folder: Path, size: Size, metadata: Metadata) -> None:
     try:
+        from pydicom import config
+
+        config.logger.setLevel(logging.ERROR)  # it warns wsidicom of its next version
         from wsidicom.metadata import CallableUidGenerator
         from wsidicomizer import WsiDicomizer
     except ImportError as error:
         raise RefusedError(
             f"{source}: DICOM is written by wsidicomizer: pip install 'slidesr[dicom]'"
         ) from error
-    logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns wsidicom of its next version
     try:
         files = WsiDicomizer.convert(
             source,
