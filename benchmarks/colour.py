@@ -1,60 +1,152 @@
-"""Does a model keep colours? The colour difference (CIEDE2000) of a slide and its reduced result.
+"""Does upscaling keep colours? CIEDE2000 between a slide and its result, shrunk by averaging boxes.
 
-    python benchmarks/colour.py SLIDE [--model NAME ...] [--crop x,y,w,h]
+    python benchmarks/colour.py SLIDE|FOLDER ... [--scale 2 4 8] [--crop x,y,w,h] [--compression C]
 
-Each model enlarges the crop; its result and the crop are compared after both were averaged over
-boxes of 8 x 8 source pixels, so that colour is compared and not detail. Prints the mean and the
-99th percentile; below 1 nobody sees a difference.
+The whole command is measured, JPEG of the output included, on tissue alone. A folder's images are
+full resolution: they are shrunk by the scale and laid side by side on a slide with JPEG tiles, as
+from a scanner of that much less. Prints for each scale, without and with --consistent, by the
+default tolerance and by none:
+
+    pixel   mean difference of a source pixel and the box of output pixels over it
+    box     the same of 8 x 8 source pixels, where no detail is left, only colour
+    p99     of the boxes, the 99th percentile
+    shift   difference of the two mean colours: what a cast would be
+
+Below 1 nobody sees a difference. `pixel` counts noise that the network leaves out as well; it says
+of colour only as much as the others do.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from slidesr.geometry import Box
-from slidesr.model import Engine, load_model
+from slidesr.geometry import Box, Mpp
+from slidesr.output.compression import COMPRESSIONS, Compression
+from slidesr.output.metadata import Metadata
+from slidesr.output.plain import write_plain
+from slidesr.resample import bicubic_down
 from slidesr.slide import open_slide
-from slidesr.weights import list_models
+from slidesr.upscale import Job, Options, prepared, upscale
 
 _U8 = npt.NDArray[np.uint8]
 _F64 = npt.NDArray[np.float64]
 _BOX_PX = 8
+_CELL_PX = 32
+_UM_OF_FOLDERS = 0.25
+_TOLERANCES = {"": None, "--consistent": 4.0, "--tolerance 0": 0.0}
 
 
-def colour_difference(low: _U8, high: _U8, scale: int) -> _F64:
-    """CIEDE2000 of boxes of 8 x 8 low-resolution pixels: u8[h, w, 3], u8[h*s, w*s, 3] -> f64."""
-    pair = [
-        rgb2lab(_means(image, side) / 255)
-        for image, side in ((low, _BOX_PX), (high, _BOX_PX * scale))
-    ]
+@dataclass(frozen=True)
+class Difference:
+    """CIEDE2000, see above."""
+
+    pixel: float
+    box: float
+    p99: float
+    shift: float
+
+
+def colour_difference(low: _U8, high: _U8, scale: int, tissue: npt.NDArray[np.bool_]) -> Difference:
+    """Of u8[h, w, 3] and u8[h*s, w*s, 3], where bool[h, w] is true."""
+    reduced = _means(high, scale)
+    pixel = _ciede2000(low.astype(np.float64), reduced)[tissue]
+    whole = _means(tissue[..., None], _BOX_PX)[..., 0] == 1
+    box = _ciede2000(_means(low, _BOX_PX), _means(reduced, _BOX_PX))[whole]
+    shift = _ciede2000(*(each[tissue].mean(axis=0)[None, None] for each in (low, reduced)))
+    return Difference(
+        float(pixel.mean()), float(box.mean()), float(np.percentile(box, 99)), float(shift.item())
+    )
+
+
+def measured(source: Path, options: Options) -> Difference:
+    """Upscales the slide into a temporary folder and compares."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "out.ome.tif"
+        with prepared(source, output, options) as job:
+            upscale(job)
+            low, tissue = job.frame.read(job.plan.region), _tissue_px(job)
+        with open_slide(output) as slide:
+            high = slide.frame().read(slide.size.box)
+    return colour_difference(low, high, options.scale, tissue)
+
+
+def slide_of(images: list[Path], scale: int, path: Path) -> Path:
+    """Images, shrunk by the scale, side by side as a slide."""
+    tiles = [_shrunk(np.asarray(Image.open(each).convert("RGB")), scale) for each in images]
+    side = min(min(tile.shape[:2]) for tile in tiles)
+    columns = int(len(tiles) ** 0.5)
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    whole = [row for row in rows if len(row) == columns]
+    sheet = np.vstack([np.hstack([tile[:side, :side] for tile in row]) for row in whole])
+    facts = Metadata(Mpp(_UM_OF_FOLDERS * scale, _UM_OF_FOLDERS * scale), None, None)
+    height, width = sheet.shape[:2]
+
+    def pixels(box: Box) -> _U8:
+        part: _U8 = sheet[box.clipped(Box(0, 0, width, height)).slices]
+        return part
+
+    return write_plain(path, Box(0, 0, width, height), pixels, facts)
+
+
+def _shrunk(image: _U8, scale: int) -> _U8:
+    height, width = (side // scale * scale for side in image.shape[:2])
+    return bicubic_down(image[:height, :width], scale)
+
+
+def _tissue_px(job: Job) -> npt.NDArray[np.bool_]:
+    region = job.plan.region
+    cells = job.tissue.cells(region.snapped(_CELL_PX), job.frame.size, _CELL_PX)
+    pixels = cells.repeat(_CELL_PX, 0).repeat(_CELL_PX, 1)
+    return pixels[region.within(region.snapped(_CELL_PX)).slices]
+
+
+def _ciede2000(first: _F64, second: _F64) -> _F64:
+    pair = (rgb2lab(image / 255) for image in (first, second))
     difference: _F64 = deltaE_ciede2000(*pair)  # type: ignore[no-untyped-call]
     return difference
 
 
-def _means(image: _U8, side: int) -> _F64:
+def _means(image: npt.NDArray[np.generic], side: int) -> _F64:
     height, width = (length // side for length in image.shape[:2])
-    boxes = image[: height * side, : width * side].reshape(height, side, width, side, 3)
-    means: _F64 = boxes.mean(axis=(1, 3))
+    boxes = image[: height * side, : width * side].reshape(height, side, width, side, -1)
+    means: _F64 = boxes.astype(np.float64).mean(axis=(1, 3))
     return means
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("slide", type=Path)
-    parser.add_argument("--model", nargs="*", default=[spec.name for _, spec in list_models()])
-    parser.add_argument("--crop", default="800,1000,512,512")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("material", nargs="+", type=Path)
+    parser.add_argument("--scale", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--crop", help="of slides, in level-0 pixels")
+    parser.add_argument("--compression", choices=COMPRESSIONS, default="jpeg")
     chosen = parser.parse_args()
-    with open_slide(chosen.slide) as slide:
-        low = slide.frame().read(Box(*map(int, chosen.crop.split(","))))
-    for name in chosen.model:
-        model = load_model(name, Engine.choose("cpu"))
-        difference = colour_difference(low, model.enlarge(low), model.scale)
-        print(f"{name:30} mean {difference.mean():.2f}  p99 {np.percentile(difference, 99):.2f}")
+    print(f"{'material':30} scale             pixel    box    p99  shift")
+    with tempfile.TemporaryDirectory() as folder:
+        for material in chosen.material:
+            for scale in chosen.scale:
+                source, crop = material, None
+                if material.is_dir():
+                    images = sorted(each for each in material.rglob("*") if each.is_file())
+                    source = slide_of(images, scale, Path(folder) / f"{material.name}.{scale}.tif")
+                elif chosen.crop:
+                    crop = Box(*map(int, chosen.crop.split(",")))
+                for how, tolerance in _TOLERANCES.items():
+                    compression = Compression(chosen.compression)
+                    options = Options(
+                        scale, tolerance=tolerance, crop=crop, compression=compression
+                    )
+                    found = measured(source, options)
+                    name = f"{material.name:30} x{scale}"
+                    figures = (found.pixel, found.box, found.p99, found.shift)
+                    print(name, f"{how:13}", *(f"{each:6.2f}" for each in figures), flush=True)
 
 
 if __name__ == "__main__":

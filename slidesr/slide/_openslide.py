@@ -102,8 +102,14 @@ def _about(path: Path, slide: OpenSlide) -> About:
         background=_background(properties.get("openslide.background-color")),
         bounds=_bounds(properties),
         properties=properties,
-        provenance=provenance_from_description(properties.get("tiff.ImageDescription", "")),
+        provenance=provenance_from_description(_description(properties)),
     )
+
+
+def _description(properties: Mapping[str, str]) -> str:
+    """Where slidesr says how it made a file: TIFF's place or DICOM's."""
+    tiff = properties.get("tiff.ImageDescription")
+    return tiff or properties.get("dicom.DerivationDescription", "")
 
 
 def _tiles(properties: Mapping[str, str], levels: int) -> list[Size | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import stat
+from collections.abc import Set
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 from slidesr.closing import Closing
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp
+from slidesr.slide._colour import under_profile
 from slidesr.slide._filling import FillingSource
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
 from slidesr.slide._image import ImageSource
@@ -35,7 +38,13 @@ class Slide(Closing):
     OpenSlide's names, private ones too; `provenance` is what slidesr wrote into its own files.
     """
 
-    def __init__(self, path: Path, source: Source, mpp: Mpp | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: Source,
+        mpp: Mpp | None = None,
+        filled: Set[tuple[int, Box]] = frozenset(),
+    ) -> None:
         about = replace(source.about, mpp=mpp or source.about.mpp)
         self.path = path
         self.vendor = about.vendor
@@ -47,7 +56,7 @@ class Slide(Closing):
         self.background = about.background
         self.bounds = about.bounds
         self.properties, self.provenance = about.properties, about.provenance
-        self._source, self._about = source, about
+        self._source, self._about, self._filled = source, about, filled
 
     def close(self) -> None:
         self._source.close()
@@ -55,8 +64,7 @@ class Slide(Closing):
     @property
     def filled_tiles(self) -> frozenset[tuple[int, Box]]:
         """The unreadable tiles met so far: level, and box in pixels of that level."""
-        source = self._source
-        return frozenset(source.filled) if isinstance(source, FillingSource) else frozenset()
+        return frozenset(self._filled)
 
     def frame(
         self,
@@ -156,15 +164,24 @@ class Slide(Closing):
         return f"{mpp}, {self.magnification:g}x" if self.magnification else mpp
 
 
-def open_slide(path: Path, *, mpp: Mpp | None = None, fill: bool = False) -> Slide:
+def open_slide(
+    path: Path, *, mpp: Mpp | None = None, icc: str = "keep", fill: bool = False
+) -> Slide:
     """Opens any slide or image that one of the three readers knows; RefusedError for the rest.
 
     `mpp` is level 0's pixel size where the file is silent or wrong; it goes before the file's own.
+    `icc` is one of `colour.ICC_CHOICES`: under it the slide gives its pixels and its profile.
     With `fill`, tiles that cannot be read are background, and `Slide.filled_tiles` tells them;
     without, they are a SlidesrError.
     """
-    source = FillingSource(partial(_source, path)) if fill else _source(path)
-    return Slide(path, source, mpp)
+    filling = FillingSource(partial(_source, path)) if fill else None
+    source = filling or _source(path)
+    with ExitStack() as undo:
+        undo.callback(source.close)
+        filled = filling.filled if filling else frozenset[tuple[int, Box]]()
+        slide = Slide(path, under_profile(path, source, icc), mpp, filled)
+        undo.pop_all()
+    return slide
 
 
 def _source(path: Path) -> Source:

@@ -83,6 +83,7 @@ class Job:
             "compression": (options.compression, options.layout),
             "metadata": (replace(self.metadata(), provenance={}), self._kept_metadata()),
             "way with bad tiles": options.on_bad_tile,
+            "way with colour": options.icc,
         }
         return {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
 
@@ -144,7 +145,7 @@ def prepared(
     for whatever would make the run impossible.
     """
     fill = options.on_bad_tile == "fill"
-    with open_slide(source, mpp=_source_mpp(options), fill=fill) as slide:
+    with open_slide(source, mpp=_source_mpp(options), icc=options.icc, fill=fill) as slide:
         output = output or default_output(source, options.scale)
         _check_output(output, source, overwrite=options.overwrite)
         frame = slide.frame(

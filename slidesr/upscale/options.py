@@ -25,6 +25,7 @@ class Options:
     roi: Path | None = None
     tissue: str = "auto"  # auto, all, or the path of a mask
     on_bad_tile: str = "stop"  # or fill: unreadable source tiles become background
+    icc: str = "keep"  # the slide's colour profile: keep, srgb or drop
     keep_metadata: tuple[str, ...] = ()  # names of properties of the slide to carry over
     compression: Compression = field(default_factory=Compression)
     layout: str = "hybrid"

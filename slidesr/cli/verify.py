@@ -1,0 +1,59 @@
+"""`slidesr verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from slidesr.cli.show import as_json, console
+from slidesr.errors import SlidesrError
+from slidesr.verify.findings import Outcome, Report
+
+_STYLES = {
+    Outcome.OK: "green",
+    Outcome.FAILED: "bold red",
+    Outcome.ABSENT: "dim",
+    Outcome.NOT_INSTALLED: "dim",
+}
+
+
+@click.command()
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--full", is_flag=True, help="Decode every tile, not at most 64 of each level.")
+@click.option("--json", "json_", is_flag=True, help="Say all findings as JSON on stdout.")
+def verify(source: Path, *, full: bool, json_: bool) -> None:
+    """Opens a slide with every independent reader installed, and tells where they disagree.
+
+    FILE is what slidesr wrote, or any other slide: TIFF, OME-Zarr, DICOM (a file or its folder).
+    Ends with exit code 1 where a reader fails or readers disagree.
+    """
+    with console.status("asking the readers"):
+        from slidesr.verify import verify as run
+
+        report = run(source, full=full)
+    if json_:
+        as_json({"good": report.is_good, "findings": report.findings, "file": source.name})
+    else:
+        _show(report)
+    if not report.is_good:
+        raise SlidesrError(f"{source}: {_failures(report)}")
+
+
+def _show(report: Report) -> None:
+    table = Table("check", "by", "", "", title=report.path.name, title_justify="left", box=None)
+    before = None
+    for finding in report.findings:
+        check = finding.check if finding.check != before else ""
+        outcome = Text(finding.outcome, _STYLES[finding.outcome])
+        table.add_row(check, Text(finding.by), outcome, Text(finding.detail))
+        before = finding.check
+    Console().print(table)
+
+
+def _failures(report: Report) -> str:
+    failed = [each for each in report.findings if each.outcome is Outcome.FAILED]
+    return "; ".join(f"{each.check} by {each.by}: {each.detail}" for each in failed)

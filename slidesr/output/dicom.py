@@ -1,0 +1,220 @@
+"""A slide as a folder of DICOM files, one a level, through wsidicomizer (an extra)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import file_digest
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tifffile
+
+from slidesr.colour import srgb_profile
+from slidesr.durable import locked_folder, sync_folder
+from slidesr.errors import RefusedError
+from slidesr.geometry import Size
+from slidesr.output.metadata import Metadata, plain_text
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.uid import UID
+
+_LONGEST_TEXT = 1024  # of DICOM's short text
+_QUALITY = 90  # of what is neither copied nor stored without loss
+_UNCOMPRESSED_OR_LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD"}
+
+# What wsidicom sets at last, and what stands there instead: values of the same length, found by
+# their tag, kind and length (explicit VR, little endian). A date is asked for; this is the one that
+# wsidicomizer gives where it knows none.
+_NO_TIME = {
+    rb"(\x08\0\x23\0DA\x08\0).{8}": rb"\g<1>19700101",
+    rb"(\x08\0\x33\0TM\x0e\0).{14}": rb"\g<1>000000.000000 ",
+}
+_DERIVED = {rb"ORIGINAL(\\PRIMARY\\VOLUME\\NONE)": rb"DERIVED\1 "}
+
+
+def write_dicom(
+    source: Path, output: Path, size: Size, metadata: Metadata, *, overwrite: bool = False
+) -> Path:
+    """Writes the levels of a slide file, whole or not at all; no label, no overview.
+
+    `size` and `metadata` are level 0's.
+
+    JPEG and JPEG 2000 tiles are copied as they are, others are stored as lossless JPEG 2000. The
+    same file gives the same bytes, unique identifiers too. Raises RefusedError where wsidicomizer
+    is missing or does not know the file, or the output is in the way.
+    """
+    _check(output, overwrite=overwrite)
+    part = output.with_name(f".{output.name}.part")
+    part.mkdir(exist_ok=True)
+    lock = locked_folder(part)
+    try:
+        for left in part.iterdir():  # by a run that was killed
+            left.unlink()
+        _convert(source, part, size, metadata)
+        _publish(part, output)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(lock)
+    return output
+
+
+def _check(output: Path, *, overwrite: bool) -> None:
+    old = _old_of(output)
+    if old.exists() and not output.exists():  # a kill between the two names
+        old.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise RefusedError(f"{output}: is a file; DICOM is written into a folder.")
+    others = [each.name for each in output.iterdir() if each.suffix != ".dcm"]
+    if others:
+        raise RefusedError(f"{output}: holds {others[0]}, which is no DICOM. Name a new folder.")
+    if any(output.iterdir()) and not overwrite:
+        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
+
+
+def _publish(part: Path, output: Path) -> None:
+    for file in part.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    sync_folder(part)
+    if output.exists():
+        old = _old_of(output)
+        output.rename(old)
+        part.rename(output)
+        shutil.rmtree(old)
+    else:
+        part.rename(output)
+    sync_folder(output.parent)
+
+
+def _old_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
+def _convert(source: Path, folder: Path, size: Size, metadata: Metadata) -> None:
+    try:
+        from pydicom import config
+
+        config.logger.setLevel(logging.ERROR)  # it warns wsidicom of its next version
+        from wsidicom.metadata import CallableUidGenerator
+        from wsidicomizer import WsiDicomizer
+    except ImportError as error:
+        raise RefusedError(
+            f"{source}: DICOM is written by wsidicomizer: pip install 'slidesr[dicom]'"
+        ) from error
+    try:
+        files = WsiDicomizer.convert(
+            source,
+            folder,
+            metadata=_own_metadata(metadata),
+            uid_generator=CallableUidGenerator(_uids(source)),
+            include_label=False,
+            include_overview=False,
+            include_thumbnail=False,
+            include_confidential=False,
+            metadata_post_processor=partial(_say_how, size, metadata),
+            encoding=_encoding(source),
+        )
+    except NotImplementedError as error:
+        reason = " ".join(str(error).split())
+        raise RefusedError(f"{source}: wsidicomizer does not take it: {reason}") from error
+    except FileNotFoundError as error:
+        if error.errno is not None:
+            raise
+        raise RefusedError(
+            f"{source}: wsidicomizer needs the library libturbojpeg (Debian: libturbojpeg0)"
+        ) from error
+    for file in map(Path, files):
+        _overwrite(file, _NO_TIME)
+        if _is_synthetic(metadata.provenance):
+            _overwrite(file, _DERIVED)
+
+
+def _own_metadata(metadata: Metadata) -> Any:
+    """What wsidicomizer does not carry over: the objective's power, and a profile without a date.
+
+    DICOM wants a profile of every image in colours; sRGB is what viewers take if there is none.
+    """
+    from wsidicom.metadata import Image, Objectives, OpticalPath, Pyramid
+    from wsidicomizer.metadata import WsiDicomizerMetadata
+
+    power = metadata.magnification
+    path = OpticalPath(
+        icc_profile=metadata.icc_profile or srgb_profile(),
+        objective=Objectives(objective_power=power) if power else None,
+    )
+    return WsiDicomizerMetadata(pyramid=Pyramid(Image(), [path]))
+
+
+def _encoding(source: Path) -> Any:
+    """The encoding of tiles that cannot be copied; copied ones are labelled by it as well.
+
+    So it must be the source's own where DICOM knows that: JPEG, and the JPEG 2000 of Aperio.
+    """
+    from wsidicom.codec import Jpeg2kSettings, JpegSettings
+    from wsidicom.codec.settings import Subsampling
+
+    compression = _compression(source)
+    if compression in _UNCOMPRESSED_OR_LOSSLESS:
+        return Jpeg2kSettings(levels=[0])  # lossless
+    if compression == "APERIO_JP2000_RGB":
+        return Jpeg2kSettings(levels=[_QUALITY])
+    return JpegSettings(quality=_QUALITY, subsampling=Subsampling.R420)
+
+
+def _compression(source: Path) -> str | None:
+    """Of a TIFF, by tifffile's names; None for other files."""
+    try:
+        with tifffile.TiffFile(source) as tiff:
+            compression = tiff.pages.first.compression
+    except tifffile.TiffFileError:
+        return None
+    return getattr(compression, "name", None)
+
+
+def _say_how(size: Size, metadata: Metadata, dataset: Dataset, told: Any) -> Dataset:
+    """Says of an upscaled slide how it was made."""
+    # (0008,001C) Synthetic Data would be the place. It is of 2023, and validators without it
+    # call the file invalid, Debian's dciodvfy among them.
+    if _is_synthetic(metadata.provenance):
+        dataset.DerivationDescription = plain_text(size, metadata)[:_LONGEST_TEXT]
+        dataset.SeriesDescription = "Synthetic: upscaled by slidesr, not for diagnosis"
+    return dataset
+
+
+def _is_synthetic(provenance: Mapping[str, str]) -> bool:
+    return provenance.get("synthetic") == "true"
+
+
+def _overwrite(path: Path, changes: Mapping[bytes, bytes]) -> None:
+    """Replaces patterns before the pixels by others of the same length."""
+    from pydicom import dcmread
+
+    with path.open("r+b") as file:
+        dcmread(file, stop_before_pixels=True)
+        length = file.tell()
+        file.seek(0)
+        header = file.read(length)
+        for pattern, value in changes.items():
+            header = re.sub(pattern, value, header, flags=re.DOTALL)
+        file.seek(0)
+        file.write(header)
+
+
+def _uids(source: Path) -> Callable[[], UID]:
+    """Unique identifiers of the file's bytes: SHA-256 and a number."""
+    from pydicom.uid import generate_uid
+
+    with source.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    numbers = count()
+    return lambda: generate_uid(entropy_srcs=["slidesr", digest, str(next(numbers))])

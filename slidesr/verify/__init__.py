@@ -1,0 +1,6 @@
+"""Opens a slide with every independent reader installed, and tells where they disagree."""
+
+from slidesr.verify.findings import Finding, Outcome, Report
+from slidesr.verify.run import verify
+
+__all__ = ["Finding", "Outcome", "Report", "verify"]

@@ -1,0 +1,38 @@
+"""What a verification finds: one line a check and reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Outcome(StrEnum):
+    """How a check ended. Only FAILED makes a file a bad one."""
+
+    OK = "ok"
+    FAILED = "failed"
+    ABSENT = "absent"  # the file does not say it, or the reader is not made for such a file
+    NOT_INSTALLED = "not installed"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check, by whom it was made, how it ended, and what was seen or how to mend it."""
+
+    check: str
+    by: str
+    outcome: Outcome
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings about one file."""
+
+    path: Path
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_good(self) -> bool:
+        return all(finding.outcome is not Outcome.FAILED for finding in self.findings)

@@ -1,0 +1,101 @@
+"""The verification of one file: opens every reader, makes every check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from slidesr import __version__
+from slidesr.colour import ProfileError, profile_name
+from slidesr.errors import RefusedError
+from slidesr.slide import Slide, open_slide
+from slidesr.verify import tiff_file, zarr_store
+from slidesr.verify.agreement import (
+    levels_agree,
+    magnifications_agree,
+    pixel_sizes_agree,
+    pixels_agree,
+)
+from slidesr.verify.by_tifffile import TifffileReader
+from slidesr.verify.by_zarr import ZarrReader
+from slidesr.verify.findings import Finding, Outcome, Report
+from slidesr.verify.reader import Reader
+from slidesr.verify.readers import kind_of, open_readers
+
+_JPEG_TOLERANCE = 2  # grey levels: decoders may round the inverse transform as they like
+_SELF = f"slidesr {__version__}"
+_MUST_SAY = ("synthetic", "model", "model_sha256", "scale")
+
+
+def verify(path: Path, *, full: bool = False) -> Report:
+    """Checks a slide file, an OME-Zarr store or a DICOM folder, by slidesr or by others.
+
+    `full` decodes every tile instead of at most 64 a level. Raises RefusedError for what is no
+    slide at all. Memory is one tile's and, of levels below 16 megapixels, one level's.
+    """
+    kind, file = kind_of(path)
+    told, is_ours = _own_words(file)
+    with ExitStack() as stack:
+        readers, findings = open_readers(kind, file, is_ours=is_ours)
+        for reader in readers:
+            stack.callback(reader.close)
+        if readers:
+            findings += _compared(readers, file, full=full, is_ours=is_ours)
+    return Report(path, tuple(findings + told))
+
+
+def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: bool) -> list[Finding]:
+    tiff = next((each for each in readers if isinstance(each, TifffileReader)), None)
+    store = next((each for each in readers if isinstance(each, ZarrReader)), None)
+    said = {reader.name: reader.facts for reader in readers}
+    own: list[Finding] = []
+    if tiff is not None:
+        schema, facts = tiff_file.schema_holds(tiff)
+        own = [tiff_file.tiles_decode(tiff, full=full, is_ours=is_ours), schema]
+        said |= {schema.by: facts} if facts else {}
+    if store is not None:
+        own = [
+            zarr_store.chunks_decode(store, full=full),
+            zarr_store.schema_holds(path, store),
+            zarr_store.scales_fit(store),
+            zarr_store.shows_as_rgb(store),
+        ]
+    exact = tiff is not None and tiff.is_lossless
+    return [
+        *levels_agree(readers, promised=tiff is not None and tiff.layout == "hybrid"),
+        *pixel_sizes_agree({by: facts.mpp for by, facts in said.items()}),
+        *magnifications_agree({by: facts.magnification for by, facts in said.items()}),
+        *pixels_agree(readers, tolerance=0 if exact else _JPEG_TOLERANCE, is_ours=is_ours),
+        *own,
+    ]
+
+
+def _own_words(path: Path) -> tuple[list[Finding], bool]:
+    """What slidesr wrote into the file, the colour profile, and whether it is ours at all."""
+    try:
+        with open_slide(path) as slide:
+            is_ours = bool(slide.provenance) or slide.properties.get("tiff.Software") == "slidesr"
+            return [_profile(slide), _provenance(slide)], is_ours
+    except RefusedError:
+        return [], False
+
+
+def _profile(slide: Slide) -> Finding:
+    if slide.icc_profile is None:
+        return Finding("ICC profile", _SELF, Outcome.ABSENT)
+    try:
+        return Finding("ICC profile", _SELF, Outcome.OK, profile_name(slide.icc_profile))
+    except ProfileError as error:
+        return Finding("ICC profile", _SELF, Outcome.FAILED, str(error))
+
+
+def _provenance(slide: Slide) -> Finding:
+    words = slide.provenance
+    if words.get("synthetic") != "true":
+        return Finding("provenance", _SELF, Outcome.ABSENT, "it does not say to be upscaled")
+    missing = [word for word in _MUST_SAY if not words.get(word)]
+    if missing:
+        return Finding("provenance", _SELF, Outcome.FAILED, f"says no {', '.join(missing)}")
+    detail = f"synthetic, x{words['scale']} by {words['model']} ({words['model_sha256'][:12]})"
+    return Finding("provenance", _SELF, Outcome.OK, detail)
