@@ -32,6 +32,7 @@ from slidesr.geometry import Box, Mpp
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.metadata import Metadata
 from slidesr.output.plain import write_plain
+from slidesr.output.sink import Format
 from slidesr.resample import bicubic_down
 from slidesr.slide import open_slide
 from slidesr.upscale import Job, Options, prepared, upscale
@@ -141,7 +142,7 @@ def main() -> None:
                 for how, tolerance in _TOLERANCES.items():
                     compression = Compression(chosen.compression)
                     options = Options(
-                        scale, tolerance=tolerance, crop=crop, compression=compression
+                        scale, tolerance=tolerance, crop=crop, format=Format(compression)
                     )
                     found = measured(source, options)
                     name = f"{material.name:30} x{scale}"

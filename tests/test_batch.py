@@ -145,7 +145,7 @@ def test_a_stop_ends_it_all_and_the_same_command_goes_on(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("slidesr.upscale.run.OmeTiffWriter.settle", interrupt)
+        patch.setattr("slidesr.output.ome_tiff.OmeTiffWriter.settle", interrupt)
         assert run([*UPSCALE, ".", "-o", "out"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert list(statuses(folder / "out").values()) == ["done"]

@@ -21,6 +21,7 @@ from test_painter import tiny_generator
 
 from slidesr.errors import BusyError, RefusedError
 from slidesr.output.checkpoint import Pause
+from slidesr.output.sink import Format
 from slidesr.upscale import Options, Progress, Summary, prepared, upscale
 from slidesr.weights import save_model
 
@@ -162,7 +163,7 @@ def test_another_run_is_not_gone_on_with(
     stopped(slide, output, options, 3)
     before = state_of(output).read_bytes()
     others = {
-        "compression": replace(options, layout="ome"),
+        "compression": replace(options, format=Format(layout="ome")),
         "plan": replace(options, level=1),
         "tissue mask": replace(options, tissue="auto"),
         "metadata": replace(options, source_mpp=0.3),

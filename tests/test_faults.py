@@ -30,10 +30,12 @@ from slidesr.geometry import Box
 from slidesr.model import Engine, Model
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
+from slidesr.output.sink import Format
 from slidesr.slide import open_slide
 from slidesr.upscale import Options, Progress, Summary, prepared, upscale
 from slidesr.weights import save_model
 
+LOSSLESS = Format(Compression("lzw"))
 TILE = 128
 BAD = Box(256, 128, TILE, TILE)
 
@@ -127,7 +129,7 @@ def test_a_bad_tile_of_a_pyramid_in_subifds_is_filled(tmp_path: Path) -> None:
 def test_filled_tiles_are_told_by_the_output_and_survive_a_stop(
     folder: Path, options: Options, layout: str, tmp_path: Path
 ) -> None:
-    filling = replace(options, on_bad_tile="fill", layout=layout)
+    filling = replace(options, on_bad_tile="fill", format=Format(layout=layout))
     summary = run(folder / "bad.tif", tmp_path / "whole.ome.tif", filling)
     assert summary.filled_tiles == ("0:256,128,128,128",)
     stopped = tmp_path / "stopped.ome.tif"
@@ -149,7 +151,9 @@ def test_many_threads_meet_bad_tiles(folder: Path, options: Options, tmp_path: P
     bad = [Box(x, y, TILE, TILE) for x, y in ((0, 0), (128, 0), (256, 256), (384, 384), (0, 384))]
     for tile in bad:
         break_tile(source, tile)
-    lossless = replace(options, on_bad_tile="fill", compression=Compression("lzw"), num_workers=8)
+    lossless = replace(
+        options, on_bad_tile="fill", format=Format(Compression("lzw")), num_workers=8
+    )
     summary = run(source, tmp_path / "a.ome.tif", lossless)
     assert len(summary.filled_tiles) == len(bad)
     run(source, tmp_path / "b.ome.tif", replace(lossless, num_workers=1))
@@ -344,7 +348,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_gone_on_with(
     folder: Path, options: Options, whole: bytes, small_disk: Path
 ) -> None:
-    output, lossless = small_disk / "out.ome.tif", replace(options, compression=Compression("lzw"))
+    output, lossless = (
+        small_disk / "out.ome.tif",
+        replace(options, format=LOSSLESS),
+    )
     with pytest.raises(RefusedError, match=r"takes about \d+ MB, and 1 MB are free"):
         run(folder / "whole.tif", output, lossless)
     assert list(small_disk.iterdir()) == []

@@ -14,6 +14,7 @@ from test_ome_tiff import Sheet, append, stained
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
 from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.part import Target
 
 SHEET = Sheet(stained(401, 333), Compression("jpeg"))
 BLOCKS = list(SHEET.painted())
@@ -30,14 +31,8 @@ def _whole() -> bytes:
 
 
 def writer_in(folder: Path) -> OmeTiffWriter:
-    return OmeTiffWriter(
-        folder / NAME,
-        SHEET.plan,
-        SHEET.metadata,
-        SHEET.compression,
-        glass=(243, 240, 238),
-        identity=IDENTITY,
-    )
+    target = Target(folder / NAME, SHEET.plan, SHEET.metadata, (243, 240, 238), identity=IDENTITY)
+    return OmeTiffWriter(target, SHEET.compression)
 
 
 class Journal(RuleBasedStateMachine):

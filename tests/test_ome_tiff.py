@@ -22,6 +22,7 @@ from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.ome_tiff import LAYOUTS, OmeTiffWriter
+from slidesr.output.part import Target
 from slidesr.output.pyramid import EncodedTile, Painted, UpperPyramid, encode_block
 from slidesr.plan import Block, Plan
 
@@ -51,15 +52,8 @@ class Sheet:
         return Plan(region, 1, 8, output_tile_px=self.tile_px, block_doublings=1)
 
     def writer(self, path: Path, *, overwrite: bool = False) -> OmeTiffWriter:
-        return OmeTiffWriter(
-            path,
-            self.plan,
-            self.metadata,
-            self.compression,
-            glass=GLASS,
-            layout=self.layout,
-            overwrite=overwrite,
-        )
+        target = Target(path, self.plan, self.metadata, GLASS, overwrite)
+        return OmeTiffWriter(target, self.compression, self.layout)
 
     def painted(self) -> Iterator[Painted]:
         yield from map(self._painted, self.plan.blocks())

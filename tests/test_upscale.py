@@ -17,11 +17,12 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.model import Model
 from slidesr.output.compression import Compression
+from slidesr.output.sink import Format
 from slidesr.slide import open_slide
 from slidesr.upscale import Options, Progress, estimate, prepared, upscale
 from slidesr.weights import save_model
 
-LOSSLESS = Compression("lzw")
+LOSSLESS = Format(Compression("lzw"))
 REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"
 
 
@@ -78,7 +79,7 @@ def test_the_output_is_the_network_of_the_input(
     slide: Path, options: Options, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.ome.tif"
-    with prepared(slide, output, replace(options, compression=LOSSLESS)) as job:
+    with prepared(slide, output, replace(options, format=LOSSLESS)) as job:
         upscale(job)
         assert isinstance(job.model, Model)
         whole = job.model.enlarge(job.frame.read(job.frame.size.box))
@@ -86,7 +87,7 @@ def test_the_output_is_the_network_of_the_input(
 
 
 def test_a_crop_is_the_same_pixels(slide: Path, options: Options, tmp_path: Path) -> None:
-    lossless = replace(options, compression=LOSSLESS)
+    lossless = replace(options, format=LOSSLESS)
     whole = pixels(run(slide, tmp_path / "whole.tif", lossless))
     crop = Box(133, 71, 301, 207)
     part = pixels(run(slide, tmp_path / "part.tif", replace(lossless, crop=crop)))
@@ -145,7 +146,7 @@ def test_facts_are_carried_over_and_nothing_else(options: Options, tmp_path: Pat
 def test_its_own_words_are_read_back(
     slide: Path, options: Options, layout: str, tmp_path: Path
 ) -> None:
-    output = run(slide, tmp_path / "out.ome.tif", replace(options, layout=layout))
+    output = run(slide, tmp_path / "out.ome.tif", replace(options, format=Format(layout=layout)))
     with open_slide(output) as made:
         assert {
             "synthetic": "true",
@@ -230,7 +231,7 @@ def test_real_slides(name: str, crop: Box, options: Options, tmp_path: Path) -> 
     source = REAL_SLIDES / name
     if not source.exists():
         pytest.skip("no real slides beside the checkout")
-    lossless = replace(options, compression=LOSSLESS, crop=crop)
+    lossless = replace(options, format=LOSSLESS, crop=crop)
     with prepared(source, tmp_path / "out.ome.tif", lossless) as job:
         upscale(job)
         tile = job.plan.region.snapped(job.model.window_px)

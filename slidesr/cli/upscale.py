@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from slidesr.cli import options as common
 from slidesr.cli.batch import run_batch
@@ -15,6 +16,7 @@ from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
+from slidesr.output.ngff import NGFF_VERSIONS
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options
@@ -44,7 +46,7 @@ class _CropType(click.ParamType[Box]):
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The new slide, .ome.tif or .tif; for many, their folder."
+    help="The new slide, .ome.tif, .tif or .ome.zarr; for many, their folder."
     " [default: NAME.x4.ome.tif in the current folder]",
 )
 @click.option("--scale", type=click.Choice(["2", "4", "8", "16"]), default="4", show_default=True)
@@ -86,6 +88,13 @@ class _CropType(click.ParamType[Box]):
     default="hybrid",
     show_default=True,
     help="How levels are linked; hybrid opens everywhere.",
+)
+@click.option(
+    "--ngff-version",
+    type=click.Choice(NGFF_VERSIONS),
+    default="0.4",
+    show_default=True,
+    help="Of an .ome.zarr; 0.5 has fewer and larger files, and fewer readers.",
 )
 @click.option(
     "--on-bad-tile",
@@ -134,6 +143,7 @@ def upscale(
     """
     with console.status("loading"):
         options = _options(**choices)
+    _refuse_idle_options(context, output)
     if len(sources) == 1 and not _is_folder(sources[0]):
         context.exit(_one(sources[0], output, options, dry_run=dry_run, json_=json_))
     if dry_run:
@@ -142,16 +152,38 @@ def upscale(
 
 
 def _options(
-    scale: str, compression: str, quality: int, *, consistent: bool, tolerance: float, **rest: Any
+    scale: str,
+    *,
+    compression: str,
+    quality: int,
+    layout: str,
+    ngff_version: str,
+    consistent: bool,
+    tolerance: float,
+    **rest: Any,
 ) -> Options:
+    from slidesr.output.sink import Format
     from slidesr.upscale import Options
 
     return Options(
         scale=int(scale),
-        compression=Compression(compression, quality),
+        format=Format(Compression(compression, quality), layout, ngff_version),
         tolerance=tolerance if consistent else None,
         **rest,
     )
+
+
+def _refuse_idle_options(context: click.Context, output: Path | None) -> None:
+    """Options of the other container would do nothing."""
+    of_tiff = ("compression", "quality", "layout")
+    to_zarr = output is not None and output.suffix == ".zarr"
+    for name in of_tiff if to_zarr else ("ngff_version",):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = name.replace("_", "-")
+            kind = ".ome.tif" if to_zarr else ".ome.zarr"
+            raise RefusedError(
+                f"--{option} is for {kind} files; leave it out, or name one with -o."
+            )
 
 
 def _is_folder(source: Path) -> bool:

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from io import BytesIO
 from itertools import chain
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,7 +28,7 @@ from slidesr.closing import Closing
 from slidesr.output.checkpoint import Checkpoint, crc_of
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
-from slidesr.output.part import Part
+from slidesr.output.part import Part, Target
 from slidesr.output.pyramid import EncodedBlock, Painted, UpperPyramid, encode_block
 from slidesr.plan import Plan
 
@@ -40,37 +39,22 @@ chain of directories without OME-XML."""
 
 
 class OmeTiffWriter(Closing):
-    """Writes blocks to a TIFF that appears under its name `path` whole or not at all.
-
-    A context manager: `encode` blocks, in any thread; `append` and `settle` them in the plan's
-    order; then `finish`. What a stopped writer left is gone on with: `resumed` blocks are there.
-    `notes` are facts that are learnt while running; they outlive a stop, and the file tells them.
+    """Writes blocks to a TIFF that appears under its name whole or not at all; a `Sink`.
 
     For the errors raised see `Part`; where the disk refuses to go on it is a SlidesrError.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        plan: Plan,
-        metadata: Metadata,
-        compression: Compression,
-        *,
-        glass: tuple[int, int, int],
-        layout: str = "hybrid",
-        overwrite: bool = False,
-        identity: Mapping[str, str] | None = None,
-        needed_bytes: int = 0,
-    ) -> None:
+    def __init__(self, target: Target, compression: Compression, layout: str = "hybrid") -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+        plan, metadata, self._glass = target.plan, target.metadata, target.glass
         self._plan, self._metadata, self._layout = plan, metadata, layout
         self._encode = compression.encode
-        self._upper = UpperPyramid(plan, self._encode, glass)
+        self._upper = UpperPyramid(plan, self._encode, target.glass)
         self._levels = [_TilePlaces(plan, level) for level in range(len(plan.levels))]
-        self._glass, self._glass_place = glass, (0, 0)
+        self._glass_place = 0, 0
         self.resumed, self.notes = 0, dict[str, str]()
-        self._part = Part(path, identity or {}, overwrite=overwrite, needed_bytes=needed_bytes)
+        self._part = Part(target)
         self._file = self._part.hidden.open("r+b")
         with ExitStack() as undo:
             undo.callback(self.close)

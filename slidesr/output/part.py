@@ -12,41 +12,53 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slidesr.closing import Closing
 from slidesr.durable import exchange, sync_folder
 from slidesr.errors import BusyError, RefusedError, SlidesrError
 from slidesr.output.checkpoint import Checkpoint, Pause, discard
+from slidesr.output.metadata import Metadata
+from slidesr.plan import Plan
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be made, and where; the same for every container.
+
+    Whoever goes on with a stopped run must bring the same `identity`: what decides the bytes, its
+    name -> its hash. `needed_bytes` is a guess that is told when the disk is full.
+    """
+
+    path: Path
+    plan: Plan
+    metadata: Metadata
+    glass: tuple[int, int, int]
+    overwrite: bool = False
+    identity: Mapping[str, str] = field(default_factory=dict)
+    needed_bytes: int = 0
 
 
 class Part(Closing):
     """The unfinished output of one process; `hidden` is where it is written.
 
     Leaving without `publish` removes it, unless there is a checkpoint: then the next one of the
-    same `identity` goes on from there. `written_bytes` of about `needed_bytes` are there: told when
-    the disk is full.
+    same identity goes on from there. `written_bytes` are there: told when the disk is full.
 
     Raises RefusedError where the output exists and may not be replaced, or cannot be written;
     BusyError where another process writes it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        identity: Mapping[str, str],
-        *,
-        overwrite: bool = False,
-        is_folder: bool = False,
-        needed_bytes: int = 0,
-    ) -> None:
-        if path.exists() and not overwrite:
+    def __init__(self, target: Target, *, is_folder: bool = False) -> None:
+        path = target.path
+        if path.exists() and not target.overwrite:
             raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
-        self.hidden, self.identity = _hidden(path), dict(identity)
-        self.written_bytes, self._needed_bytes = 0, needed_bytes
-        self._path, self._state, self._overwrite = path, _state_of(path), overwrite
+        self.hidden, self.identity = _hidden(path), dict(target.identity)
+        self.written_bytes, self._needed_bytes = 0, target.needed_bytes
+        self._path, self._state, self._overwrite = path, _state_of(path), target.overwrite
         self._moment: Callable[[], Checkpoint] | None = None
         self._is_published = False
         self._lock = _locked(self.hidden, path, is_folder=is_folder)
@@ -135,7 +147,8 @@ class Part(Closing):
                 moment().save(self._state)
 
     def _replace(self) -> None:
-        if self.hidden.is_dir() or self._path.is_dir():
+        if self.hidden.is_dir():
+            discard(self._state)  # what is hidden after the exchange is not to be gone on with
             exchange(self.hidden, self._path)
             _remove(self.hidden)
         else:
@@ -156,13 +169,17 @@ class Part(Closing):
 
 def sweep(path: Path) -> None:
     """Removes what a run left that was killed just after it published."""
-    hidden = _hidden(path)
-    is_published = path.exists() and (
-        not hidden.exists() or (hidden.is_file() and hidden.samefile(path))
-    )
-    if is_published:
-        discard(_state_of(path))
+    hidden, state = _hidden(path), _state_of(path)
+    if not path.exists():
+        return
+    if not hidden.exists() or (hidden.is_file() and hidden.samefile(path)):
+        discard(state)
         hidden.unlink(missing_ok=True)
+    elif hidden.is_dir() and not state.exists():  # the old output, after an exchange
+        with suppress(BusyError):
+            lock = _locked(hidden, path, is_folder=True)
+            _remove(hidden)
+            os.close(lock)
 
 
 def part_bytes(path: Path) -> int:

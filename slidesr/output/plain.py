@@ -12,6 +12,7 @@ from slidesr.geometry import Box
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
 from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.part import Target
 from slidesr.output.pyramid import Painted
 from slidesr.plan import Block, Plan
 
@@ -30,9 +31,8 @@ def write_plain(
     512 px JPEG tiles, quality 90. An existing file is replaced. Memory is one block's.
     """
     plan = Plan(region, scale=1, window_px=1)
-    with OmeTiffWriter(
-        path, plan, metadata, Compression(), glass=glass, layout="generic", overwrite=True
-    ) as writer:
+    target = Target(path, plan, metadata, glass, overwrite=True)
+    with OmeTiffWriter(target, Compression(), "generic") as writer:
         for block in plan.blocks():
             writer.append(writer.encode(_painted(block, pixels(block.source), plan)))
         writer.finish()

@@ -41,13 +41,13 @@ class EncodedTile(Generic[_Stored]):
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """The finished tiles of a block, and its pixels on the first level that it cannot finish.
+    """What is stored of a block, and its pixels on the first level that it cannot finish.
 
     `rest` is None where these pixels are plain glass, or where no such level exists.
     """
 
     block: Block
-    tiles: tuple[EncodedTile[bytes], ...]
+    tiles: tuple[EncodedTile[Any], ...]
     rest: _U8 | None
 
 

@@ -19,6 +19,7 @@ from slidesr.geometry import Mpp, Size
 from slidesr.model import Engine, Model, load_model
 from slidesr.output.metadata import Metadata
 from slidesr.output.part import part_bytes, sweep
+from slidesr.output.sink import TIFF_SUFFIXES, Format, is_zarr
 from slidesr.painter import Painter
 from slidesr.plan import CELL_PX, Block, Plan
 from slidesr.roi import read_roi, roi_mask
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 _THUMBNAIL_PX = 2048
 _TILE_PX = 256
 _FAR = 2  # a pixel size this many times outside the training's gets a warning
-_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
+_SUFFIXES = (*TIFF_SUFFIXES, ".ome.zarr", ".zarr")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Job:
     def about_bytes(self) -> int:
         """A rough guess of the output's size: half as much and twice as much are common."""
         tissue = self.tissue_px * self.plan.scale**2
-        return int(tissue * self.options.compression.bytes_per_px)
+        return int(tissue * self.options.format.bytes_per_px(self.output))
 
     def identity(self) -> dict[str, str]:
         """All that decides the output's bytes, hashed by the name that a user knows it by.
@@ -80,7 +81,7 @@ class Job:
             "version": [(name, version(name)) for name in ("slidesr", "torch", "imagecodecs")],
             "tissue mask": (self.tissue.mask.tobytes(), self.tissue.glass),
             "plan (scale, level, crop)": self.plan,
-            "compression": (options.compression, options.layout),
+            "compression": options.format,
             "metadata": (replace(self.metadata(), provenance={}), self._kept_metadata()),
             "way with bad tiles": options.on_bad_tile,
             "way with colour": options.icc,
@@ -162,6 +163,7 @@ def prepared(
         job = Job(slide, frame, output, plan, tissue, model, options)
         job.metadata()  # raises where it cannot be made
         _check_space(job)
+        _warn_of_size(job)
         yield job
 
 
@@ -233,10 +235,21 @@ def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
     if output.exists() and output.samefile(source):
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
     sweep(output)
+    if output.exists() and not _is_of_a_kind(output):
+        raise RefusedError(
+            f"{output}: is something else than its name says. Choose another output."
+        )
     if output.exists() and not overwrite:
         raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
     if not os.access(output.parent, os.W_OK):
         raise RefusedError(f"{output}: the folder {output.parent} may not be written to")
+
+
+def _is_of_a_kind(output: Path) -> bool:
+    """Whether what is there may be an output of this name; no other folder is ever replaced."""
+    if not is_zarr(output):
+        return output.is_file()
+    return any((output / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
 def _check_space(job: Job) -> None:
@@ -247,6 +260,16 @@ def _check_space(job: Job) -> None:
         raise RefusedError(
             f"{job.output}: takes about {job.about_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are"
             " free. Make room, or choose another folder with -o."
+        )
+
+
+def _warn_of_size(job: Job) -> None:
+    if is_zarr(job.output):
+        jpeg = job.about_bytes / job.options.format.bytes_per_px(job.output)
+        jpeg *= Format().bytes_per_px(Path("jpeg.ome.tif"))
+        _log.warning(
+            "%s: is stored without loss, about %.0f MB; an .ome.tif with JPEG takes about %.0f MB.",
+            *(job.output.name, job.about_bytes / 1e6, jpeg / 1e6),
         )
 
 

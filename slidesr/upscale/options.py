@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slidesr.geometry import Box
-from slidesr.output.compression import Compression
+from slidesr.output.sink import Format
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Options:
     on_bad_tile: str = "stop"  # or fill: unreadable source tiles become background
     icc: str = "keep"  # the slide's colour profile: keep, srgb or drop
     keep_metadata: tuple[str, ...] = ()  # names of properties of the slide to carry over
-    compression: Compression = field(default_factory=Compression)
-    layout: str = "hybrid"
+    format: Format = field(default_factory=Format)
     device: str = "auto"
     precision: str = "auto"
     batch_size: int = 16

@@ -14,8 +14,9 @@ from pathlib import Path
 from threading import Lock
 
 from slidesr.geometry import Mpp, Size
-from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.part import Target
 from slidesr.output.pyramid import EncodedBlock, Painted, encode_block
+from slidesr.output.sink import Sink, open_sink
 from slidesr.painter import Painter, Raw
 from slidesr.plan import Block
 from slidesr.schedule import ordered_map
@@ -84,23 +85,23 @@ def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None
     """
     plan, painter = job.plan, job.painter
     watch, begun = _Stopwatch(), job.slide_stamp()
-    with _writer(job) as writer:
-        done = _progress(painter, islice(plan.blocks(), writer.resumed))
+    with _sink(job) as sink:
+        done = _progress(painter, islice(plan.blocks(), sink.resumed))
         done = replace(done, resumed_px=done.tissue_px)
         report(done)
-        with closing(_encoded_blocks(job, writer, watch)) as blocks:
+        with closing(_encoded_blocks(job, sink, watch)) as blocks:
             for encoded in blocks:
                 with watch("write"):
-                    writer.append(encoded)
-                    _note_filled_tiles(job, writer)
+                    sink.append(encoded)
+                    _note_filled_tiles(job, sink)
                 with watch("checkpoint"):
-                    writer.settle(encoded.block.index + 1)
+                    sink.settle(encoded.block.index + 1)
                 done += _progress(painter, [encoded.block])
                 report(done)
         job.check_unchanged(begun)
         with watch("publish"):
-            output_bytes = writer.finish()
-    return _summary(job, done, writer.notes, output_bytes, watch)
+            output_bytes = sink.finish()
+    return _summary(job, done, sink.notes, output_bytes, watch)
 
 
 def estimate(job: Job) -> Estimate:
@@ -111,7 +112,7 @@ def estimate(job: Job) -> Estimate:
     raw = painter.read(sample)
     painter.paint(raw)  # the first pass pays for the kernels' set-up
     started = time.monotonic()
-    encoded = encode_block(painter.paint(raw), plan, job.options.compression.encode)
+    encoded = encode_block(painter.paint(raw), plan, job.options.format.compression.encode)
     seconds = time.monotonic() - started
     share = job.tissue_px / max(1, tissue_px(painter, sample))
     stored = sum(len(tile.data or b"") for tile in encoded.tiles)
@@ -119,30 +120,27 @@ def estimate(job: Job) -> Estimate:
     return Estimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
 
 
-def _note_filled_tiles(job: Job, writer: OmeTiffWriter) -> None:
+def _note_filled_tiles(job: Job, sink: Sink) -> None:
     """Adds the source tiles that could not be read to what earlier runs have met."""
     met = {f"{level}:{b.x},{b.y},{b.width},{b.height}" for level, b in job.slide.filled_tiles}
     if met:
-        writer.notes[_FILLED] = " ".join(sorted(met.union(writer.notes.get(_FILLED, "").split())))
+        sink.notes[_FILLED] = " ".join(sorted(met.union(sink.notes.get(_FILLED, "").split())))
 
 
-def _writer(job: Job) -> OmeTiffWriter:
-    return OmeTiffWriter(
+def _sink(job: Job) -> Sink:
+    target = Target(
         job.output,
         job.plan,
         job.metadata(),
-        job.options.compression,
-        glass=job.tissue.glass,
-        layout=job.options.layout,
-        overwrite=job.options.overwrite,
-        identity=job.identity(),
-        needed_bytes=job.about_bytes,
+        job.tissue.glass,
+        job.options.overwrite,
+        job.identity(),
+        job.about_bytes,
     )
+    return open_sink(target, job.options.format)
 
 
-def _encoded_blocks(
-    job: Job, writer: OmeTiffWriter, watch: _Stopwatch
-) -> Generator[EncodedBlock, None, None]:
+def _encoded_blocks(job: Job, sink: Sink, watch: _Stopwatch) -> Generator[EncodedBlock, None, None]:
     """The pipeline of the blocks that are not there yet: threads read ahead and encode behind.
 
     The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
@@ -163,10 +161,10 @@ def _encoded_blocks(
 
     def encode(painted: Painted) -> EncodedBlock:
         with watch("encode"):
-            return writer.encode(painted)
+            return sink.encode(painted)
 
     workers = job.options.num_workers
-    todo = islice(job.plan.blocks(), writer.resumed, None)
+    todo = islice(job.plan.blocks(), sink.resumed, None)
     raws = ordered_map(read, todo, workers=workers, ahead=workers + 1)
     return ordered_map(encode, paint(raws), workers=workers, ahead=workers + 1)
 

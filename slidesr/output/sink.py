@@ -1,0 +1,68 @@
+"""What takes the blocks of a plan and makes one output of them: a TIFF or an OME-Zarr."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+from slidesr.output.compression import Compression
+from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.ome_zarr import OmeZarrWriter
+from slidesr.output.part import Target
+from slidesr.output.pyramid import EncodedBlock, Painted
+
+ZARR_SUFFIXES = (".zarr",)
+TIFF_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How an output is stored; `compression` and `layout` are of TIFF, `ngff_version` of Zarr."""
+
+    compression: Compression = field(default_factory=Compression)
+    layout: str = "hybrid"
+    ngff_version: str = "0.4"
+
+    def bytes_per_px(self, path: Path) -> float:
+        """What a pixel of stained tissue at x4 takes, with its share of the pyramid above it."""
+        lossless = 1.3 * 4 / 3  # measured, zstd
+        return lossless if is_zarr(path) else self.compression.bytes_per_px
+
+
+class Sink(Protocol):
+    """An output in the making, a context manager: whole or not at all when it is left.
+
+    `encode` blocks, in any thread; `append` and `settle` them in the plan's order; then `finish`.
+    What a stopped one left is gone on with: `resumed` blocks are there. `notes` are facts that are
+    learnt while running; they outlive a stop, and the output tells them.
+    """
+
+    resumed: int
+    notes: dict[str, str]
+
+    def encode(self, painted: Painted) -> EncodedBlock: ...
+
+    def append(self, encoded: EncodedBlock) -> None: ...
+
+    def settle(self, blocks: int) -> None:
+        """So many blocks are there; from time to time that is made to outlive a kill."""
+
+    def finish(self) -> int:
+        """Publishes the output; its size in bytes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def open_sink(target: Target, format_: Format) -> Sink:
+    """The writer of the container that the output's name asks for; for errors see `Part`."""
+    if is_zarr(target.path):
+        return OmeZarrWriter(target, format_.ngff_version)
+    return OmeTiffWriter(target, format_.compression, format_.layout)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether the name is that of a Zarr store, which is a folder."""
+    return path.name.lower().endswith(ZARR_SUFFIXES)
