@@ -35,15 +35,18 @@ import slidesr.upscale.batch  # noqa: F401 - loaded before the forks
 from slidesr.cli import main as command
 from slidesr.output.checkpoint import Pause
 from slidesr.output.ome_tiff import OmeTiffWriter
+from slidesr.output.ome_zarr import OmeZarrWriter
 from slidesr.weights import save_model
 
-_WRITERS = (OmeTiffWriter,)
+_WRITERS = (OmeTiffWriter, OmeZarrWriter)
 _PAUSE_S = 0.2  # between checkpoints here: runs of a second must have some
 _VARIANTS: tuple[tuple[str, ...], ...] = (
     ("out.ome.tif",),
     ("out.ome.tif", "--compression", "lzw", "--layout", "ome"),
     ("out.tif", "--layout", "generic", "--compression", "jpeg-rgb"),
     ("out.ome.tif", "--num-workers", "4", "--tissue", "auto"),
+    ("out.ome.zarr",),
+    ("out.ome.zarr", "--ngff-version", "0.5", "--num-workers", "4"),
 )
 
 
@@ -160,14 +163,15 @@ def kills(soak: Soak, jobs: int, signals: int) -> dict[str, Any]:
     """Jobs hit by random signals at random moments until they are done."""
     sent: Counter[str] = Counter()
     slowest_end_s, most_again_s = 0.0, 0.0
-    for job in range(jobs):
+    job = 0
+    while job < jobs or sum(sent.values()) < signals:
         variant = _VARIANTS[job % len(_VARIANTS)]
-        wanted = 1 + (soak.rng.random() < signals / jobs - 1) + (soak.rng.random() < 0.2)
+        wanted, job = soak.rng.choice([1, 2, 3]), job + 1
         with soak.place() as place:
             lives = Lives(soak, place, variant)
             while wanted and not soak.is_whole(place, variant):
                 number = soak.rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-                ended = lives.hit(number, soak.rng.uniform(0.05, 1.1) * soak.seconds[variant])
+                ended = lives.hit(number, soak.rng.uniform(0.05, 1.0) * soak.seconds[variant])
                 if ended is None:
                     break
                 wanted, sent[number.name] = wanted - 1, sent[number.name] + 1
@@ -177,10 +181,10 @@ def kills(soak: Soak, jobs: int, signals: int) -> dict[str, Any]:
             left = [path.name for path in place.iterdir() if path.name != variant[0]]
             assert not left, left
     return {
-        "jobs": jobs,
+        "jobs": job,
         "signals": sum(sent.values()),
         **sent,
-        "identical": jobs,
+        "identical": job,
         "slowest end after a signal, s": round(slowest_end_s, 2),
         f"most work done again, s (checkpoints every {_PAUSE_S} s)": round(most_again_s, 2),
     }
@@ -250,11 +254,12 @@ class Lives:
 
 def disks(soak: Soak, sizes: int = 20) -> dict[str, Any]:
     """Disks of growing size, each too small; then the disk grows."""
-    variant, place = _VARIANTS[0], soak.folder / "disk"
+    place = soak.folder / "disk"
     place.mkdir()
-    whole = sum(map(len, soak.whole[variant].values()))
     codes: Counter[int] = Counter()
     for number in range(sizes):
+        variant = _VARIANTS[0] if number % 3 else _VARIANTS[-1]
+        whole = sum(map(len, soak.whole[variant].values()))
         kilobytes = int(whole / 1000 * (number + 0.5) / sizes)
         mount("-t", "tmpfs", "-o", f"size={max(4, kilobytes)}k", "tmpfs", str(place))
         try:

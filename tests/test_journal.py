@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -13,26 +14,36 @@ from test_ome_tiff import Sheet, append, stained
 
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
-from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.part import Target
+from slidesr.output.sink import Format, Sink, open_sink
 
 SHEET = Sheet(stained(401, 333), Compression("jpeg"))
 BLOCKS = list(SHEET.painted())
 IDENTITY = {"slide": "a", "model": "b"}
-NAME = "out.ome.tif"
 
 
-def _whole() -> bytes:
-    with tempfile.TemporaryDirectory() as name:
-        with writer_in(Path(name)) as writer:
+def writer_of(path: Path) -> Sink:
+    target = Target(path, SHEET.plan, SHEET.metadata, (243, 240, 238), identity=IDENTITY)
+    return open_sink(target, Format(SHEET.compression, ngff_version="0.5"))
+
+
+@cache
+def whole(name: str) -> dict[str, bytes]:
+    """What an undisturbed writer gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        with writer_of(Path(folder) / name) as writer:
             append(SHEET, writer)
             writer.finish()
-        return (Path(name) / NAME).read_bytes()
+        return content(Path(folder) / name)
 
 
-def writer_in(folder: Path) -> OmeTiffWriter:
-    target = Target(folder / NAME, SHEET.plan, SHEET.metadata, (243, 240, 238), identity=IDENTITY)
-    return OmeTiffWriter(target, SHEET.compression)
+def content(path: Path) -> dict[str, bytes]:
+    files = files_of(path) if path.is_dir() else [path]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 class Journal(RuleBasedStateMachine):
@@ -41,30 +52,29 @@ class Journal(RuleBasedStateMachine):
     A settled block is a checkpoint at once.
     """
 
-    whole = b""
+    name = ""
 
     def __init__(self) -> None:
         super().__init__()
         self._pause = Pause._LEAST_S, Pause._TIMES
         Pause._LEAST_S, Pause._TIMES = 0.0, 0
-        type(self).whole = self.whole or _whole()
         self._root = Path(tempfile.mkdtemp())
         self._lives = 0
         self.folder = self._root / "0"
         self.folder.mkdir()
-        self.writer: OmeTiffWriter | None = None
+        self.writer: Sink | None = None
         self.done = self.durable = 0
 
     def teardown(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            self.writer.__exit__()
         shutil.rmtree(self._root)
         Pause._LEAST_S, Pause._TIMES = self._pause
 
     @precondition(lambda self: self.writer is None)
     @rule()
     def open(self) -> None:
-        self.writer = writer_in(self.folder)
+        self.writer = writer_of(self.folder / self.name)
         self.done = self.writer.resumed
         assert self.done >= self.durable
         self.durable = self.done
@@ -84,7 +94,7 @@ class Journal(RuleBasedStateMachine):
     @rule()
     def stop(self) -> None:
         assert self.writer is not None
-        self.writer.close()
+        self.writer.__exit__()
         self.writer = None
 
     @precondition(lambda self: self.writer is not None)
@@ -97,11 +107,11 @@ class Journal(RuleBasedStateMachine):
         self.stop()
         self.folder = left
 
-    @precondition(lambda self: self.writer is None and any(self.folder.iterdir()))
+    @precondition(lambda self: self.writer is None and bool(files_of(self.folder)))
     @rule(data=st.data(), cuts=st.booleans())
     def damage(self, data: st.DataObject, cuts: bool) -> None:
         """Cuts off what a run left at any byte, or flips a bit of it."""
-        victim = data.draw(st.sampled_from(sorted(self.folder.iterdir())))
+        victim = data.draw(st.sampled_from(files_of(self.folder)))
         content = bytearray(victim.read_bytes())
         at = data.draw(st.integers(0, max(0, len(content) - 1)))
         if cuts:
@@ -118,19 +128,29 @@ class Journal(RuleBasedStateMachine):
         self.append(count=len(BLOCKS), settles=False)
         self.writer.finish()
         self.stop()
-        assert [path.name for path in self.folder.iterdir()] == [NAME]
-        assert (self.folder / NAME).read_bytes() == self.whole
-        (self.folder / NAME).unlink()
+        assert [path.name for path in self.folder.iterdir()] == [self.name]
+        assert content(self.folder / self.name) == whole(self.name)
+        self._lives += 1
+        self.folder = self._root / str(self._lives)
+        self.folder.mkdir()
         self.done = self.durable = 0
 
     @invariant()
     def nothing_half_has_the_name(self) -> None:
-        assert not (self.folder / NAME).exists()
+        assert not (self.folder / self.name).exists()
 
 
-TestJournal = Journal.TestCase
-TestJournal.settings = settings(
-    max_examples=25,
+class TiffJournal(Journal):
+    name = "out.ome.tif"
+
+
+class ZarrJournal(Journal):
+    name = "out.ome.zarr"
+
+
+TestTiffJournal, TestZarrJournal = TiffJournal.TestCase, ZarrJournal.TestCase
+TestTiffJournal.settings = TestZarrJournal.settings = settings(
+    max_examples=20,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

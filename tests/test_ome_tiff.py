@@ -24,6 +24,7 @@ from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.ome_tiff import LAYOUTS, OmeTiffWriter
 from slidesr.output.part import Target
 from slidesr.output.pyramid import EncodedTile, Painted, UpperPyramid, encode_block
+from slidesr.output.sink import Sink
 from slidesr.plan import Block, Plan
 
 U8 = NDArray[np.uint8]
@@ -81,7 +82,7 @@ class Sheet:
         return path
 
 
-def append(sheet: Sheet, writer: OmeTiffWriter) -> None:
+def append(sheet: Sheet, writer: Sink) -> None:
     for painted in sheet.painted():
         writer.append(writer.encode(painted))
 
