@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 from slidesr.errors import RefusedError
 from slidesr.output.dicom import write_dicom
 from slidesr.output.metadata import Metadata
-from slidesr.slide import open_slide
+from slidesr.output.part import Target
+from slidesr.output.plain import copy_pixels
+from slidesr.output.sink import SUFFIXES, Format, check_output
+from slidesr.plan import Plan
+from slidesr.slide import Slide, open_slide
 
-_NOT_YET = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr", ".zarr")
+Report = Callable[[int, int], None]
+"""How many blocks are there, and of how many."""
 
 
-def convert(source: Path, output: Path, *, overwrite: bool = False) -> Path:
-    """Writes `source` as what the output's name says: any folder is DICOM.
+def convert(
+    source: Path,
+    output: Path,
+    format_: Format | None = None,
+    report: Report = lambda done, of: None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes `source` as what the output's name says: TIFF, OME-Zarr, or DICOM for a plain folder.
 
-    Raises RefusedError for what cannot be converted, before anything is written.
+    DICOM copies the tiles as they are stored and has no `format_`; the others decode level 0 and
+    build their pyramid anew, and go on where they were stopped. Raises RefusedError for what cannot
+    be converted, before anything is written.
     """
     with open_slide(source) as slide:
-        size = slide.size
-        facts = Metadata(slide.mpp, slide.magnification, slide.icc_profile, dict(slide.provenance))
+        if output.name.lower().endswith(SUFFIXES):
+            check_output(output, source, overwrite=overwrite)
+            _copy(slide, output, format_ or Format(), report, overwrite=overwrite)
+            return output
+        size, facts = slide.size, _facts(slide)
+    if format_ is not None:
+        raise RefusedError(f"{output}: a folder is DICOM, which keeps tiles as they are stored.")
     if not output.parent.is_dir():
         raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
     if output.exists() and output.samefile(source):
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
-    if output.name.lower().endswith(_NOT_YET):
-        raise RefusedError(f"{output}: only DICOM, which is a folder, can be written by now.")
     if facts.mpp is None:
         raise RefusedError(f"{source}: no pixel size in the file, and DICOM must have one.")
     return write_dicom(source, output, size, facts, overwrite=overwrite)
+
+
+def _facts(slide: Slide) -> Metadata:
+    return Metadata(slide.mpp, slide.magnification, slide.icc_profile, dict(slide.provenance))
+
+
+def _copy(slide: Slide, output: Path, format_: Format, report: Report, *, overwrite: bool) -> None:
+    plan, facts, frame = Plan(slide.size.box, scale=1, window_px=1), _facts(slide), slide.frame()
+    about = slide.path.stat()
+    told = {"slide": (about.st_size, about.st_mtime_ns), "format": format_, "metadata": facts}
+    identity = {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
+    needed = int(slide.size.area * format_.bytes_per_px(output))
+    target = Target(output, plan, facts, slide.background, overwrite, identity, needed)
+    copy_pixels(target, format_, frame.read, lambda done: report(done, plan.block_count))

@@ -243,8 +243,6 @@ def test_a_folder_of_other_things_is_never_replaced(write: Write, tmp_path: Path
     [
         ("nowhere/dcm", "no folder"),
         ("jpeg.ome.tif", "input itself"),
-        ("b.ome.zarr", "only DICOM"),
-        ("b.ome.tif", "only DICOM"),
         ("text", "is a file"),
     ],
 )

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
+from rich.progress import Progress
 
-from slidesr.cli.show import bytes_text, console
+from slidesr.cli import options as common
+from slidesr.cli.show import bytes_text, progress_bar, stoppable
 
 
 @click.command()
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@common.stored
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-def convert(source: Path, output: Path, *, overwrite: bool) -> None:
-    """Writes a slide in another container; OUT a folder is DICOM.
+@click.pass_context
+def convert(
+    context: click.Context, /, source: Path, output: Path, *, overwrite: bool, **stored: Any
+) -> None:
+    """Writes a slide in another container: OUT is .ome.tif, .tif, .ome.zarr, or a DICOM folder.
 
-    Tiles are copied as they are stored, where the container takes them. Pixel size, magnification
-    and ICC profile are kept; label, overview, names and dates are not.
+    Pixel size, magnification and ICC profile are kept; label, overview, names and dates are not.
+    For DICOM tiles are copied as they are stored; the others get the pixels of level 0 and a new
+    pyramid.
     """
-    with console.status("writing"):
-        from slidesr.convert import convert as run
+    from slidesr.convert import convert as run
 
-        run(source, output, overwrite=overwrite)
+    common.refuse_idle(context, output)
+    given = [context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in stored]
+    format_ = common.format_of(**stored) if any(given) else None
+    with ExitStack() as stack, stoppable():
+        bars: list[Progress] = []  # none before there is something to tell
+
+        def report(done: int, of: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress_bar(output.name, of)))
+            bars[0].update(bars[0].task_ids[0], completed=done)
+
+        run(source, output, format_, report, overwrite=overwrite)
     files = [output] if output.is_file() else [each for each in output.rglob("*") if each.is_file()]
     total = bytes_text(sum(each.stat().st_size for each in files))
     click.echo(f"{output}: {len(files)} {'file' if len(files) == 1 else 'files'}, {total}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from slidesr.cli import options as common
 from slidesr.cli.batch import run_batch
@@ -15,8 +14,6 @@ from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
 from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
-from slidesr.output.compression import COMPRESSIONS, Compression
-from slidesr.output.ngff import NGFF_VERSIONS
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options
@@ -80,22 +77,7 @@ class _CropType(click.ParamType[Box]):
     show_default=True,
     help="Of --consistent, in grey levels: for JPEG's errors; 0 for slides without loss.",
 )
-@click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True)
-@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG.")
-@click.option(
-    "--layout",
-    type=click.Choice(["hybrid", "ome", "generic"]),
-    default="hybrid",
-    show_default=True,
-    help="How levels are linked; hybrid opens everywhere.",
-)
-@click.option(
-    "--ngff-version",
-    type=click.Choice(NGFF_VERSIONS),
-    default="0.4",
-    show_default=True,
-    help="Of an .ome.zarr; 0.5 has fewer and larger files, and fewer readers.",
-)
+@common.stored
 @click.option(
     "--on-bad-tile",
     type=click.Choice(["stop", "fill"]),
@@ -143,7 +125,7 @@ def upscale(
     """
     with console.status("loading"):
         options = _options(**choices)
-    _refuse_idle_options(context, output)
+    common.refuse_idle(context, output)
     if len(sources) == 1 and not _is_folder(sources[0]):
         context.exit(_one(sources[0], output, options, dry_run=dry_run, json_=json_))
     if dry_run:
@@ -162,28 +144,16 @@ def _options(
     tolerance: float,
     **rest: Any,
 ) -> Options:
-    from slidesr.output.sink import Format
     from slidesr.upscale import Options
 
     return Options(
         scale=int(scale),
-        format=Format(Compression(compression, quality), layout, ngff_version),
+        format=common.format_of(
+            compression=compression, quality=quality, layout=layout, ngff_version=ngff_version
+        ),
         tolerance=tolerance if consistent else None,
         **rest,
     )
-
-
-def _refuse_idle_options(context: click.Context, output: Path | None) -> None:
-    """Options of the other container would do nothing."""
-    of_tiff = ("compression", "quality", "layout")
-    to_zarr = output is not None and output.suffix == ".zarr"
-    for name in of_tiff if to_zarr else ("ngff_version",):
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = name.replace("_", "-")
-            kind = ".ome.tif" if to_zarr else ".ome.zarr"
-            raise RefusedError(
-                f"--{option} is for {kind} files; leave it out, or name one with -o."
-            )
 
 
 def _is_folder(source: Path) -> bool:

@@ -1,22 +1,53 @@
-"""Writes pixels that need no upscaling as a generic pyramidal slide, like Camelyon16's own."""
+"""Writes pixels that need no upscaling: a slide in another container, or one that was made up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from slidesr.geometry import Box
-from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
-from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.part import Target
-from slidesr.output.pyramid import Painted
+from slidesr.output.pyramid import EncodedBlock, Painted
+from slidesr.output.sink import Format, open_sink
 from slidesr.plan import Block, Plan
+from slidesr.schedule import ordered_map
 
 _U8 = npt.NDArray[np.uint8]
+
+
+def copy_pixels(
+    target: Target,
+    format_: Format,
+    pixels: Callable[[Box], _U8 | None],
+    report: Callable[[int], None] = lambda blocks: None,
+    *,
+    num_workers: int = 2,
+) -> int:
+    """Writes pixels, asked for box by box in several threads; the output's size in bytes.
+
+    None is plain glass, which a TIFF stores once. Goes on where a run with the same identity was
+    stopped; `report` is told how many blocks are there. Memory is a few blocks.
+    """
+    with open_sink(target, format_) as sink:
+
+        def encode(block: Block) -> tuple[int, EncodedBlock]:
+            made = pixels(block.source)
+            return block.index + 1, sink.encode(_painted(block, made, target.plan))
+
+        todo = islice(target.plan.blocks(), sink.resumed, None)
+        report(sink.resumed)
+        with closing(ordered_map(encode, todo, workers=num_workers, ahead=num_workers + 1)) as made:
+            for blocks, encoded in made:
+                sink.append(encoded)
+                sink.settle(blocks)
+                report(blocks)
+        return sink.finish()
 
 
 def write_plain(
@@ -26,16 +57,13 @@ def write_plain(
     metadata: Metadata,
     glass: tuple[int, int, int] = (255, 255, 255),
 ) -> Path:
-    """Writes the pixels of `region`, asked for box by box; None is plain glass, stored once.
+    """Writes the pixels of `region` as a generic pyramidal slide, like Camelyon16's own.
 
-    512 px JPEG tiles, quality 90. An existing file is replaced. Memory is one block's.
+    512 px JPEG tiles, quality 90. An existing file is replaced.
     """
     plan = Plan(region, scale=1, window_px=1)
     target = Target(path, plan, metadata, glass, overwrite=True)
-    with OmeTiffWriter(target, Compression(), "generic") as writer:
-        for block in plan.blocks():
-            writer.append(writer.encode(_painted(block, pixels(block.source), plan)))
-        writer.finish()
+    copy_pixels(target, Format(layout="generic"), pixels, num_workers=1)
     return path
 
 

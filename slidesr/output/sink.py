@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
+from slidesr.errors import RefusedError
 from slidesr.output.compression import Compression
 from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.ome_zarr import OmeZarrWriter
-from slidesr.output.part import Target
+from slidesr.output.part import Target, sweep
 from slidesr.output.pyramid import EncodedBlock, Painted
 
-ZARR_SUFFIXES = (".zarr",)
-TIFF_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
+_ZARR = ".zarr"
+SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr", _ZARR)
 
 
 @dataclass(frozen=True)
@@ -65,4 +67,30 @@ def open_sink(target: Target, format_: Format) -> Sink:
 
 def is_zarr(path: Path) -> bool:
     """Whether the name is that of a Zarr store, which is a folder."""
-    return path.name.lower().endswith(ZARR_SUFFIXES)
+    return path.name.lower().endswith(_ZARR)
+
+
+def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
+    """Raises RefusedError where an output of this name cannot be made; tidies up after a kill."""
+    if not output.name.lower().endswith(SUFFIXES):
+        raise RefusedError(f"{output}: the name must end with one of {', '.join(SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
+    if output.exists() and output.samefile(source):
+        raise RefusedError(f"{output}: is the input itself. Choose another output.")
+    sweep(output)
+    if output.exists() and not _is_of_a_kind(output):
+        raise RefusedError(
+            f"{output}: is not what its name says. Choose another output."
+        )
+    if output.exists() and not overwrite:
+        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
+    if not os.access(output.parent, os.W_OK):
+        raise RefusedError(f"{output}: the folder {output.parent} may not be written to")
+
+
+def _is_of_a_kind(output: Path) -> bool:
+    """Whether what is there may be an output of this name; no other folder is ever replaced."""
+    if not is_zarr(output):
+        return output.is_file()
+    return any((output / name).is_file() for name in (".zgroup", "zarr.json"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Mpp, Size
 from slidesr.model import Engine, Model, load_model
 from slidesr.output.metadata import Metadata
-from slidesr.output.part import part_bytes, sweep
-from slidesr.output.sink import TIFF_SUFFIXES, Format, is_zarr
+from slidesr.output.part import part_bytes
+from slidesr.output.sink import SUFFIXES, Format, check_output, is_zarr
 from slidesr.painter import Painter
 from slidesr.plan import CELL_PX, Block, Plan
 from slidesr.roi import read_roi, roi_mask
@@ -32,7 +31,6 @@ _log = logging.getLogger(__name__)
 _THUMBNAIL_PX = 2048
 _TILE_PX = 256
 _FAR = 2  # a pixel size this many times outside the training's gets a warning
-_SUFFIXES = (*TIFF_SUFFIXES, ".ome.zarr", ".zarr")
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def prepared(
     fill = options.on_bad_tile == "fill"
     with open_slide(source, mpp=_source_mpp(options), icc=options.icc, fill=fill) as slide:
         output = output or default_output(source, options.scale)
-        _check_output(output, source, overwrite=options.overwrite)
+        check_output(output, source, overwrite=options.overwrite)
         frame = slide.frame(
             level=options.level, mpp=options.mpp, magnification=options.magnification
         )
@@ -221,35 +219,10 @@ def tissue_px(painter: Painter, block: Block) -> int:
 
 def _stem(path: Path) -> str:
     name = path.name
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return path.stem
-
-
-def _check_output(output: Path, source: Path, *, overwrite: bool) -> None:
-    if not output.name.lower().endswith(_SUFFIXES):
-        raise RefusedError(f"{output}: the name must end with one of {', '.join(_SUFFIXES)}")
-    if not output.parent.is_dir():
-        raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
-    if output.exists() and output.samefile(source):
-        raise RefusedError(f"{output}: is the input itself. Choose another output.")
-    sweep(output)
-    if output.exists() and not _is_of_a_kind(output):
-        raise RefusedError(
-            f"{output}: is something else than its name says. Choose another output."
-        )
-    if output.exists() and not overwrite:
-        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
-    if not os.access(output.parent, os.W_OK):
-        raise RefusedError(f"{output}: the folder {output.parent} may not be written to")
-
-
-def _is_of_a_kind(output: Path) -> bool:
-    """Whether what is there may be an output of this name; no other folder is ever replaced."""
-    if not is_zarr(output):
-        return output.is_file()
-    return any((output / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
 def _check_space(job: Job) -> None:
