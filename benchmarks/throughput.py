@@ -27,7 +27,8 @@ from torch import Tensor
 
 from slidesr.geometry import Box
 from slidesr.model import Engine
-from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.cost import convolution_ceiling, flops_per_px
+from slidesr.nets.generator import Generator
 from slidesr.nets.layers import as_tensor
 from slidesr.upscale import Options, prepared, upscale
 from slidesr.weights import default_model, models_folder, read_model
@@ -60,7 +61,7 @@ def main() -> None:
                     ours.append(time.monotonic() - started)
     megapixels = image.shape[0] * image.shape[1] / 1e6
     ratios = [slow / fast for slow, fast in zip(plain, ours, strict=True)]
-    ceiling = convolution_ceiling()
+    ceiling = convolution_ceiling("cpu", Engine.choose("cpu").precision)
     flops = flops_per_px(spec.generator) * megapixels * 1e6
     print(f"plain loop    {megapixels / statistics.median(plain):.4f} source Mpx/s (median)")
     print(f"slidesr       {megapixels / statistics.median(ours):.4f} source Mpx/s (median)")
@@ -110,33 +111,6 @@ def _as_released(generator: Generator, x: Tensor) -> Tensor:
     image: Tensor = generator.output.conv(up)
     scale = float(generator.spec.scale)
     return image + F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
-
-
-def flops_per_px(spec: GeneratorSpec) -> float:
-    """Of the paper's form, a source pixel: the halo and rewrites are not counted as work."""
-    c, wide, narrow = spec.channels, spec.channels * spec.expansion, int(0.8 * spec.channels)
-    body = spec.blocks * (c * wide + wide * narrow + 9 * narrow * c)
-    macs = 81 * 3 * c + body + 25 * c * c + c * (c + 2 * c // 8)
-    macs += spec.window**2 * (c + c // 8)
-    macs += sum(4**stage * 9 * c * 4 * c for stage in range(spec.stages))
-    return float(2 * (macs + spec.scale**2 * 81 * c * 3))
-
-
-def convolution_ceiling(device: str = "cpu") -> float:
-    """FLOP/s of the best convolution of this machine, in the precision that slidesr takes."""
-    dtype = torch.bfloat16 if Engine.choose(device).precision == "bf16" else torch.float32
-    x = torch.randn(1, 64, 512, 512, dtype=dtype, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3, dtype=dtype, device=device)
-    times = []
-    with torch.inference_mode():
-        for _ in range(12):
-            started = time.perf_counter()
-            F.conv2d(x, weight, padding=1)
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-    return 2 * 64 * 64 * 9 * 512 * 512 / statistics.median(times[2:])
 
 
 if __name__ == "__main__":

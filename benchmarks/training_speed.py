@@ -15,11 +15,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from PIL import Image
-from throughput import convolution_ceiling, flops_per_px
 
 from slidesr.images import image_paths, read_rgb
+from slidesr.model import Engine
+from slidesr.nets.cost import convolution_ceiling, flops_per_px
 from slidesr.train.data import PatchSampler
 from slidesr.train.loop import Progress, Sources, train
 from slidesr.train.recipe import Recipe, find_recipe, recipe_from_toml
@@ -41,7 +41,8 @@ def main() -> None:
     trained = _trained_per_s(recipe, chosen.data)
     low_px = (recipe.data.patch_px // recipe.generator.scale) ** 2
     flops = _FORWARD_AND_BACKWARD * flops_per_px(recipe.generator) * low_px
-    share = trained * flops / convolution_ceiling("cuda" if torch.cuda.is_available() else "cpu")
+    engine = Engine.choose()
+    share = trained * flops / convolution_ceiling(engine.device, engine.precision)
     print(f"training   {trained:8.1f} patches/s")
     print(f"loading    {_drawn_per_s(recipe, chosen.data, chosen.patches):8.1f} patches/s a thread")
     print(f"generator  {share:8.0%} of the device's convolution ceiling")

@@ -103,6 +103,7 @@ def test_without_output_the_name_is_made(folder: Path, capsys: pytest.CaptureFix
     assert told["mpp"] == {"x": 0.125, "y": 0.125}
     assert set(told["stage_s"]) == {
         "read",
+        "wait for reading",
         "network",
         "encode",
         "write",
@@ -110,6 +111,22 @@ def test_without_output_the_name_is_made(folder: Path, capsys: pytest.CaptureFix
         "publish",
     }
     assert (folder / "slide.x4.ome.tif").exists()
+
+
+def test_a_profile_tells_where_the_time_goes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["upscale", *UPSCALE, "slide.tif", "--profile"]) == 0
+    said = capsys.readouterr().out
+    for word in ("network", "read", "encode", "share of the time", "convolution"):
+        assert word in said
+    events = json.loads((folder / "slide.x4.ome.tif.trace.json").read_text())["traceEvents"]
+    assert {"read", "network", "encode"} <= {event["name"] for event in events}
+    main = [event for event in events if event["name"] in ("network", "write", "wait for reading")]
+    ends = [event["ts"] + event["dur"] for event in main]
+    starts = [event["ts"] for event in main]
+    assert len({event["tid"] for event in main}) == 1
+    assert all(end <= start + 1 for end, start in zip(ends, starts[1:], strict=False))
 
 
 def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, stoppable, time_text
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options, Progress, Summary
+    from slidesr.upscale.profile import Stopwatch
 
 # A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
 _BACKGROUND_COST = 0.02
@@ -30,7 +34,7 @@ def opened(source: Path, output: Path | None, options: Options) -> Iterator[Job]
         yield job
 
 
-def run_job(job: Job) -> Summary:
+def run_job(job: Job, watch: Stopwatch | None = None) -> Summary:
     """Runs a job under a progress bar."""
     from slidesr.upscale import upscale
 
@@ -50,7 +54,7 @@ def run_job(job: Job) -> Summary:
             )
 
         with stoppable():
-            return upscale(job, report)
+            return upscale(job, report, watch)
 
 
 def show_summary(summary: Summary, *, json_: bool = False) -> None:
@@ -79,3 +83,29 @@ def show_summary(summary: Summary, *, json_: bool = False) -> None:
         )
     facts("", rows)
     console.print(Text("Synthetic: the details are the network's. Not for diagnosis.", "dim"))
+
+
+def show_profile(job: Job, summary: Summary, watch: Stopwatch) -> None:
+    """Tells where the time of a job went, and writes its trace beside the output."""
+    from slidesr.nets.cost import convolution_ceiling, flops_per_px
+
+    trace = job.output.with_name(f"{job.output.name}.trace.json")
+    trace.write_text(json.dumps(watch.chrome_trace()))
+    table = Table("stage", "busy", "share of the time", box=None)
+    for stage, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1]):
+        table.add_row(stage, time_text(seconds), f"{seconds / summary.seconds:.1%}")
+    Console().print(table)
+    engine = job.model.engine
+    ceiling = convolution_ceiling(engine.device, engine.precision)
+    made_px = summary.tissue_px - summary.resumed_px
+    rate = flops_per_px(job.model.spec.generator) * made_px / summary.seconds
+    facts(
+        "",
+        {
+            "network": f"busy {watch.share_from_first_to_last('network'):.1%}"
+            " of the time from its first block to its last",
+            "arithmetic": f"{rate / 1e9:.0f} GFLOP/s, {rate / ceiling:.0%} of this machine's"
+            f" {engine.precision} convolution ceiling ({ceiling / 1e9:.0f} GFLOP/s)",
+            "trace": trace,
+        },
+    )

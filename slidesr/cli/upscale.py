@@ -9,7 +9,7 @@ import click
 
 from slidesr.cli import options as common
 from slidesr.cli.batch import run_batch
-from slidesr.cli.run import opened, run_job, show_summary
+from slidesr.cli.run import opened, run_job, show_profile, show_summary
 from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
 from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
@@ -106,6 +106,11 @@ class _CropType(click.ParamType[Box]):
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would do, and what it would cost.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Tell where the time goes, and write OUTPUT.trace.json for ui.perfetto.dev.",
+)
 @click.option("--json", "json_", is_flag=True, help="Say the result as JSON on stdout.")
 @click.pass_context
 def upscale(
@@ -115,6 +120,7 @@ def upscale(
     output: Path | None,
     *,
     dry_run: bool,
+    profile: bool,
     json_: bool,
     **choices: Any,
 ) -> None:
@@ -127,9 +133,10 @@ def upscale(
         options = _options(**choices)
     common.refuse_idle(context, output)
     if len(sources) == 1 and not _is_folder(sources[0]):
-        context.exit(_one(sources[0], output, options, dry_run=dry_run, json_=json_))
-    if dry_run:
-        raise RefusedError("--dry-run looks at one slide at a time.")
+        show = _estimated if dry_run else _profiled if profile else _upscaled
+        context.exit(show(sources[0], output, options, json_=json_))
+    if dry_run or profile:
+        raise RefusedError("--dry-run and --profile look at one slide at a time.")
     context.exit(run_batch(sources, output or Path(), options, json_=json_))
 
 
@@ -160,19 +167,40 @@ def _is_folder(source: Path) -> bool:
     return source.is_dir() and source.suffix != ".zarr"
 
 
-def _one(source: Path, output: Path | None, options: Options, *, dry_run: bool, json_: bool) -> int:
-    """Runs one slide, or only tells what it would be; the exit code."""
-    from slidesr.upscale.job import default_output
-
-    if output is not None and output.is_dir() and output.suffix != ".zarr":
-        output = default_output(source, options.scale, output)
-    with opened(source, output, options) as job:
-        if dry_run:
-            _show_estimate(job, json_=json_)
-            return 0
+def _upscaled(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+    """Runs one slide; the exit code."""
+    with opened(source, _in_folder(source, output, options), options) as job:
         summary = run_job(job)
     show_summary(summary, json_=json_)
     return _FILLED if summary.filled_tiles else 0
+
+
+def _profiled(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+    """Runs one slide, and tells where the time went; the exit code."""
+    from slidesr.upscale.profile import Stopwatch
+
+    with opened(source, _in_folder(source, output, options), options) as job:
+        watch = Stopwatch(keeps_spans=True)
+        summary = run_job(job, watch)
+        show_summary(summary, json_=json_)
+        show_profile(job, summary, watch)
+    return _FILLED if summary.filled_tiles else 0
+
+
+def _estimated(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+    """Only tells what one slide would become, and cost; the exit code."""
+    with opened(source, _in_folder(source, output, options), options) as job:
+        _show_estimate(job, json_=json_)
+    return 0
+
+
+def _in_folder(source: Path, output: Path | None, options: Options) -> Path | None:
+    """The output in a folder that is there, where that is what the user names."""
+    from slidesr.upscale.job import default_output
+
+    if output is not None and output.is_dir() and output.suffix != ".zarr":
+        return default_output(source, options.scale, output)
+    return output
 
 
 def _show_estimate(job: Job, *, json_: bool) -> None:

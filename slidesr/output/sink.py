@@ -80,9 +80,7 @@ def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
     sweep(output)
     if output.exists() and not _is_of_a_kind(output):
-        raise RefusedError(
-            f"{output}: is not what its name says. Choose another output."
-        )
+        raise RefusedError(f"{output}: is not what its name says. Choose another output.")
     if output.exists() and not overwrite:
         raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
     if not os.access(output.parent, os.W_OK):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 
 from slidesr.geometry import Mpp, Size
 from slidesr.output.part import Target
@@ -21,6 +19,7 @@ from slidesr.painter import Painter, Raw
 from slidesr.plan import Block
 from slidesr.schedule import ordered_map
 from slidesr.upscale.job import Job, tissue_px
+from slidesr.upscale.profile import Stopwatch
 
 _FILLED = "filled_source_tiles"
 
@@ -77,14 +76,18 @@ class Estimate:
     memory_bytes: int
 
 
-def upscale(job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Summary:
+def upscale(
+    job: Job,
+    report: Callable[[Progress], None] = lambda progress: None,
+    watch: Stopwatch | None = None,
+) -> Summary:
     """Runs a job and publishes its output whole.
 
     Reading, the network, and encoding overlap; at most a few blocks are held between two stages,
     so peak memory does not grow with the slide.
     """
     plan, painter = job.plan, job.painter
-    watch, begun = _Stopwatch(), job.slide_stamp()
+    watch, begun = watch or Stopwatch(), job.slide_stamp()
     with _sink(job) as sink:
         done = _progress(painter, islice(plan.blocks(), sink.resumed))
         done = replace(done, resumed_px=done.tissue_px)
@@ -140,7 +143,7 @@ def _sink(job: Job) -> Sink:
     return open_sink(target, job.options.format)
 
 
-def _encoded_blocks(job: Job, sink: Sink, watch: _Stopwatch) -> Generator[EncodedBlock, None, None]:
+def _encoded_blocks(job: Job, sink: Sink, watch: Stopwatch) -> Generator[EncodedBlock, None, None]:
     """The pipeline of the blocks that are not there yet: threads read ahead and encode behind.
 
     The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
@@ -154,7 +157,11 @@ def _encoded_blocks(job: Job, sink: Sink, watch: _Stopwatch) -> Generator[Encode
 
     def paint(raws: Generator[Raw, None, None]) -> Iterator[Painted]:
         with closing(raws):
-            for raw in raws:
+            while True:
+                with watch("wait for reading"):
+                    raw = next(raws, None)
+                if raw is None:
+                    return
                 with watch("network"):
                     painted = painter.paint(raw)
                 yield painted
@@ -167,33 +174,6 @@ def _encoded_blocks(job: Job, sink: Sink, watch: _Stopwatch) -> Generator[Encode
     todo = islice(job.plan.blocks(), sink.resumed, None)
     raws = ordered_map(read, todo, workers=workers, ahead=workers + 1)
     return ordered_map(encode, paint(raws), workers=workers, ahead=workers + 1)
-
-
-class _Stopwatch:
-    """Busy seconds by stage, added over threads."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._seconds: Counter[str] = Counter()
-        self._lock = Lock()
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._seconds[stage] += time.monotonic() - started  # type: ignore[assignment]
-
-    @property
-    def total_s(self) -> float:
-        """Since it was made."""
-        return time.monotonic() - self._started
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        return {stage: round(seconds, 3) for stage, seconds in self._seconds.items()}
 
 
 def _progress(painter: Painter, blocks: Iterable[Block]) -> Progress:
@@ -212,7 +192,7 @@ def _summary(
     done: Progress,
     notes: Mapping[str, str],
     output_bytes: int,
-    watch: _Stopwatch,
+    watch: Stopwatch,
 ) -> Summary:
     metadata = job.metadata()
     return Summary(
