@@ -43,7 +43,7 @@ def convert(
         raise RefusedError(f"{output}: a folder is DICOM, which keeps tiles as they are stored.")
     if not output.parent.is_dir():
         raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
-    if output.exists() and output.samefile(source):
+    if output.exists() and source.exists() and output.samefile(source):
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
     if facts.mpp is None:
         raise RefusedError(f"{source}: no pixel size in the file, and DICOM must have one.")
@@ -56,8 +56,7 @@ def _facts(slide: Slide) -> Metadata:
 
 def _copy(slide: Slide, output: Path, format_: Format, report: Report, *, overwrite: bool) -> None:
     plan, facts, frame = Plan(slide.size.box, scale=1, window_px=1), _facts(slide), slide.frame()
-    about = slide.path.stat()
-    told = {"slide": (about.st_size, about.st_mtime_ns), "format": format_, "metadata": facts}
+    told = {"slide": slide.stamp, "format": format_, "metadata": facts}
     identity = {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
     needed = int(slide.size.area * format_.bytes_per_px(output))
     target = Target(output, plan, facts, slide.background, overwrite, identity, needed)

@@ -76,7 +76,7 @@ def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
         raise RefusedError(f"{output}: the name must end with one of {', '.join(SUFFIXES)}")
     if not output.parent.is_dir():
         raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
-    if output.exists() and output.samefile(source):
+    if output.exists() and source.exists() and output.samefile(source):
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
     sweep(output)
     if output.exists() and not _is_of_a_kind(output):

@@ -1,4 +1,4 @@
-"""Reads whole slides: one door to OpenSlide, to TIFF and to plain images."""
+"""Reads whole slides: one door to OpenSlide, TIFF, OME-Zarr and plain images."""
 
 from slidesr.slide._frame import Frame
 from slidesr.slide._slide import Slide, open_slide

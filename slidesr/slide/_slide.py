@@ -22,7 +22,9 @@ from slidesr.slide._frame import Frame, level_frame, resampled_frame
 from slidesr.slide._image import ImageSource
 from slidesr.slide._openslide import OpenSlideSource
 from slidesr.slide._source import Pixels, Source, unreadable
+from slidesr.slide._stamp import Stamp, stamp_of
 from slidesr.slide._tiff import TiffSource, tiff_layout
+from slidesr.slide._zarr import ZarrSource, is_store
 
 _TOLERANCE = 0.01  # resolutions this near count as equal
 _MAX_RATIO = 1024
@@ -60,6 +62,11 @@ class Slide(Closing):
 
     def close(self) -> None:
         self._source.close()
+
+    @property
+    def stamp(self) -> Stamp:
+        """What tells this state of the slide's file from another; see `stamp_of`."""
+        return stamp_of(self.path)
 
     @property
     def filled_tiles(self) -> frozenset[tuple[int, Box]]:
@@ -167,7 +174,7 @@ class Slide(Closing):
 def open_slide(
     path: Path, *, mpp: Mpp | None = None, icc: str = "keep", fill: bool = False
 ) -> Slide:
-    """Opens any slide or image that one of the three readers knows; RefusedError for the rest.
+    """Opens any slide or image that one of the four readers knows; RefusedError for the rest.
 
     `mpp` is level 0's pixel size where the file is silent or wrong; it goes before the file's own.
     `icc` is one of `colour.ICC_CHOICES`: under it the slide gives its pixels and its profile.
@@ -186,6 +193,8 @@ def open_slide(
 
 def _source(path: Path) -> Source:
     """OpenSlide wherever it sees as much as the others do."""
+    if is_store(path):
+        return ZarrSource(path)
     _check_file(path)
     vendor = OpenSlideSource.vendor(path)
     layout = tiff_layout(path) if vendor in (None, "generic-tiff") else None

@@ -73,7 +73,7 @@ class Job:
         options, engine = self.options, self.model.engine
         kind = engine.device.partition(":")[0]
         told: dict[str, object] = {
-            "slide": (*_stamp(self.slide.path), self.frame.level, self.frame.mpp),
+            "slide": (*self.slide.stamp, self.frame.level, self.frame.mpp),
             "model": (self.model.sha256, self.model.spec.name),
             "device": (kind, engine.precision, self.model.batch_size),
             "version": [(name, version(name)) for name in ("slidesr", "torch", "imagecodecs")],
@@ -123,15 +123,11 @@ class Job:
 
     def check_unchanged(self, begun: tuple[int, int]) -> None:
         """Raises SlidesrError where the slide is not the one that it was when the run `begun`."""
-        if self.slide_stamp() != begun:
+        if self.slide.stamp != begun:
             raise SlidesrError(
                 f"{self.slide.path}: changed while it was read, so nothing is published."
                 " Begin anew with --overwrite."
             )
-
-    def slide_stamp(self) -> tuple[int, int]:
-        """What tells one state of the slide's file from another: its size and time of change."""
-        return _stamp(self.slide.path)
 
 
 @contextmanager
@@ -244,14 +240,6 @@ def _warn_of_size(job: Job) -> None:
             "%s: is stored without loss, about %.0f MB; an .ome.tif with JPEG takes about %.0f MB.",
             *(job.output.name, job.about_bytes / 1e6, jpeg / 1e6),
         )
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        about = path.stat()
-    except OSError as error:
-        raise SlidesrError(f"{path}: is gone: {error.strerror}") from error
-    return about.st_size, about.st_mtime_ns
 
 
 def _warn_of_pixel_size(source: Path, frame: Frame, model: Model) -> None:

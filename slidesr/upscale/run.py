@@ -87,7 +87,7 @@ def upscale(
     so peak memory does not grow with the slide.
     """
     plan, painter = job.plan, job.painter
-    watch, begun = watch or Stopwatch(), job.slide_stamp()
+    watch, begun = watch or Stopwatch(), job.slide.stamp
     with _sink(job) as sink:
         done = _progress(painter, islice(plan.blocks(), sink.resumed))
         done = replace(done, resumed_px=done.tissue_px)

@@ -1,0 +1,159 @@
+"""OME-Zarr stores (NGFF 0.4 and 0.5): folders, zip files, and what fsspec reaches by a URL."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import FsspecStore, LocalStore, ZipStore
+
+from slidesr.errors import RefusedError, SlidesrError
+from slidesr.geometry import Box, Mpp, Size
+from slidesr.slide._resolution import mpp_from_um, number
+from slidesr.slide._source import (
+    About,
+    Pixels,
+    check_sane,
+    levels_from_sizes,
+    printable,
+    unreadable,
+)
+
+_MARKS = (".zgroup", ".zattrs", "zarr.json")
+# A scheme has two letters or more; a path has made one slash of the two.
+_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,3}(?=[^/])")
+_UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is a Zarr store: a folder with its marks, a zip of one, or a URL."""
+    if _URL.match(str(path)) or path.name.lower().endswith(".zarr.zip"):
+        return True
+    return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
+
+
+class ZarrSource:
+    """The first image of a store: 8-bit RGB with axes c, y, x in any order; t and z of size 1."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            group = zarr.open_group(_store(path), mode="r", use_consolidated=False)
+            attributes = group.attrs.asdict()
+            multiscale = _multiscale(attributes)
+            self._axes = [str(axis["name"]) for axis in multiscale["axes"]]
+            self._arrays = [_array(group, entry["path"]) for entry in multiscale["datasets"]]
+            self.about = self._about(multiscale, attributes)
+        except RefusedError:
+            raise
+        except Exception as error:  # of zarr, its codecs and stores, and of any metadata there is
+            raise unreadable(path, f"{type(error).__name__}: {error}") from error
+
+    def read(self, level: int, box: Box) -> Pixels:
+        """The pixels of a box inside the level."""
+        rows, columns = box.slices
+        wanted = {"y": rows, "x": columns, "c": slice(None)}
+        try:
+            found = np.asarray(self._arrays[level][tuple(wanted.get(n, 0) for n in self._axes)])
+        except Exception as error:  # as above
+            raise SlidesrError(
+                f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
+                f"of that level: {printable(str(error))}"
+            ) from error
+        kept = [name for name in self._axes if name in wanted]
+        return np.ascontiguousarray(found.transpose([kept.index(name) for name in "yxc"]))
+
+    def close(self) -> None:
+        """Nothing: each read opens what it wants."""
+
+    def _about(self, multiscale: Mapping[str, Any], attributes: Mapping[str, Any]) -> About:
+        for array in self._arrays:
+            self._check_rgb(array)
+        y, x = self._axes.index("y"), self._axes.index("x")
+        sizes = [Size(array.shape[x], array.shape[y]) for array in self._arrays]
+        chunks = [Size(math.prod(array.chunks), 1) for array in self._arrays]
+        check_sane(self._path, sizes, chunks)
+        tiles = [Size(array.chunks[x], array.chunks[y]) for array in self._arrays]
+        ours = attributes.get("slidesr")
+        told: Mapping[str, Any] = ours if isinstance(ours, dict) else {}
+        return About(
+            vendor="ome-zarr",
+            levels=levels_from_sizes(sizes, tiles),
+            mpp=self._mpp(multiscale),
+            magnification=number(str(told.get("magnification"))),
+            icc_profile=_decoded(told.get("icc_profile")),
+            provenance=_words(told.get("provenance")),
+        )
+
+    def _check_rgb(self, array: zarr.Array[Any]) -> None:
+        if array.dtype != np.uint8:
+            raise unreadable(self._path, f"its samples are {array.dtype}, not 8-bit")
+        sides = dict(zip(self._axes, array.shape, strict=True))
+        others = [name for name in self._axes if name not in "cyx"]
+        if sides.get("c") != 3 or any(sides[name] != 1 for name in others):
+            raise unreadable(self._path, f"its axes are {sides}, not rows, columns, RGB")
+
+    def _mpp(self, multiscale: Mapping[str, Any]) -> Mpp | None:
+        """The first level's scale; without a unit it may be anything."""
+        scales = [
+            transform["scale"]
+            for transform in multiscale["datasets"][0].get("coordinateTransformations", [])
+            if transform.get("type") == "scale"
+        ]
+        x_um, y_um = (self._um(multiscale["axes"], scales, name) for name in "xy")
+        return mpp_from_um(self._path, x_um, y_um)
+
+    def _um(self, axes: Sequence[Mapping[str, Any]], scales: list[Any], name: str) -> float | None:
+        at = self._axes.index(name)
+        factor = _UM.get(str(axes[at].get("unit")))
+        return float(scales[0][at]) * factor if scales and factor else None
+
+
+def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:
+    url = _URL.match(str(path))
+    if url:
+        return _remote(f"{url.group(1)}://{str(path)[url.end() :]}", path)
+    return ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True)
+
+
+def _remote(url: str, path: Path) -> FsspecStore:
+    try:
+        return FsspecStore.from_url(url, read_only=True)
+    except ImportError as error:
+        raise RefusedError(
+            f"{path}: {printable(str(error))}. Stores elsewhere need: pip install 'slidesr[remote]'"
+        ) from error
+
+
+def _multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first image, where NGFF 0.5 or 0.4 has it."""
+    found: Mapping[str, Any] = attributes.get("ome", attributes)["multiscales"][0]
+    return found
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"a level at {name!r}, outside the store")
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name!r} is no array")
+    return array
+
+
+def _decoded(text: object) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except binascii.Error:
+        return None
+
+
+def _words(told: object) -> dict[str, str]:
+    pairs = told.items() if isinstance(told, dict) else ()
+    return {str(key): value for key, value in pairs if isinstance(value, str)}
