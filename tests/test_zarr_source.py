@@ -74,7 +74,7 @@ def test_axes_come_in_any_order(axes: str, tmp_path: Path) -> None:
     for at, name in enumerate(axes):
         pixels = pixels if name in "yxc" else np.expand_dims(pixels, at)
     group.create_array("s0", data=pixels, chunks=tuple(min(side, 100) for side in pixels.shape))
-    told = [{"name": name, **({"unit": "nanometer"} if name in "xy" else {})} for name in axes]
+    told: Any = [{"name": name, **({"unit": "nanometer"} if name in "xy" else {})} for name in axes]
     scale = [500.0 if name == "x" else 250.0 if name == "y" else 1.0 for name in axes]
     datasets = [{"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
     group.attrs["multiscales"] = [{"version": "0.4", "axes": told, "datasets": datasets}]

@@ -119,7 +119,8 @@ class ZarrSource:
 def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:
     url = _URL.match(str(path))
     if url:
-        return _remote(f"{url.group(1)}://{str(path)[url.end() :]}", path)
+        scheme, rest = url.group(1), str(path)[url.end() :]
+        return _remote(f"{scheme}://{'/' if scheme == 'file' else ''}{rest}", path)
     return ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True)
 
 
