@@ -25,6 +25,7 @@ import numpy as np
 import openslide
 import tifffile
 from _pytest.outcomes import Skipped
+from browser_driver import FLAGS
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -34,16 +35,6 @@ from slidesr.verify.reader import NotInstalledError
 U8 = NDArray[np.uint8]
 ROOT = Path(__file__).parents[1]
 BROWSER = ROOT / "tests" / "browser"
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 class AbsentError(Skipped):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_driver import FLAGS
 from lxml import html
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,16 +29,6 @@ U8 = NDArray[np.uint8]
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}"
 METHODS = ("nearest", "bicubic", "ours-fidelity", "ours")
 SUBJECTS = [Subject(f"{i}.png", "a" if i < 8 else HOSTILE, f"slide{i % 3}") for i in range(10)]
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,8 @@ def test_axes_come_in_any_order(axes: str, tmp_path: Path) -> None:
     told: Any = [{"name": name, **({"unit": "nanometer"} if name in "xy" else {})} for name in axes]
     scale = [500.0 if name == "x" else 250.0 if name == "y" else 1.0 for name in axes]
     datasets = [{"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
-    group.attrs["multiscales"] = [{"version": "0.4", "axes": told, "datasets": datasets}]
+    multiscales: Any = [{"version": "0.4", "axes": told, "datasets": datasets}]
+    group.attrs["multiscales"] = multiscales
     with open_slide(path) as slide:
         assert slide.mpp == Mpp(0.5, 0.25)
         assert np.array_equal(slide.frame().read(Box(50, 60, 200, 100)), IMAGE[60:160, 50:250])

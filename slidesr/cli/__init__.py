@@ -23,6 +23,7 @@ from slidesr.cli.show import console
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
 from slidesr.cli.verify import verify
+from slidesr.cli.view import view
 from slidesr.errors import StoppedError, explained
 
 _received: list[int] = []  # the signal that asked to stop
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for _command in (upscale, info, convert, verify, models, demo, patches, train, benchmark):
+for _command in (upscale, info, convert, verify, models, demo, patches, train, benchmark, view):
     cli.add_command(_command)
 
 

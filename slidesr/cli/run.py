@@ -82,6 +82,7 @@ def show_summary(summary: Summary, *, json_: bool = False) -> None:
             summary.filled_tiles
         )
     facts("", rows)
+    console.print(Text(f"Look at it: slidesr view {summary.input} {summary.output}", "dim"))
     console.print(Text("Synthetic: the details are the network's. Not for diagnosis.", "dim"))
 
 

@@ -47,6 +47,7 @@ class Progress:
 class Summary:
     """What a run did. `stage_s` are busy seconds, added over a stage's threads."""
 
+    input: Path
     output: Path
     source: Size
     size: Size
@@ -196,6 +197,7 @@ def _summary(
 ) -> Summary:
     metadata = job.metadata()
     return Summary(
+        input=job.slide.path,
         output=job.output,
         source=job.plan.region.size,
         size=job.plan.output,

@@ -1,0 +1,77 @@
+"""`slidesr view`."""
+
+from __future__ import annotations
+
+import webbrowser
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.progress import Progress
+from rich.text import Text
+
+from slidesr.cli.show import console, progress_bar
+
+if TYPE_CHECKING:
+    from slidesr.view import Exhibit
+
+
+@click.command()
+@click.argument(
+    "files", metavar="FILE [FILE]", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="[default: a free one]")
+@click.option("--no-browser", is_flag=True, help="Only say where it is.")
+@click.option(
+    "--export",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Write it as a folder of files instead, for any web server or from the disk.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an older export.")
+def view(
+    files: tuple[Path, ...], port: int, folder: Path | None, *, no_browser: bool, overwrite: bool
+) -> None:
+    """Shows a slide in the browser, or a slide before and after it was upscaled.
+
+    Only this machine can see it. Ctrl-C ends it.
+    """
+    with console.status("loading"):
+        from slidesr.view import exhibit
+
+    with exhibit(files) as shown:
+        if folder is None:
+            _serve(shown, port, no_browser=no_browser)
+        else:
+            _export(shown, folder, overwrite=overwrite)
+
+
+def _serve(shown: Exhibit, port: int, *, no_browser: bool) -> None:
+    from slidesr.view import Server
+
+    with Server(shown, port) as server:
+        click.echo(server.url)
+        console.print(Text("Ctrl-C ends it.", "dim"))
+        if not no_browser:
+            webbrowser.open(server.url)
+        try:
+            server.serve()
+        except KeyboardInterrupt:
+            console.print(Text("ended", "dim"))
+
+
+def _export(shown: Exhibit, folder: Path, *, overwrite: bool) -> None:
+    from slidesr.view import export
+
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def report(done: int, of: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress_bar(folder.name, of)))
+            bars[0].update(bars[0].task_ids[0], completed=done)
+
+        count = export(shown, folder, report, overwrite=overwrite)
+    click.echo(f"{folder / 'index.html'}: {count} tiles")

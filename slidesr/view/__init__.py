@@ -1,0 +1,7 @@
+"""Slides before and after, in the browser: served on this machine, or as a folder of files."""
+
+from slidesr.view.exhibit import Exhibit, exhibit
+from slidesr.view.export import export
+from slidesr.view.server import Server
+
+__all__ = ["Exhibit", "Server", "exhibit", "export"]

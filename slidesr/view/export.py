@@ -1,0 +1,101 @@
+"""An exhibit as a folder of files (DeepZoom) that opens from the disk or from any web server."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from slidesr.errors import RefusedError
+from slidesr.schedule import ordered_map
+from slidesr.view.exhibit import Exhibit, facts_json
+from slidesr.view.page import ASSETS, page_html
+from slidesr.view.tiles import TILE_PX, Tiles
+
+_DZI = """<?xml version="1.0" encoding="UTF-8"?>
+<Image xmlns="http://schemas.microsoft.com/deepzoom/2008"
+ Format="jpg" Overlap="0" TileSize="{tile}">
+<Size Width="{width}" Height="{height}"/></Image>
+"""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tile of an image."""
+
+    image: int
+    level: int
+    column: int
+    row: int
+
+
+def export(
+    shown: Exhibit,
+    folder: Path,
+    report: Callable[[int, int], None] = lambda done, of: None,
+    *,
+    overwrite: bool = False,
+) -> int:
+    """Writes index.html and all tiles; the folder appears whole or not at all. How many tiles.
+
+    `report` is told how many are done, and of how many. Raises RefusedError where the folder exists
+    and is not to be replaced, or is none of ours.
+    """
+    if folder.exists() and not (overwrite and (folder / "view.js").is_file()):
+        raise RefusedError(
+            f"{folder}: exists already. Choose another; --overwrite replaces an older export."
+        )
+    if not folder.parent.is_dir():
+        raise RefusedError(f"{folder}: there is no folder {folder.parent}. Make it first.")
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        count = _write(shown, part, report)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return count
+
+
+def _write(shown: Exhibit, part: Path, report: Callable[[int, int], None]) -> int:
+    part.mkdir()
+    for asset in ASSETS.values():
+        (part / asset.name).write_bytes(asset.read_bytes())
+    (part / "tissue.png").write_bytes(shown.tissue_png())
+    places = list(_places(shown))
+    tiles = [placed.tiles for placed in shown.placed]
+
+    def write(place: _Place) -> None:
+        jpeg = tiles[place.image].jpeg(place.level, place.column, place.row)
+        file = part / f"{place.image}_files/{place.level}/{place.column}_{place.row}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(jpeg or b"")
+
+    with closing(ordered_map(write, places, workers=2, ahead=8)) as written:
+        for done, _ in enumerate(written, 1):
+            report(done, len(places))
+    for image, placed in enumerate(shown.placed):
+        size = placed.slide.size
+        dzi = _DZI.format(tile=TILE_PX, width=size.width, height=size.height)
+        (part / f"{image}.dzi").write_text(dzi)
+    html = page_html(facts_json(shown), is_served=False)
+    (part / "index.html").write_text(html, encoding="utf-8")
+    return len(places)
+
+
+def _places(shown: Exhibit) -> Iterator[_Place]:
+    for image, placed in enumerate(shown.placed):
+        for level in range(placed.tiles.last + 1):
+            columns, rows = _grid(placed.tiles, level)
+            for row in range(rows):
+                for column in range(columns):
+                    yield _Place(image, level, column, row)
+
+
+def _grid(tiles: Tiles, level: int) -> tuple[int, int]:
+    size = tiles.size(level)
+    return -(-size.width // TILE_PX), -(-size.height // TILE_PX)
