@@ -26,10 +26,9 @@ _LOADED = (
 )
 _PAN = """
 const done = arguments[0], item = left.world.getItemAt(0);
-left.viewport.zoomTo(left.viewport.imageToViewportZoom ? item.imageToViewportZoom(0.5) : 20, null, true);
+left.viewport.zoomTo(item.imageToViewportZoom(0.5), null, true);
 left.viewport.panTo(new OpenSeadragon.Point(0.42, 0.42), true);
 const start = performance.now(), frames = []; let blank = 0;
-left.addHandler("update-viewport", () => {});
 function frame(now) {
   frames.push(now);
   const t = (now - start) / 4000;
