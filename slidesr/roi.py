@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
+from slidesr.inputs import check_file
 
 _log = logging.getLogger(__name__)
 
@@ -83,9 +84,12 @@ def _outline(areas: MultiPolygon, mask: Size) -> NDArray[np.bool_]:
 
 
 def _bytes(path: Path) -> bytes:
+    check_file(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise RefusedError(f"{path}: larger than 256 MiB. Export only the regions to upscale.")
+            raise RefusedError(
+                f"{path}: larger than {_MOST_BYTES >> 20} MiB. Export only the regions to upscale."
+            )
         data = path.read_bytes()
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}. {_CURE}") from error
@@ -96,7 +100,8 @@ def _read(path: Path, cut: re.Pattern[str], kinds: Collection[str]) -> MultiPoly
     """The areas of `kinds`, or of any kind, without those that match `cut`."""
     data = _bytes(path)
     try:
-        drawn = list(_asap(data) if data.startswith(b"<") else _geojson(json.loads(data)))
+        shapes = list(_asap(data) if data.startswith(b"<") else _geojson(json.loads(data)))
+        drawn = [(kind, area) for kind, area in shapes if area is not None]
         areas = _areas(
             area for kind, area in drawn if not cut.search(kind) and (not kinds or kind in kinds)
         )
@@ -106,14 +111,16 @@ def _read(path: Path, cut: re.Pattern[str], kinds: Collection[str]) -> MultiPoly
         raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
     except (etree.XMLSyntaxError, shapely.errors.ShapelyError) as error:
         raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
+    if left_out := len(shapes) - len(drawn):
+        _log.warning("%s: shapes without an area are left out: %d", path, left_out)
     if areas.is_empty:
         of = f" of kind {', '.join(kinds)}" if kinds else ""
         raise RefusedError(f"{path}: holds no area{of}. Draw a polygon, a rectangle or an ellipse.")
     return areas
 
 
-def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon]]:
-    """Kind and area of each polygon in a collection, a list, a feature or a geometry."""
+def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon | None]]:
+    """Kind and area of each shape in a collection, a list, a feature or a geometry."""
     if isinstance(node, list):
         for child in node:
             yield from _geojson(child, kind)
@@ -129,8 +136,8 @@ def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon]]:
             yield from ((kind, _polygon(rings)) for rings in node["coordinates"])
         case "Polygon":
             yield kind, _polygon(node["coordinates"])
-        case "Point" | "MultiPoint" | "LineString" | "MultiLineString" as other:
-            _log.warning("a %s has no area and is left out", other)
+        case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
+            yield kind, None
         case other:
             raise ValueError(f"{other!r} is no GeoJSON type")
 
@@ -143,11 +150,11 @@ def _class_of(feature: dict[str, Any]) -> str:
     return ""
 
 
-def _asap(data: bytes) -> Iterator[tuple[str, Polygon]]:
+def _asap(data: bytes) -> Iterator[tuple[str, Polygon | None]]:
     """Group and area of each annotation."""
     for annotation in _asap_root(data).iterfind("Annotations/Annotation"):
-        if (shape := annotation.get("Type")) not in _ASAP_AREAS:
-            _log.warning("a %s has no area and is left out", shape)
+        if annotation.get("Type") not in _ASAP_AREAS:
+            yield "", None
             continue
         corners = sorted(annotation.iter("Coordinate"), key=lambda c: float(c.get("Order")))
         ring = [(float(c.get("X")), float(c.get("Y"))) for c in corners]

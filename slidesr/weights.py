@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from slidesr.durable import whole_file
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.inputs import check_file
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.shelf import on_shelf_or_file, shelf
@@ -24,7 +25,8 @@ _T = TypeVar("_T")
 _Network = TypeVar("_Network", bound=nn.Module)
 _MODEL, _ENCODER = "slidesr", "slidesr_encoder"  # the headers' keys
 _SHIPPED_ENCODER = "histology-encoder"
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 1 << 28  # a hundred times the largest shipped
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("name", "stage", "licence"), str),
     **dict.fromkeys(("data", "recipe", "training", "scores"), dict),
@@ -177,6 +179,7 @@ def _fields(header: str) -> dict[str, Any]:
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
+        check_file(path)
         if path.stat().st_size > _MAX_BYTES:
             raise RefusedError(
                 f"{path}: over {_MAX_BYTES >> 20} MiB, larger than any slidesr model"
@@ -211,7 +214,7 @@ def _read_network(path: Path, build: Callable[[], _Network]) -> _Network:
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise RefusedError(f"{path}: tensor {name} has the shape {tuple(tensor.shape)}")
-        if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
+        if (tensor.dtype in _FLOATS) != expected[name].is_floating_point():
             raise RefusedError(f"{path}: tensor {name} is of the kind {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise RefusedError(f"{path}: tensor {name} holds a number that is not finite")

@@ -10,15 +10,14 @@ import traceback
 from types import FrameType
 
 import click
-from rich.logging import RichHandler
-from rich.markup import escape
+from rich.text import Text
 
 from slidesr import __version__
 from slidesr.cli.benchmark import benchmark
 from slidesr.cli.demo import demo
 from slidesr.cli.info import info, models
 from slidesr.cli.patches import patches
-from slidesr.cli.show import console
+from slidesr.cli.show import LineHandler, console, inert
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
 from slidesr.errors import StoppedError, explained
@@ -41,8 +40,9 @@ for _command in (upscale, info, models, demo, patches, train, benchmark):
 
 def main() -> None:
     """What the `slidesr` command calls."""
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("slidesr").addHandler(LineHandler())
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries say is not for users
+    logging.captureWarnings(True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
@@ -76,13 +76,7 @@ def run(arguments: list[str]) -> int:
 def _say(message: str) -> None:
     if os.environ.get("SLIDESR_DEBUG"):
         traceback.print_exc()
-    line = escape("".join(map(_printable, message)))
-    console.print(f"[bold red]slidesr:[/] {line}", highlight=False, soft_wrap=True)
-
-
-def _printable(character: str) -> str:
-    """Control characters of a hostile file name or tag are shown, not obeyed."""
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    console.print(Text.assemble(("slidesr: ", "bold red"), inert(message)), soft_wrap=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

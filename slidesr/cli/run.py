@@ -8,9 +8,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, stoppable, time_text
+from slidesr.cli.show import (
+    as_json,
+    bytes_text,
+    console,
+    facts,
+    line,
+    progress_bar,
+    stoppable,
+    time_text,
+)
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options, Progress, Summary
@@ -78,4 +85,4 @@ def show_summary(summary: Summary, *, json_: bool = False) -> None:
             summary.filled_tiles
         )
     facts("", rows)
-    console.print(Text("Synthetic: the details are the network's. Not for diagnosis.", "dim"))
+    line("Synthetic: the details are the network's. Not for diagnosis.", "dim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.output.compression import COMPRESSIONS, Compression
+from slidesr.trial import tried
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options
@@ -124,9 +126,10 @@ def upscale(
     INPUT is a slide, or many, or folders of slides. What is done already is not done again, and
     what was stopped goes on by the same command.
     """
-    with console.status("loading"):
+    is_one = len(sources) == 1 and not _is_folder(sources[0])
+    with console.status("loading"), tried(sources[0]) if is_one else nullcontext():
         options = _options(**choices)
-    if len(sources) == 1 and not _is_folder(sources[0]):
+    if is_one:
         context.exit(_one(sources[0], output, options, dry_run=dry_run, json_=json_))
     if dry_run:
         raise RefusedError("--dry-run looks at one slide at a time.")

@@ -1,0 +1,57 @@
+"""What no real slide says of itself: refused before a pixel is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from slidesr.geometry import Size
+from slidesr.slide._source import unreadable
+
+# Measured: a 32768 px tile aborts the process inside OpenSlide, where nothing can be caught.
+MAX_TILE_BYTES = 256 * 2**20
+_MAX_SIDE_PX = 2**24
+_MAX_AREA_PX = 2**38  # 70 mm x 70 mm at 0.13 um, or 520,000 px square
+_MAX_LEVELS = 32
+_MAX_PX_PER_BYTE = 2**16
+_ROUNDED_PX = 8
+
+
+def check_sane(path: Path, sizes: Sequence[Size], tiles: Sequence[Size]) -> None:
+    """Refuses a file whose levels or tiles no real slide has, before a pixel is read."""
+    for size in sizes:
+        if max(size.width, size.height) > _MAX_SIDE_PX or size.area > _MAX_AREA_PX:
+            raise unreadable(path, f"a level of {size} px is beyond any real slide")
+    for tile in tiles:
+        if tile.area * 4 > MAX_TILE_BYTES:
+            raise unreadable(path, f"a tile of {tile} px takes over {MAX_TILE_BYTES >> 20} MiB")
+    if len(sizes) > _MAX_LEVELS:
+        raise unreadable(path, f"{len(sizes)} levels are more than any real slide has")
+    for finer, coarser in pairwise(sizes):
+        if coarser.area >= finer.area or not _alike(sizes[0], coarser):
+            raise unreadable(path, f"a level of {coarser} px does not go with one of {finer} px")
+    _check_share(path, sizes[0])
+
+
+def _alike(first: Size, level: Size) -> bool:
+    """Whether both sides shrink about alike; a few pixels more or less are not counted."""
+    across, down = first.width / level.width, first.height / level.height
+    factor = math.sqrt(first.area / level.area)
+    return (
+        max(across, down) <= 2 * min(across, down)
+        or abs(level.width - first.width / factor) <= _ROUNDED_PX
+        or abs(level.height - first.height / factor) <= _ROUNDED_PX
+    )
+
+
+def _check_share(path: Path, size: Size) -> None:
+    """Refuses a TIFF that promises far more pixels than its bytes can hold.
+
+    Bare glass takes the 16 bytes of a tile's place; tiles are at most 1024 px wide.
+    """
+    with path.open("rb") as file:
+        is_tiff = file.read(2) in (b"II", b"MM")
+    if is_tiff and size.area > _MAX_PX_PER_BYTE * path.stat().st_size:
+        raise unreadable(path, f"{size} px cannot be held by {path.stat().st_size} bytes")
