@@ -55,16 +55,19 @@ def _is_harmless(path: Path) -> bool:
         return True
 
 
+def _command(path: Path) -> list[str]:
+    # -P: a numpy.py in the current folder is nobody's business.
+    return [sys.executable, "-P", "-m", "slidesr.slide", os.fspath(path)]
+
+
 def _started(path: Path) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    # -P: a numpy.py in the current folder is nobody's business.
-    command = [sys.executable, "-P", "-m", "slidesr.slide", os.fspath(path)]
     return subprocess.Popen(  # noqa: S603
-        command,
+        _command(path),
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
@@ -42,7 +44,8 @@ class ImageSource:
             with image:
                 _check(path, image)
                 self.about = _about(path, image)
-                image.load()
+                with _muted() if image.format == "TIFF" else nullcontext():
+                    image.load()
                 self._image = image
         except (RefusedError, MemoryError):
             raise
@@ -69,6 +72,20 @@ def _without_pixel_limit() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Without stderr for a moment: Pillow's libtiff writes there itself, past Python."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _check(path: Path, image: Image.Image) -> None:

@@ -15,7 +15,8 @@ MAX_TILE_BYTES = 256 * 2**20
 _MAX_SIDE_PX = 2**24
 _MAX_AREA_PX = 2**38  # 70 mm x 70 mm at 0.13 um, or 520,000 px square
 _MAX_LEVELS = 32
-_MAX_PX_PER_BYTE = 2**16
+_LEAST_PLACE_BYTES = 6  # an offset of four and a count of two
+_TILE = Size(512, 512)  # where the file names none
 _ROUNDED_PX = 8
 
 
@@ -32,7 +33,7 @@ def check_sane(path: Path, sizes: Sequence[Size], tiles: Sequence[Size]) -> None
     for finer, coarser in pairwise(sizes):
         if coarser.area >= finer.area or not _alike(sizes[0], coarser):
             raise unreadable(path, f"a level of {coarser} px does not go with one of {finer} px")
-    _check_share(path, sizes[0])
+    _check_share(path, sizes[0], tiles[0] if tiles else _TILE)
 
 
 def _alike(first: Size, level: Size) -> bool:
@@ -46,12 +47,11 @@ def _alike(first: Size, level: Size) -> bool:
     )
 
 
-def _check_share(path: Path, size: Size) -> None:
-    """Refuses a TIFF that promises far more pixels than its bytes can hold.
-
-    Bare glass takes the 16 bytes of a tile's place; tiles are at most 1024 px wide.
-    """
+def _check_share(path: Path, size: Size, tile: Size) -> None:
+    """Refuses a TIFF with fewer bytes than the places of its tiles take, and so without most."""
     with path.open("rb") as file:
         is_tiff = file.read(2) in (b"II", b"MM")
-    if is_tiff and size.area > _MAX_PX_PER_BYTE * path.stat().st_size:
-        raise unreadable(path, f"{size} px cannot be held by {path.stat().st_size} bytes")
+    count = -(-size.width // tile.width) * -(-size.height // tile.height)
+    held = path.stat().st_size
+    if is_tiff and count * _LEAST_PLACE_BYTES > held:
+        raise unreadable(path, f"{held} bytes cannot hold the {count} tiles of {size} px")
