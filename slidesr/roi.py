@@ -25,6 +25,7 @@ from slidesr.inputs import check_file
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 256 * 2**20  # a million cells of QuPath; parsing takes about ten times as much memory
+_MOST_CROSSINGS = 2000  # mending takes the square of it: a second for these
 _EXCLUDED = re.compile(r"^_2$|exclu", re.IGNORECASE)  # `_2` is Camelyon16's "no tumour"
 _NO_LESION = re.compile(  # `normal` is Camelyon17's, `Ignore*` is QuPath's
     rf"{_EXCLUDED.pattern}|^normal|^benign|^ignore|^non[-_ ]", re.IGNORECASE
@@ -187,7 +188,20 @@ def _polygon(rings: list[Any]) -> Polygon:
 
 def _areas(geometries: Iterable[BaseGeometry]) -> MultiPolygon:
     """The union of all polygons in the geometries, mended where they cross themselves."""
-    valid = shapely.make_valid(np.array(list(geometries), object))
+    drawn = np.array(list(geometries), object)
+    crossings = sum(map(_crossings, drawn[~shapely.is_valid(drawn)]))
+    if crossings > _MOST_CROSSINGS:
+        raise ValueError(f"its outlines cross themselves some {crossings:.0f} times")
+    valid = shapely.make_valid(drawn)
     parts = shapely.get_parts(shapely.get_parts(valid))  # of collections, then of multipolygons
     union = shapely.union_all([part for part in parts if isinstance(part, Polygon)])
     return MultiPolygon([part for part in shapely.get_parts(union) if isinstance(part, Polygon)])
+
+
+def _crossings(area: BaseGeometry) -> float:
+    """How often the rings of an area cross, told from 200 of their sides."""
+    rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(area)]
+    sides = shapely.linestrings(np.concatenate([np.stack([r[:-1], r[1:]], 1) for r in rings]))
+    sample = sides[:: max(1, len(sides) // 200)]
+    pairs = shapely.STRtree(sides).query(sample, predicate="crosses")
+    return float(pairs.shape[1] / len(sample) * len(sides) / 2)

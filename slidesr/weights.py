@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ _T = TypeVar("_T")
 _Network = TypeVar("_Network", bound=nn.Module)
 _MODEL, _ENCODER = "slidesr", "slidesr_encoder"  # the headers' keys
 _SHIPPED_ENCODER = "histology-encoder"
-_MAX_BYTES = 1 << 28  # a hundred times the largest shipped
+_MAX_BYTES = 1 << 26  # twenty times the largest shipped
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("name", "stage", "licence"), str),
@@ -60,6 +61,8 @@ class ModelSpec:
         table = _fields(text)
         table["generator"] = GeneratorSpec(**table["generator"])
         finest, coarsest = map(float, table["trained_um_per_px"])
+        if not 0 < finest <= coarsest < inf:
+            raise ValueError(f"{finest} to {coarsest} um per pixel")
         table["trained_um_per_px"] = (finest, coarsest)
         return cls(**table)
 
@@ -174,6 +177,8 @@ def _fields(header: str) -> dict[str, Any]:
     for key, kind in _KINDS.items():
         if not isinstance(table.get(key, kind()), kind):
             raise TypeError(f"{key} is not a {kind.__name__}")
+    if not table["name"].isprintable():
+        raise ValueError("its name holds control characters")
     return table
 
 

@@ -87,6 +87,29 @@ def test_memory_in_the_trial_is_told_from_other_errors(
     assert main(slide) == MEMORY_EXIT_CODE
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "is_tried"),
+    [
+        ("a.png", b"\x89PNG" + bytes(200), False),
+        ("a.jpg", b"\xff\xd8\xff" + bytes(200), False),
+        ("a.mrxs", b"\xff\xd8\xff" + bytes(200), True),
+        ("a.dcm", b"\x89PNG" + bytes(124) + b"DICM", True),
+        ("a.tif", b"II*\0", True),
+        ("a.vms", b"[Virtual Microscope Specimen]", True),
+    ],
+)
+def test_only_what_pillow_alone_reads_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, *, is_tried: bool
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    ending_by("import os; os.abort()", monkeypatch)
+    if is_tried:
+        with pytest.raises(RefusedError):
+            try_slide(tmp_path / name)
+    else:
+        try_slide(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["nowhere.tif", "n\0ul.tif", "."])
 def test_what_is_no_file_is_left_to_the_opener(tmp_path: Path, name: str) -> None:
     try_slide(tmp_path / name)

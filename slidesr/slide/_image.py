@@ -28,6 +28,7 @@ from slidesr.slide._source import (
 )
 
 _MAX_PX = 2**28  # a gigabyte
+_MAX_PX_PER_BYTE = 1000  # of a JPEG: bare white takes one for 200
 _MAX_SCANS = 64  # of a progressive JPEG: each costs as much as all its pixels, and ten do
 _EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 
@@ -96,6 +97,9 @@ def _check(path: Path, image: Image.Image) -> None:
         )
     if image.mode not in _EIGHT_BIT_MODES:
         raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
+    held = path.stat().st_size
+    if image.format == "JPEG" and image.width * image.height > _MAX_PX_PER_BYTE * held:
+        raise unreadable(path, f"{held} bytes cannot hold {image.width} x {image.height} px")
     if image.info.get("progressive") and _scans(path) > _MAX_SCANS:
         raise unreadable(path, f"its JPEG has more than {_MAX_SCANS} scans")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from malformed import other_files, slide_files, tiff_files
 from malformed.tiff_files import Files, tiled
+from slidesr.printable import printable
 
 _INPUTS: dict[str, Callable[[], Files]] = {
     "tags": tiff_files.changed_tags,
@@ -38,7 +39,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.family}/{self.path.name}".encode("unicode_escape").decode()
+        return printable(f"{self.path.parent.name}/{self.path.name}")
 
 
 def make_cases(folder: Path) -> Iterator[Case]:
@@ -81,7 +82,6 @@ def _special(folder: Path) -> Iterator[tuple[str, Path]]:
     for option in ("INPUT", "--roi", "--tissue", "--model"):
         for name in ("pipe", "loop", "nowhere", "zero", "empty", "missing"):
             yield option, folder / f"{name}.tif"
-        yield option, folder / "n\0ul.tif"
     yield "INPUT", folder / "folder.tif"
     yield "INPUT", folder / "hole.tif"
     yield "--roi", folder / "folder.tif"

@@ -193,7 +193,7 @@ def _broken_specs(state: dict[str, torch.Tensor]) -> Files:
 def sparse_giant(folder: Path) -> Iterator[tuple[str, Path]]:
     """Weights that are whole and of a network within the bounds, all zeros: holes on the disk."""
     spec, _ = tiny_generator(scale=4)
-    for name, channels, blocks, expansion in (("large", 256, 16, 8), ("giant", 512, 40, 4)):
+    for name, channels, blocks, expansion in (("deep", 512, 64, 2), ("wide", 256, 64, 4)):
         generator = GeneratorSpec(4, channels=channels, blocks=blocks, expansion=expansion)
         with torch.device("meta"):
             state = Generator(generator).state_dict()

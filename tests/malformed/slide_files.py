@@ -206,14 +206,7 @@ def images() -> Files:
     yield "lines-missing.png", _png(4000, 4000, lines=10)
     yield "palette-missing.png", _png(30, 30, kind=3)
     yield "text-bomb.png", _png(30, 30, extra=b"a\0\0" + zlib.compress(bytes(1 << 27), 9))
-    for kind, options in {
-        "PNG": {},
-        "JPEG": {},
-        "WEBP": {},
-        "BMP": {},
-        "PPM": {},
-        "TIFF": {},
-    }.items():
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF"):
         file = BytesIO()
         Image.fromarray(IMAGE).save(file, kind)
         data = file.getvalue()
