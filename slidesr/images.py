@@ -12,6 +12,7 @@ from PIL import Image
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
+from slidesr.inputs import IMAGE_FORMATS, check_file
 
 _SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
@@ -44,8 +45,9 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    check_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             yield image
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RefusedError(f"{path}: not a readable image: {error}") from error

@@ -20,10 +20,12 @@ from shapely.geometry.base import BaseGeometry
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
+from slidesr.inputs import check_file
 
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 256 * 2**20  # a million cells of QuPath; parsing takes about ten times as much memory
+_MOST_CROSSINGS = 2000  # mending takes the square of it: a second for these
 _EXCLUDED = re.compile(r"^_2$|exclu", re.IGNORECASE)  # `_2` is Camelyon16's "no tumour"
 _NO_LESION = re.compile(  # `normal` is Camelyon17's, `Ignore*` is QuPath's
     rf"{_EXCLUDED.pattern}|^normal|^benign|^ignore|^non[-_ ]", re.IGNORECASE
@@ -83,9 +85,12 @@ def _outline(areas: MultiPolygon, mask: Size) -> NDArray[np.bool_]:
 
 
 def _bytes(path: Path) -> bytes:
+    check_file(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise RefusedError(f"{path}: larger than 256 MiB. Export only the regions to upscale.")
+            raise RefusedError(
+                f"{path}: larger than {_MOST_BYTES >> 20} MiB. Export only the regions to upscale."
+            )
         data = path.read_bytes()
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}. {_CURE}") from error
@@ -96,7 +101,8 @@ def _read(path: Path, cut: re.Pattern[str], kinds: Collection[str]) -> MultiPoly
     """The areas of `kinds`, or of any kind, without those that match `cut`."""
     data = _bytes(path)
     try:
-        drawn = list(_asap(data) if data.startswith(b"<") else _geojson(json.loads(data)))
+        shapes = list(_asap(data) if data.startswith(b"<") else _geojson(json.loads(data)))
+        drawn = [(kind, area) for kind, area in shapes if area is not None]
         areas = _areas(
             area for kind, area in drawn if not cut.search(kind) and (not kinds or kind in kinds)
         )
@@ -106,14 +112,16 @@ def _read(path: Path, cut: re.Pattern[str], kinds: Collection[str]) -> MultiPoly
         raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
     except (etree.XMLSyntaxError, shapely.errors.ShapelyError) as error:
         raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
+    if left_out := len(shapes) - len(drawn):
+        _log.warning("%s: shapes without an area are left out: %d", path, left_out)
     if areas.is_empty:
         of = f" of kind {', '.join(kinds)}" if kinds else ""
         raise RefusedError(f"{path}: holds no area{of}. Draw a polygon, a rectangle or an ellipse.")
     return areas
 
 
-def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon]]:
-    """Kind and area of each polygon in a collection, a list, a feature or a geometry."""
+def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon | None]]:
+    """Kind and area of each shape in a collection, a list, a feature or a geometry."""
     if isinstance(node, list):
         for child in node:
             yield from _geojson(child, kind)
@@ -129,8 +137,8 @@ def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon]]:
             yield from ((kind, _polygon(rings)) for rings in node["coordinates"])
         case "Polygon":
             yield kind, _polygon(node["coordinates"])
-        case "Point" | "MultiPoint" | "LineString" | "MultiLineString" as other:
-            _log.warning("a %s has no area and is left out", other)
+        case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
+            yield kind, None
         case other:
             raise ValueError(f"{other!r} is no GeoJSON type")
 
@@ -143,11 +151,11 @@ def _class_of(feature: dict[str, Any]) -> str:
     return ""
 
 
-def _asap(data: bytes) -> Iterator[tuple[str, Polygon]]:
+def _asap(data: bytes) -> Iterator[tuple[str, Polygon | None]]:
     """Group and area of each annotation."""
     for annotation in _asap_root(data).iterfind("Annotations/Annotation"):
-        if (shape := annotation.get("Type")) not in _ASAP_AREAS:
-            _log.warning("a %s has no area and is left out", shape)
+        if annotation.get("Type") not in _ASAP_AREAS:
+            yield "", None
             continue
         corners = sorted(annotation.iter("Coordinate"), key=lambda c: float(c.get("Order")))
         ring = [(float(c.get("X")), float(c.get("Y"))) for c in corners]
@@ -180,7 +188,20 @@ def _polygon(rings: list[Any]) -> Polygon:
 
 def _areas(geometries: Iterable[BaseGeometry]) -> MultiPolygon:
     """The union of all polygons in the geometries, mended where they cross themselves."""
-    valid = shapely.make_valid(np.array(list(geometries), object))
+    drawn = np.array(list(geometries), object)
+    crossings = sum(map(_crossings, drawn[~shapely.is_valid(drawn)]))
+    if crossings > _MOST_CROSSINGS:
+        raise ValueError(f"its outlines cross themselves some {crossings:.0f} times")
+    valid = shapely.make_valid(drawn)
     parts = shapely.get_parts(shapely.get_parts(valid))  # of collections, then of multipolygons
     union = shapely.union_all([part for part in parts if isinstance(part, Polygon)])
     return MultiPolygon([part for part in shapely.get_parts(union) if isinstance(part, Polygon)])
+
+
+def _crossings(area: BaseGeometry) -> float:
+    """How often the rings of an area cross, told from 200 of their sides."""
+    rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(area)]
+    sides = shapely.linestrings(np.concatenate([np.stack([r[:-1], r[1:]], 1) for r in rings]))
+    sample = sides[:: max(1, len(sides) // 200)]
+    pairs = shapely.STRtree(sides).query(sample, predicate="crosses")
+    return float(pairs.shape[1] / len(sample) * len(sides) / 2)

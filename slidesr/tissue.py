@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Size
+from slidesr.inputs import IMAGE_FORMATS, check_file
 
 _Mask = NDArray[np.bool_]
 _Planes = NDArray[np.float32]  # [3, h, w]: red, green, blue
@@ -25,6 +26,7 @@ _WHITE = (255, 255, 255)
 _WORK_PX = (
     2048  # longest side worked on: 10 um a pixel on a 20 mm section, finer than any length below
 )
+_MASK_PX = 2**26  # counting takes 16 bytes a pixel
 _ASSUMED_UM = 25.0  # a pixel of a 1024 px thumbnail of a common section, where the file tells none
 _MARGIN_UM = 50.0  # gaps up to this are closed, tissue grows by this, smaller specks are dust
 _HOLE_UM = 400.0  # holes up to this are vessels, glands and fat cells: part of the tissue
@@ -90,13 +92,17 @@ def all_tissue() -> Tissue:
 
 def read_mask(path: Path, frame_aspect: Size) -> Tissue:
     """Reads a mask image of the whole slide: what is neither zero nor transparent is tissue."""
+    check_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > _MASK_PX:
+                raise RefusedError(
+                    f"{path}: a mask of {image.width} x {image.height} px is too large."
+                    " Give a smaller one; 20 um a pixel do."
+                )
             mask = _nonzero(image)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RefusedError(f"{path}: not a readable mask ({error}). Give a PNG image.") from error
-    except Image.DecompressionBombError as error:
-        raise RefusedError(f"{path}: {error} Give a smaller mask; 20 um a pixel do.") from error
     height, width = mask.shape
     stretch = width * frame_aspect.height / (height * frame_aspect.width)
     # 2% for a mask of a slightly cropped slide; a pixel for the rounding of small masks

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from slidesr.durable import whole_file
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.inputs import check_file
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.shelf import on_shelf_or_file, shelf
@@ -24,8 +26,9 @@ _T = TypeVar("_T")
 _Network = TypeVar("_Network", bound=nn.Module)
 _MODEL, _ENCODER = "slidesr", "slidesr_encoder"  # the headers' keys
 _SHIPPED_ENCODER = "histology-encoder"
-_MAX_BYTES = 1 << 30
 _LEAST_BYTES = 2  # of a weight; a hostile header must not make a network of gigabytes
+_MAX_BYTES = 1 << 26  # twenty times the largest shipped
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("name", "stage", "licence"), str),
     **dict.fromkeys(("data", "recipe", "training", "scores"), dict),
@@ -59,6 +62,8 @@ class ModelSpec:
         table = _fields(text)
         table["generator"] = GeneratorSpec(**table["generator"])
         finest, coarsest = map(float, table["trained_um_per_px"])
+        if not 0 < finest <= coarsest < inf:
+            raise ValueError(f"{finest} to {coarsest} um per pixel")
         table["trained_um_per_px"] = (finest, coarsest)
         return cls(**table)
 
@@ -90,9 +95,7 @@ def read_model(path: Path) -> tuple[ModelSpec, Generator]:
     """The header and the generator in fp32, not folded. The file is data and is never executed."""
     spec = read_spec(path)
     if path.stat().st_size < _LEAST_BYTES * spec.generator.body_weights:
-        raise RefusedError(
-            f"{path}: not the weights its header describes: it is too small for them"
-        )
+        raise RefusedError(f"{path}: not the weights its header describes: it is too small")
     return spec, _read_network(path, Generator(spec.generator))
 
 
@@ -177,11 +180,14 @@ def _fields(header: str) -> dict[str, Any]:
     for key, kind in _KINDS.items():
         if not isinstance(table.get(key, kind()), kind):
             raise TypeError(f"{key} is not a {kind.__name__}")
+    if not table["name"].isprintable():
+        raise ValueError("its name holds control characters")
     return table
 
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
+        check_file(path)
         if path.stat().st_size > _MAX_BYTES:
             raise RefusedError(
                 f"{path}: over {_MAX_BYTES >> 20} MiB, larger than any slidesr model"
@@ -215,7 +221,7 @@ def _read_network(path: Path, network: _Network) -> _Network:
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise RefusedError(f"{path}: tensor {name} has the shape {tuple(tensor.shape)}")
-        if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
+        if (tensor.dtype in _FLOATS) != expected[name].is_floating_point():
             raise RefusedError(f"{path}: tensor {name} is of the kind {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise RefusedError(f"{path}: tensor {name} holds a number that is not finite")

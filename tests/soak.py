@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from malformed import Runner, make_cases
 from slides import camelyon_style, tissue
 from test_painter import tiny_generator
 
@@ -347,6 +348,37 @@ def surroundings(soak: Soak) -> dict[str, Any]:
     return {"runs": runs, "identical": runs}
 
 
+def malformed(soak: Soak) -> dict[str, Any]:
+    """Every malformed file there is, with and without looking for tissue, in `info` too."""
+    worst_s, most_bytes, codes = 0.0, 0, Counter[int]()
+    with soak.place() as place, Runner(place / "run") as run:
+        cases = list(make_cases(place / "cases"))
+        for number, case in enumerate(cases):
+            verdict = run(case, ("auto", "all", "info")[number % 3])
+            if verdict.problems:
+                raise SystemExit(f"{case.name}: {verdict.problems}")
+            worst_s = max(worst_s, verdict.seconds)
+            most_bytes = max(most_bytes, verdict.peak_bytes)
+            codes[verdict.exit_code] += 1
+    return {
+        "inputs": len(cases),
+        "refused": codes[2],
+        "failed in one line": codes[1],
+        "harmless": codes[0] + codes[3],
+        "slowest, s": round(worst_s, 1),
+        "most memory, MiB": most_bytes >> 20,
+    }
+
+
+def privacy(soak: Soak) -> dict[str, Any]:
+    """The planted strings, by the suite's own test."""
+    told = [sys.executable, "-m", "pytest", "-q", str(Path(__file__).with_name("test_privacy.py"))]
+    done = subprocess.run(told, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout)
+    return {"tests": done.stdout.strip().splitlines()[-1]}
+
+
 def journal_cost(soak: Soak) -> dict[str, Any]:
     """The share of a real run's time that its checkpoints take."""
     with soak.place() as place:
@@ -360,7 +392,9 @@ def journal_cost(soak: Soak) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="kills,disks,writes,surroundings,journal")
+    parser.add_argument(
+        "--only", default="kills,disks,writes,surroundings,journal,malformed,privacy"
+    )
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--signals", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
@@ -375,6 +409,8 @@ def main() -> None:
             "writes": lambda: writes(soak),
             "surroundings": lambda: surroundings(soak),
             "journal": lambda: journal_cost(soak),
+            "malformed": lambda: malformed(soak),
+            "privacy": lambda: privacy(soak),
         }
         for name in choices.only.split(","):
             started = time.monotonic()

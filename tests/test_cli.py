@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import resource
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from slides import camelyon_style, tissue
 
 from slidesr.cli import run
+from slidesr.cli.show import LineHandler
 from slidesr.weights import save_model
 
 
@@ -159,6 +162,49 @@ def test_control_characters_and_markup_are_shown_not_obeyed(
     assert "[bold]" in line
     assert "\x1b[31m" not in line
     assert line.count("\n") == 1
+
+
+def test_names_and_words_of_files_are_inert_in_tables_and_warnings(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "[bold]\x1b[31mred\n.tif"
+    (folder / "slide.tif").rename(folder / name)
+    assert run(["info", name]) == 0
+    logging.getLogger("slidesr").addHandler(handler := LineHandler())
+    try:
+        logging.getLogger("slidesr.slide").warning("%s: %s", name, "long " * 100)
+    finally:
+        logging.getLogger("slidesr").removeHandler(handler)
+    told = capsys.readouterr()
+    for text in (told.out, told.err):
+        assert r"[bold]\x1b[31mred\n.tif" in text
+        assert "\x1b[31m" not in text
+    assert told.err.startswith("warning: ")
+    assert told.err.count("\n") == 1
+
+
+def test_a_slide_that_kills_its_trial_is_refused_by_each_command(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    abort = [sys.executable, "-c", "import os; os.abort()"]
+    monkeypatch.setattr("slidesr.trial._command", lambda path: abort)
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, limits[1]))
+    (folder / "second.tif").write_bytes((folder / "slide.tif").read_bytes())
+    for arguments, code in (
+        (["upscale", *UPSCALE, "slide.tif"], 2),
+        (["upscale", *UPSCALE, "slide.tif", "second.tif", "-o", "many"], 2),
+        (["info", "slide.tif"], 2),
+        (["patches", "slide.tif", "-o", "patches"], 1),
+        (["demo", "slide.tif"], 2),
+    ):
+        assert run(arguments) == code
+        told = capsys.readouterr().err + caplog.text
+        caplog.clear()
+        assert "slide.tif: a trial reading ended in SIGABRT" in told
 
 
 def test_a_fault_of_ours_is_one_line(

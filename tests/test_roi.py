@@ -71,7 +71,7 @@ def test_points_are_left_out_with_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         read_roi(written(tmp_path / "a.json", json.dumps([POINT, FEATURE])))
-    assert "Point has no area" in caplog.text
+    assert "shapes without an area are left out: 1" in caplog.text
 
 
 def test_asap_areas_lose_their_exclusions(tmp_path: Path) -> None:
@@ -195,3 +195,22 @@ def test_hole_and_island_stay() -> None:
 
 def test_roi_beside_the_slide_is_empty() -> None:
     assert not roi_mask(shapely.box(500, 0, 600, 50), Size(300, 300), Size(30, 30)).any()
+
+
+@pytest.mark.parametrize("corners", [1000, 30_000])
+def test_an_outline_that_crosses_itself_everywhere_is_refused_at_once(
+    tmp_path: Path, corners: int
+) -> None:
+    """Mending 3,000 random corners took minutes and 4 GB."""
+    ring = np.random.default_rng(0).uniform(0, 300, (corners, 2)).tolist()
+    star = {"type": "Polygon", "coordinates": [ring]}
+    with pytest.raises(RefusedError, match="cross themselves"):
+        read_roi(written(tmp_path / "a.json", json.dumps(star)))
+
+
+def test_an_outline_with_a_few_crossings_is_mended(tmp_path: Path) -> None:
+    x = np.arange(200.0)
+    zigzag = np.stack([x, 50 * np.cos(np.pi * x / 2)], 1)
+    back = np.stack([x[::-1], np.full(200, 3.0)], 1)
+    ring = {"type": "Polygon", "coordinates": [np.concatenate([zigzag, back]).tolist()]}
+    assert read_roi(written(tmp_path / "a.json", json.dumps(ring))).area > 100

@@ -369,7 +369,6 @@ def test_files_that_are_no_slides_are_refused_in_one_line(tmp_path: Path, image:
     contents = {
         "text.svs": b"not a slide",
         "noise.tif": b"II*\0" + bytes(range(256)),
-        "empty.png": b"",
         "cut.tif": (tmp_path / "whole.tif").read_bytes()[:20_000],
         "cut.png": (tmp_path / "whole.png").read_bytes()[:2_000],
     }
@@ -383,9 +382,18 @@ def test_files_that_are_no_slides_are_refused_in_one_line(tmp_path: Path, image:
         assert message.isprintable()
 
 
-def test_a_missing_file_a_folder_and_a_fifo_are_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_with_something_in_it_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for name, message in (("none.svs", "No such file"), (".", "a folder"), ("fifo", "a device")):
+    (tmp_path / "empty.svs").touch()
+    (tmp_path / "loop.svs").symlink_to("loop.svs")
+    refused = {
+        "none.svs": "No such file",
+        ".": "a folder",
+        "fifo": "a pipe",
+        "empty.svs": "is empty",
+        "loop.svs": "symbolic links",
+    }
+    for name, message in refused.items():
         with pytest.raises(RefusedError, match=message):
             open_slide(tmp_path / name)
 

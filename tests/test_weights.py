@@ -121,14 +121,13 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"PK\x03\x04",
         b"these are no weights\n" * 100,
         struct.pack("<Q", 1 << 62) + b"{}",
         struct.pack("<Q", 2) + b"{]",
         struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
     ],
-    ids=["empty", "zip", "text", "endless header", "no JSON", "no UTF-8"],
+    ids=["zip", "text", "endless header", "no JSON", "no UTF-8"],
 )
 def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
@@ -205,7 +204,11 @@ def test_a_broken_header_is_refused(header: str, saved: Path) -> None:
         {"trained_um_per_px": "ab"},
         {"trained_um_per_px": 1.0},
         {"trained_um_per_px": [1.0]},
+        {"trained_um_per_px": [0.0, 1.0]},
+        {"trained_um_per_px": [2.0, 1.0]},
+        {"trained_um_per_px": [1.0, float("nan")]},
         {"name": 7},
+        {"name": "a\x1b[31m"},
         {"scores": 3},
     ],
     ids=str,
@@ -233,6 +236,8 @@ def test_a_header_with_wrong_fields_is_refused(change: dict[str, Any], saved: Pa
         {"blocks": 10**9},
         {"blocks": 1.5},
         {"expansion": 10**9},
+        {"channels": 512, "expansion": 16},
+        {"window": 129},
         {"bicubic_skip": "no"},
     ],
     ids=str,

@@ -10,8 +10,7 @@ import traceback
 from types import FrameType
 
 import click
-from rich.logging import RichHandler
-from rich.markup import escape
+from rich.text import Text
 
 from slidesr import __version__
 from slidesr.cli.benchmark import benchmark
@@ -19,7 +18,7 @@ from slidesr.cli.convert import convert
 from slidesr.cli.demo import demo
 from slidesr.cli.info import info, models
 from slidesr.cli.patches import patches
-from slidesr.cli.show import console
+from slidesr.cli.show import LineHandler, console, inert
 from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
 from slidesr.cli.verify import verify
@@ -44,8 +43,9 @@ for _command in (upscale, info, convert, verify, models, demo, patches, train, b
 
 def main() -> None:
     """What the `slidesr` command calls."""
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("slidesr").addHandler(LineHandler())
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries say is not for users
+    logging.captureWarnings(True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
@@ -79,13 +79,7 @@ def run(arguments: list[str]) -> int:
 def _say(message: str) -> None:
     if os.environ.get("SLIDESR_DEBUG"):
         traceback.print_exc()
-    line = escape("".join(map(_printable, message)))
-    console.print(f"[bold red]slidesr:[/] {line}", highlight=False, soft_wrap=True)
-
-
-def _printable(character: str) -> str:
-    """Control characters of a hostile file name or tag are shown, not obeyed."""
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    console.print(Text.assemble(("slidesr: ", "bold red"), inert(message)), soft_wrap=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

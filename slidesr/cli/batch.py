@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from slidesr.cli.run import run_job
-from slidesr.cli.show import as_json, console, time_text
+from slidesr.cli.show import as_json, inert, line, time_text
 from slidesr.errors import RefusedError
+from slidesr.printable import printable
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options, Summary
@@ -37,19 +37,19 @@ def run_batch(inputs: Sequence[Path], folder: Path, options: Options, *, json_: 
 
     def run(job: Job) -> Summary:
         place = f"{len(outcomes) + 1} of {len(items)}: {job.slide.path.name}"
-        console.print(Text(place, "bold"), soft_wrap=True)
+        line(place, "bold")
         return run_job(job)
 
     for outcome in upscale_all(items, options, run):
         outcomes.append(outcome)
         write_summary(folder / "summary.json", outcomes)
         if outcome.exit_code:
-            console.print(Text(outcome.why, _STYLE.get(outcome.status, "")), soft_wrap=True)
+            line(outcome.why, _STYLE.get(outcome.status, ""))
     if json_:
         as_json(as_plain(outcomes))
     else:
         _show(outcomes)
-        click.echo(f"All of it is told in {folder / 'summary.json'}")
+        click.echo(printable(f"All of it is told in {folder / 'summary.json'}"))
     return worst(outcomes)
 
 
@@ -57,9 +57,9 @@ def _show(outcomes: Iterable[Outcome]) -> None:
     table = Table("slide", "", "time", "why", box=None)
     for outcome in outcomes:
         table.add_row(
-            Text(str(outcome.item.source)),
-            Text(outcome.status, _STYLE.get(outcome.status, "green")),
+            inert(outcome.item.source),
+            inert(outcome.status, _STYLE.get(outcome.status, "green")),
             time_text(outcome.summary.seconds) if outcome.summary else "",
-            Text(outcome.why),
+            inert(outcome.why),
         )
     Console().print(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from slidesr.cli import options as common
-from slidesr.cli.show import console, progress_bar, stoppable
+from slidesr.cli.show import console, line, progress_bar, stoppable
 from slidesr.errors import RefusedError, SlidesrError
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def benchmark(
     if update_cards:
         cards.update_cards(results, models_folder(), models_folder().parent / "README.md")
     click.echo(results.to_json() if json_ else markdown(results))
-    console.print(f"report: {output / 'report.html'}", highlight=False, soft_wrap=True)
+    line(f"report: {output / 'report.html'}")
 
 
 def _pairs(

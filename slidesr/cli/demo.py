@@ -8,6 +8,8 @@ import click
 
 from slidesr.cli.run import opened, run_job, show_summary
 from slidesr.cli.show import console
+from slidesr.printable import printable
+from slidesr.trial import tried
 
 
 @click.command()
@@ -26,7 +28,7 @@ def demo(slide: Path | None, output: Path) -> None:
     The sample is made of an image that comes with scikit-image, so nothing is downloaded. It is no
     H&E, which the networks know, so the fidelity weights make it: those invent least.
     """
-    with console.status("loading"):
+    with console.status("loading"), tried(slide or Path()):
         from slidesr.demo import draw_comparison, write_sample_slide
         from slidesr.upscale import Options
 
@@ -37,5 +39,5 @@ def demo(slide: Path | None, output: Path) -> None:
     with opened(source, result, options) as job:
         show_summary(run_job(job))
         picture = draw_comparison(job.frame, result, output / "before-after.png")
-    click.echo(f"The upscaled slide is {result}: open it in QuPath or any OpenSlide program.")
-    click.echo(f"Bicubic beside slidesr: {picture}")
+    click.echo(printable(f"The upscaled slide is {result}: open it in QuPath or OpenSlide."))
+    click.echo(printable(f"Bicubic beside slidesr: {picture}"))

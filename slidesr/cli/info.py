@@ -10,8 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from slidesr.cli.show import as_json, bytes_text, facts
+from slidesr.cli.show import as_json, bytes_text, facts, inert
 from slidesr.output.compression import Compression
+from slidesr.trial import tried
 
 
 @click.command()
@@ -19,8 +20,9 @@ from slidesr.output.compression import Compression
 @click.option("--json", "json_", is_flag=True, help="Say it as JSON on stdout.")
 def info(source: Path, *, json_: bool) -> None:
     """Tells what a slide is, and what `upscale` would make of it."""
-    from slidesr.slide import open_slide
-    from slidesr.tissue import find_tissue
+    with tried(source):
+        from slidesr.slide import open_slide
+        from slidesr.tissue import find_tissue
 
     with open_slide(source) as slide:
         thumbnail = slide.thumbnail(2048)
@@ -94,9 +96,9 @@ def models(*, json_: bool) -> None:
     for path, spec in found:
         finest, coarsest = spec.trained_um_per_px
         table.add_row(
-            spec.name,
+            inert(spec.name),
             f"x{spec.generator.scale}",
-            spec.stage,
+            inert(spec.stage),
             f"{finest:g}-{coarsest:g}",
             bytes_text(path.stat().st_size),
         )

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from slidesr.cli.show import as_json, bytes_text, console, facts, progress_bar, stoppable, time_text
+from slidesr.cli.show import (
+    as_json,
+    bytes_text,
+    console,
+    facts,
+    line,
+    progress_bar,
+    stoppable,
+    time_text,
+)
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options, Progress, Summary
@@ -82,8 +90,8 @@ def show_summary(summary: Summary, *, json_: bool = False) -> None:
             summary.filled_tiles
         )
     facts("", rows)
-    console.print(Text(f"Look at it: slidesr view {summary.input} {summary.output}", "dim"))
-    console.print(Text("Synthetic: the details are the network's. Not for diagnosis.", "dim"))
+    line(f"Look at it: slidesr view {summary.input} {summary.output}", "dim")
+    line("Synthetic: the details are the network's. Not for diagnosis.", "dim")
 
 
 def show_profile(job: Job, summary: Summary, watch: Stopwatch) -> None:

@@ -1,8 +1,12 @@
-"""How the commands show things: tables, sizes, times, and the progress bar of a run."""
+"""How the commands show things: lines, tables, sizes, times, and the progress bar of a run.
+
+Names and words of files go through `inert`: they are shown, never obeyed.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +21,26 @@ from rich.table import Table
 from rich.text import Text
 
 from slidesr.errors import StoppedError
+from slidesr.printable import printable
 
 console = Console(stderr=True)
+
+
+def inert(text: object, style: str = "") -> Text:
+    """Foreign text for rich: its control characters escaped, its markup mere brackets."""
+    return Text(printable(str(text)), style)
+
+
+def line(text: object, style: str = "") -> None:
+    """One line on stderr, however long."""
+    console.print(inert(text, style), soft_wrap=True)
+
+
+class LineHandler(logging.Handler):
+    """Shows each record as one line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line(f"{record.levelname.lower()}: {record.getMessage()}", "yellow")
 
 
 def bytes_text(count: float) -> str:
@@ -46,11 +68,13 @@ def time_text(seconds: float) -> str:
 
 def facts(title: str, rows: Mapping[str, object]) -> None:
     """A table of two columns on stdout; text from files is never read as markup."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=inert(title), title_justify="left", show_header=False, box=None, pad_edge=False
+    )
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(str(value)))
+        table.add_row(name, inert(value))
     Console(soft_wrap=True).print(table)
 
 
@@ -66,7 +90,10 @@ def _plain(value: object) -> object:
 
 @contextmanager
 def progress_bar(title: str, total: float) -> Iterator[Progress]:
-    """A bar on stderr for one task; advance it by `progress.update(progress.task_ids[0], ...)`."""
+    """A bar on stderr for one task; advance it by `progress.update(progress.task_ids[0], ...)`.
+
+    Where stderr is no terminal nothing is drawn.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -74,8 +101,8 @@ def progress_bar(title: str, total: float) -> Iterator[Progress]:
         _Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        progress.add_task(title, total=total, note="")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        progress.add_task(printable(title), total=total, note="")
         yield progress
 
 

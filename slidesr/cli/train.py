@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slidesr.cli.show import console, progress_bar, stoppable, time_text
+from slidesr.cli.show import console, inert, progress_bar, stoppable, time_text
 from slidesr.errors import RefusedError
+from slidesr.printable import printable
 
 if TYPE_CHECKING:
     from slidesr.train.encoder import EncoderRecipe
@@ -101,7 +102,7 @@ def _train_generator(plan: Recipe, sources: Sources) -> None:
             )
             losses = ", ".join(f"{name} {value:.5f}" for name, value in now.losses.items())
             bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
-            bar.console.print(f"{now.patches:>9,} patches  {losses}  {gains}")
+            bar.console.print(inert(f"{now.patches:>9,} patches  {losses}  {gains}"))
 
         trained = run(plan, sources, world, report)
     if not world.is_first:
@@ -115,7 +116,7 @@ def _train_generator(plan: Recipe, sources: Sources) -> None:
     )
     with console.status("scoring"):
         scores = mean_scores(comparison, lambda done, total: None)
-    click.echo(write_model(sources.out, spec, scores, trained.generator))
+    click.echo(printable(str(write_model(sources.out, spec, scores, trained.generator))))
 
 
 def _train_encoder(plan: EncoderRecipe, sources: Sources) -> None:
@@ -135,4 +136,5 @@ def _train_encoder(plan: EncoderRecipe, sources: Sources) -> None:
         trained = train_encoder(plan, sources.data, sources.valid, sources.out, report)
     with console.status("scoring"):
         scores = score_encoder(trained.encoder, sources.valid, plan.views)
-    click.echo(write_encoder(sources.out, plan, sources.data, trained, scores))
+    made = write_encoder(sources.out, plan, sources.data, trained, scores)
+    click.echo(printable(str(made)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
 from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
+from slidesr.trial import tried
 
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options
@@ -129,10 +131,11 @@ def upscale(
     INPUT is a slide, or many, or folders of slides. What is done already is not done again, and
     what was stopped goes on by the same command.
     """
-    with console.status("loading"):
+    is_one = len(sources) == 1 and not _is_folder(sources[0])
+    with console.status("loading"), tried(sources[0]) if is_one else nullcontext():
         options = _options(**choices)
     common.refuse_idle(context, output)
-    if len(sources) == 1 and not _is_folder(sources[0]):
+    if is_one:
         show = _estimated if dry_run else _profiled if profile else _upscaled
         context.exit(show(sources[0], output, options, json_=json_))
     if dry_run or profile:

@@ -20,6 +20,8 @@ from slidesr.nets.layers import (
 )
 
 _HEAD_RADIUS, _OUTPUT_RADIUS, _BICUBIC_RADIUS = 4, 4, 2
+_LARGEST_WINDOW = 128  # a tile of one of 256 px takes minutes: the fourth power of it
+_MOST_WIDE = 1024  # channels inside a block, four times the paper's: a tile of them takes 0.6 GB
 _BLOCK_RADIUS = {"wide": 1, "plain": 2}
 _FUSE_RADIUS = {"wide": 2, "plain": 1}
 
@@ -54,12 +56,14 @@ class GeneratorSpec:
             raise ValueError(f"norm {self.norm!r} is not one of 'weight', 'batch'")
         if self.block not in _BLOCK_RADIUS:
             raise ValueError(f"block {self.block!r} is not one of 'wide', 'plain'")
-        if not 0 <= self.window <= 256:
-            raise ValueError(f"attention window {self.window} px is not within 0..256")
+        if not 0 <= self.window <= _LARGEST_WINDOW:
+            raise ValueError(f"attention window {self.window} px is not in 0..{_LARGEST_WINDOW}")
         if not (8 <= self.channels <= 512 and self.channels % 8 == 0):
             raise ValueError(f"{self.channels} channels: not a multiple of 8 within 8..512")
         if not (1 <= self.blocks <= 64 and 1 <= self.expansion <= 16):
             raise ValueError(f"{self.blocks} blocks of expansion {self.expansion} are out of range")
+        if self.channels * self.expansion > _MOST_WIDE:
+            raise ValueError(f"{self.channels} channels, {self.expansion} times as wide: too many")
 
     @property
     def stages(self) -> int:

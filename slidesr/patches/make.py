@@ -30,6 +30,7 @@ from slidesr.roi import read_lesions
 from slidesr.schedule import ordered_map
 from slidesr.slide import Frame, Slide, open_slide
 from slidesr.tissue import Tissue, find_tissue
+from slidesr.trial import try_slide
 
 _log = logging.getLogger(__name__)
 _THUMBNAIL_PX = 2048
@@ -97,6 +98,7 @@ def _filled(
     if patches.is_finished(item.name):
         return
     rows: list[Row] = []
+    try_slide(item.slide)
     with open_slide(item.slide, mpp=options.level0_mpp) as slide:
         cutter, found = _cutter(item, slide, patches, options)
         for rank, (label, boxes) in enumerate(found.items()):

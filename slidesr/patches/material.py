@@ -53,8 +53,8 @@ def are_slides(path: Path) -> bool:
     """
     if path.is_dir():
         return any(are_slides(each) for each in sorted(path.rglob("*")) if each.is_file())
-    if path.suffix.lower() in (".tif", ".tiff"):
-        with suppress(OSError, ValueError), Image.open(path) as image:
+    if path.suffix.lower() in (".tif", ".tiff") and path.is_file():
+        with suppress(OSError, ValueError), Image.open(path, formats=["TIFF"]) as image:
             return getattr(image, "n_frames", 1) > 1 or max(image.size) > _LARGEST_PATCH_PX
     return path.suffix.lower() in _SUFFIXES | {".dcm"}
 

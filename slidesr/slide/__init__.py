@@ -2,6 +2,6 @@
 
 from slidesr.slide._frame import Frame
 from slidesr.slide._slide import Slide, open_slide
-from slidesr.slide._source import Level, printable
+from slidesr.slide._source import Level
 
-__all__ = ["Frame", "Level", "Slide", "open_slide", "printable"]
+__all__ = ["Frame", "Level", "Slide", "open_slide"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 
@@ -12,6 +16,7 @@ from PIL.TiffImagePlugin import RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, Tif
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
+from slidesr.inputs import IMAGE_FORMATS
 from slidesr.slide._resolution import mpp_from_tiff_tags
 from slidesr.slide._source import (
     WHITE,
@@ -22,26 +27,28 @@ from slidesr.slide._source import (
     unreadable,
 )
 
-_MAX_PX = 512 * 10**6
+_MAX_PX = 2**28  # a gigabyte
+_MAX_PX_PER_BYTE = 1000  # of a JPEG: bare white takes one for 200
+_MAX_SCANS = 64  # of a progressive JPEG: each costs as much as all its pixels, and ten do
 _EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")  # not EPS: it starts Ghostscript
 
 _limit_lock = Lock()
 
 
 class ImageSource:
-    """An image held in memory: 3 bytes a pixel, at most 512 megapixels."""
+    """An image held in memory as Pillow has it: at most 4 bytes a pixel, 268 megapixels."""
 
     def __init__(self, path: Path) -> None:
         try:
             with _without_pixel_limit():
-                image = Image.open(path, formats=_FORMATS)
+                image = Image.open(path, formats=IMAGE_FORMATS)
             with image:
                 _check(path, image)
                 self.about = _about(path, image)
-                self._pixels = over_background(image, WHITE)
-        except RefusedError:
+                with _muted() if image.format == "TIFF" else nullcontext():
+                    image.load()
+                self._image = image
+        except (RefusedError, MemoryError):
             raise
         except UnidentifiedImageError as error:
             raise unreadable(path, "its format is not known") from error
@@ -50,7 +57,8 @@ class ImageSource:
 
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside the image, which is level 0, the only one."""
-        return self._pixels[box.slices].copy()
+        part = self._image.crop((box.x, box.y, box.right, box.bottom))
+        return over_background(part, WHITE)
 
     def close(self) -> None:
         """Nothing: the file is closed already."""
@@ -67,6 +75,20 @@ def _without_pixel_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Without stderr for a moment: Pillow's libtiff writes there itself, past Python."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def _check(path: Path, image: Image.Image) -> None:
     if image.width * image.height > _MAX_PX:
         raise RefusedError(
@@ -75,6 +97,17 @@ def _check(path: Path, image: Image.Image) -> None:
         )
     if image.mode not in _EIGHT_BIT_MODES:
         raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
+    held = path.stat().st_size
+    if image.format == "JPEG" and image.width * image.height > _MAX_PX_PER_BYTE * held:
+        raise unreadable(path, f"{held} bytes cannot hold {image.width} x {image.height} px")
+    if image.info.get("progressive") and _scans(path) > _MAX_SCANS:
+        raise unreadable(path, f"its JPEG has more than {_MAX_SCANS} scans")
+
+
+def _scans(path: Path) -> int:
+    """How many scans of the image a JPEG holds; inside of one no marker occurs."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        return sum(1 for _ in re.finditer(rb"\xff\xda", data))
 
 
 def _about(path: Path, image: Image.Image) -> About:

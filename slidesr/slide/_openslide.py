@@ -13,18 +13,18 @@ from PIL.ImageCms import PyCMSError
 
 from slidesr.errors import SlidesrError
 from slidesr.geometry import Box, Size
+from slidesr.printable import printable
 from slidesr.slide._grid import CELL_PX, CellGrid
 from slidesr.slide._provenance import provenance_from_description
 from slidesr.slide._resolution import Resolution, mpp_from_um, number, resolution_from_ome
+from slidesr.slide._sane import check_sane
 from slidesr.slide._source import (
     RGB,
     WHITE,
     About,
     Level,
     Pixels,
-    check_sane,
     over_background,
-    printable,
     unreadable,
 )
 

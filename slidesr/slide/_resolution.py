@@ -10,7 +10,7 @@ from pathlib import Path
 from lxml import etree
 
 from slidesr.geometry import Mpp
-from slidesr.slide._source import printable
+from slidesr.printable import printable
 
 _log = logging.getLogger(__name__)
 

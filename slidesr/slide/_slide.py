@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Set
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,12 +15,14 @@ from PIL import Image
 from slidesr.closing import Closing
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp
+from slidesr.inputs import check_file
 from slidesr.slide._colour import under_profile
 from slidesr.slide._filling import FillingSource
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
 from slidesr.slide._image import ImageSource
+from slidesr.slide._index import refuse_names_elsewhere
 from slidesr.slide._openslide import OpenSlideSource
-from slidesr.slide._source import Pixels, Source, unreadable
+from slidesr.slide._source import Pixels, Source
 from slidesr.slide._stamp import Stamp, stamp_of
 from slidesr.slide._tiff import TiffSource, tiff_layout
 from slidesr.slide._zarr import ZarrSource, is_store
@@ -195,8 +196,9 @@ def _source(path: Path) -> Source:
     """OpenSlide wherever it sees as much as the others do."""
     if is_store(path):
         return ZarrSource(path)
-    _check_file(path)
+    check_file(path)
     vendor = OpenSlideSource.vendor(path)
+    refuse_names_elsewhere(path, vendor)
     layout = tiff_layout(path) if vendor in (None, "generic-tiff") else None
     if vendor is None:
         is_plain = layout is None or not (layout.is_ome or layout.is_tiled)
@@ -216,20 +218,6 @@ def _source(path: Path) -> Source:
 def _check_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise RefusedError(f"A {name} of {value:g} is not positive and finite.")
-
-
-def _check_file(path: Path) -> None:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the name
-        raise RefusedError(f"{path!r}: {error}") from error
-    # Readers hang on a FIFO, so nothing but a regular file is opened.
-    if not stat.S_ISREG(status.st_mode):
-        raise unreadable(path, "it is a folder or a device, not a file")
-    if not status.st_size:
-        raise unreadable(path, "it is empty")
 
 
 def _reduced(frame: Frame, factor: int) -> Pixels:

@@ -13,17 +13,13 @@ from PIL import Image
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
+from slidesr.printable import printable
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """u8[h, w, 3]: rows, columns, RGB in 0..255."""
 
 RGB: TypeAlias = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
-
-# Measured: a 32768 px tile aborts the process inside OpenSlide, where nothing can be caught.
-_MAX_TILE_BYTES = 256 * 2**20
-_MAX_SIDE_PX = 2**31
-_MAX_AREA_PX = 2**42
 
 
 @dataclass(frozen=True)
@@ -101,27 +97,8 @@ def over_background(image: Image.Image, background: RGB) -> Pixels:
     return np.array(canvas)
 
 
-def check_sane(path: Path, sizes: Sequence[Size], tiles: Sequence[Size]) -> None:
-    """Refuses a file whose levels or tiles no real slide has, before a pixel is read."""
-    for size in sizes:
-        if max(size.width, size.height) > _MAX_SIDE_PX or size.area > _MAX_AREA_PX:
-            raise unreadable(path, f"a level of {size} px is beyond any real slide")
-    for tile in tiles:
-        if tile.area * 4 > _MAX_TILE_BYTES:
-            raise unreadable(path, f"a tile of {tile} px takes over {_MAX_TILE_BYTES >> 20} MiB")
-
-
 def unreadable(path: Path, reason: object) -> RefusedError:
     """The error for a file that cannot be opened; `reason` may be another library's words."""
     return RefusedError(
         f"{path}: not a slide or image that slidesr can read: {printable(str(reason))}"
     )
-
-
-def printable(text: str) -> str:
-    r"""Foreign text on one line, without control characters.
-
-    >>> printable("bad\x1b[31m tag\r\n 7")
-    'bad [31m tag 7'
-    """
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
-import zarr
 from PIL import Image
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp, Size
+from slidesr.printable import printable
 from slidesr.slide._provenance import provenance_from_description
 from slidesr.slide._resolution import Resolution, mpp_from_tiff_tags, resolution_from_ome
+from slidesr.slide._sane import MAX_TILE_BYTES, check_sane
 from slidesr.slide._source import (
     WHITE,
     About,
     Pixels,
-    check_sane,
     levels_from_sizes,
     over_background,
-    printable,
     unreadable,
 )
+from slidesr.slide._tiff_tiles import TiffTiles
 
 _ICC_PROFILE_TAG = 34675
 
@@ -46,27 +45,28 @@ def tiff_layout(path: Path) -> TiffLayout | None:
         with _opened(path) as tiff:
             series = tiff.series[0]
             return TiffLayout(bool(tiff.is_ome), _page(series).is_tiled, len(series.levels))
+    except MemoryError:
+        raise
     except Exception:
         return None
 
 
 class TiffSource:
-    """The first series of a TIFF, decoded chunk by chunk, one thread at a time."""
+    """The first series of a TIFF, decoded tile by tile or strip by strip."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, Lock()
+        self._path = path
         try:
             self._tiff = _opened(path)
+        except MemoryError:
+            raise
         except Exception as error:  # a dozen classes, see `tiff_layout`
             raise unreadable(path, error) from error
         try:
-            series = self._tiff.series[0]
-            self.about = _about(path, self._tiff, series.levels)
-            self._arrays = [
-                zarr.open_array(series.aszarr(level=level), mode="r")
-                for level in range(len(series.levels))
-            ]
-        except RefusedError:
+            levels = self._tiff.series[0].levels
+            self.about = _about(path, self._tiff, levels)
+            self._levels = [TiffTiles(_page(level)) for level in levels]
+        except (RefusedError, MemoryError):
             self.close()
             raise
         except Exception as error:
@@ -76,16 +76,17 @@ class TiffSource:
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside the level."""
         try:
-            with self._lock:
-                samples = np.asarray(self._arrays[level][box.slices], np.uint8)
+            samples = self._levels[level].read(box)
         except Exception as error:
             raise SlidesrError(
                 f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
                 f"of that level: {printable(str(error))}"
             ) from error
-        if samples.ndim == 3 and samples.shape[2] == 3:
+        if samples.shape[2] == 3:
             return samples
-        return over_background(Image.fromarray(samples), WHITE)
+        return over_background(
+            Image.fromarray(samples.squeeze(axis=2) if samples.shape[2] == 1 else samples), WHITE
+        )
 
     def close(self) -> None:
         self._tiff.close()
@@ -128,12 +129,16 @@ def _properties(page: TiffPage) -> dict[str, str]:
 def _check_rgb(path: Path, level: TiffPageSeries) -> None:
     if level.dtype != np.uint8:
         raise unreadable(path, f"its samples are {level.dtype}, not 8-bit")
+    if len(level.pages) != 1:
+        raise unreadable(path, f"a level of {len(level.pages)} pages is no plain image")
     if level.axes != "YX" and not (level.axes == "YXS" and level.shape[2] in (3, 4)):
         raise unreadable(path, f"its axes are {level.axes} {level.shape}, not rows, columns, RGB")
 
 
 def _check_whole(path: Path, tiff: TiffFile, page: TiffPage) -> None:
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
+    if max(page.databytecounts) > MAX_TILE_BYTES:
+        raise unreadable(path, f"a stored tile takes over {MAX_TILE_BYTES >> 20} MiB")
     if end > tiff.filehandle.size:
         raise unreadable(path, f"it is cut off: {tiff.filehandle.size} bytes of at least {end}")
 

@@ -16,15 +16,10 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp, Size
+from slidesr.printable import printable
 from slidesr.slide._resolution import mpp_from_um, number
-from slidesr.slide._source import (
-    About,
-    Pixels,
-    check_sane,
-    levels_from_sizes,
-    printable,
-    unreadable,
-)
+from slidesr.slide._sane import check_sane
+from slidesr.slide._source import About, Pixels, levels_from_sizes, unreadable
 
 _MARKS = (".zgroup", ".zattrs", "zarr.json")
 # A scheme has two letters or more; a path has made one slash of the two.

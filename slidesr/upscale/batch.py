@@ -16,6 +16,7 @@ from slidesr.durable import whole_file
 from slidesr.errors import BusyError, RefusedError, StoppedError, explained
 from slidesr.model import Model
 from slidesr.slide import open_slide
+from slidesr.trial import try_slide
 from slidesr.upscale.job import Job, default_output, open_model, prepared
 from slidesr.upscale.options import Options
 from slidesr.upscale.run import Summary
@@ -123,6 +124,7 @@ def _outcome(item: Item, options: Options, model: Model, run: Callable[[Job], Su
     if item.output.exists() and not options.overwrite:
         return _there(item, model)
     item.output.parent.mkdir(parents=True, exist_ok=True)
+    try_slide(item.source)
     with prepared(item.source, item.output, options, model) as job:
         summary = run(job)
     if summary.filled_tiles:

@@ -21,8 +21,9 @@ from slidesr.output.part import part_bytes
 from slidesr.output.sink import SUFFIXES, Format, check_output, is_zarr
 from slidesr.painter import Painter
 from slidesr.plan import CELL_PX, Block, Plan
+from slidesr.printable import printable
 from slidesr.roi import read_roi, roi_mask
-from slidesr.slide import Frame, Slide, open_slide, printable
+from slidesr.slide import Frame, Slide, open_slide
 from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
 from slidesr.upscale.options import Options
 from slidesr.weights import default_model

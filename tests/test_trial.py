@@ -1,0 +1,115 @@
+"""The trial reading: what kills or hangs it is refused in one line, and a sound slide passes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from slides import camelyon_style, tissue
+
+from slidesr import trial
+from slidesr.errors import RefusedError, SlidesrError
+from slidesr.slide.__main__ import main
+from slidesr.trial import MEMORY_EXIT_CODE, tried, try_slide
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    camelyon_style(tmp_path / "a.tif", tissue(300, 260), 0.5, tile=128)
+    return tmp_path / "a.tif"
+
+
+def ending_by(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_command", lambda path: [sys.executable, "-c", code])
+
+
+def test_a_sound_slide_passes(slide: Path) -> None:
+    try_slide(slide)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os; os.abort()", "ended in SIGABRT"),
+        ("import ctypes; ctypes.string_at(8)", "ended in SIGSEGV"),
+        (f"import os; os.kill(os.getpid(), {int(signal.SIGXCPU)})", "took over 20 s"),
+        (f"raise SystemExit({MEMORY_EXIT_CODE})", "took over 1536 MiB"),
+    ],
+)
+def test_what_kills_the_trial_is_refused(
+    slide: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    ending_by(
+        f"import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); {code}", monkeypatch
+    )
+    with pytest.raises(RefusedError, match=rf"a\.tif: a trial reading {message}"):
+        try_slide(slide)
+
+
+def test_what_hangs_the_trial_is_refused(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_MOST_SECONDS", 0.3)
+    ending_by("import time; time.sleep(60)", monkeypatch)
+    with pytest.raises(RefusedError, match=r"took over 0\.3 s"):
+        try_slide(slide)
+
+
+def test_a_trial_that_cannot_be_made_is_no_pass(
+    slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending_by("raise SystemExit(1)", monkeypatch)
+    with pytest.raises(SlidesrError, match="could not be made"):
+        try_slide(slide)
+
+
+def test_the_body_runs_beside_the_trial_and_its_error_ends_it(
+    slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending_by("import time; time.sleep(60)", monkeypatch)
+    started = time.monotonic()
+    with pytest.raises(ZeroDivisionError), tried(slide):
+        raise ZeroDivisionError
+    assert time.monotonic() - started < 30
+
+
+def test_memory_in_the_trial_is_told_from_other_errors(
+    slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("slidesr.slide.__main__._limit", lambda *_: None)
+    monkeypatch.setattr("slidesr.slide.__main__.logging.disable", lambda: None)
+    assert main(slide.with_name("nowhere.tif")) == 0
+    monkeypatch.setattr("slidesr.slide.__main__.open_slide", fail)
+    assert main(slide) == MEMORY_EXIT_CODE
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_tried"),
+    [
+        ("a.png", b"\x89PNG" + bytes(200), False),
+        ("a.jpg", b"\xff\xd8\xff" + bytes(200), False),
+        ("a.mrxs", b"\xff\xd8\xff" + bytes(200), True),
+        ("a.dcm", b"\x89PNG" + bytes(124) + b"DICM", True),
+        ("a.tif", b"II*\0", True),
+        ("a.vms", b"[Virtual Microscope Specimen]", True),
+    ],
+)
+def test_only_what_pillow_alone_reads_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, *, is_tried: bool
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    ending_by("import os; os.abort()", monkeypatch)
+    if is_tried:
+        with pytest.raises(RefusedError):
+            try_slide(tmp_path / name)
+    else:
+        try_slide(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["nowhere.tif", "n\0ul.tif", "."])
+def test_what_is_no_file_is_left_to_the_opener(tmp_path: Path, name: str) -> None:
+    try_slide(tmp_path / name)
