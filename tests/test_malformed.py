@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from malformed import Case, Runner, Verdict, make_cases
 
-_PER_FAMILY = 3
+_PER_FAMILY = 2
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_there_are_over_300_and_all_are_different(cases: list[Case]) -> None:
 
 
 def test_a_sample_of_each_family_ends_cleanly(cases: list[Case], run: Runner) -> None:
-    """The whole of them takes a quarter of an hour: `make soak` runs it."""
+    """Two of each; `make soak` runs all of them, twenty minutes long."""
     families: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         families[case.family].append(case)

@@ -91,7 +91,7 @@ def _names(folder: Path) -> Iterator[tuple[str, Path]]:
     """Names that a console would obey, each of a sound slide and of a broken one."""
     names = (
         b"a b.tif", b"line\nfeed.tif", b"\xff\xfe.tif", b"\x1b[31mred\x1b]0;owned\x07.tif",
-        b"[bold red]markup[/].tif", b"-o.tif", b"%s%n.tif", "\u202etif.exe.tif".encode(),
+        b"[bold red]markup[link].tif", b"-o.tif", b"%s%n.tif", "\u202etif.exe.tif".encode(),
         b"x" * 240 + b".tif",
     )  # fmt: skip
     for name in names:
