@@ -11,7 +11,8 @@ from click.core import ParameterSource
 from rich.progress import Progress
 
 from slidesr.cli import options as common
-from slidesr.cli.show import bytes_text, progress_bar, stoppable
+from slidesr.cli.show import bytes_text, console, progress_bar, stoppable
+from slidesr.trial import tried
 
 
 @click.command()
@@ -29,7 +30,8 @@ def convert(
     For DICOM tiles are copied as they are stored; the others get the pixels of level 0 and a new
     pyramid.
     """
-    from slidesr.convert import convert as run
+    with console.status("loading"), tried(source):
+        from slidesr.convert import convert as run
 
     common.refuse_idle(context, output)
     given = [context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in stored]

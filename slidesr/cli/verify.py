@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from slidesr.cli.show import as_json, console
+from slidesr.cli.show import as_json, console, inert
 from slidesr.errors import SlidesrError
+from slidesr.trial import tried
 from slidesr.verify.findings import Outcome, Report
 
 _STYLES = {
@@ -32,8 +33,8 @@ def verify(source: Path, *, full: bool, json_: bool) -> None:
     Ends with exit code 1 where a reader fails or readers disagree.
     """
     with console.status("asking the readers"):
-        from slidesr.verify import verify as run
-
+        with tried(source):
+            from slidesr.verify import verify as run
         report = run(source, full=full)
     if json_:
         as_json({"good": report.is_good, "findings": report.findings, "file": source.name})
@@ -44,12 +45,14 @@ def verify(source: Path, *, full: bool, json_: bool) -> None:
 
 
 def _show(report: Report) -> None:
-    table = Table("check", "by", "", "", title=report.path.name, title_justify="left", box=None)
+    table = Table(
+        "check", "by", "", "", title=inert(report.path.name), title_justify="left", box=None
+    )
     before = None
     for finding in report.findings:
         check = finding.check if finding.check != before else ""
         outcome = Text(finding.outcome, _STYLES[finding.outcome])
-        table.add_row(check, Text(finding.by), outcome, Text(finding.detail))
+        table.add_row(check, inert(finding.by), outcome, inert(finding.detail))
         before = finding.check
     Console().print(table)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.progress import Progress
-from rich.text import Text
 
-from slidesr.cli.show import console, progress_bar
+from slidesr.cli.show import console, line, progress_bar
+from slidesr.trial import tried
 
 if TYPE_CHECKING:
     from slidesr.view import Exhibit
@@ -38,7 +38,9 @@ def view(
 
     Only this machine can see it. Ctrl-C ends it.
     """
-    with console.status("loading"):
+    with console.status("loading"), ExitStack() as trials:
+        for file in files[:2]:
+            trials.enter_context(tried(file))
         from slidesr.view import exhibit
 
     with exhibit(files) as shown:
@@ -53,13 +55,13 @@ def _serve(shown: Exhibit, port: int, *, no_browser: bool) -> None:
 
     with Server(shown, port) as server:
         click.echo(server.url)
-        console.print(Text("Ctrl-C ends it.", "dim"))
+        line("Ctrl-C ends it.", "dim")
         if not no_browser:
             webbrowser.open(server.url)
         try:
             server.serve()
         except KeyboardInterrupt:
-            console.print(Text("ended", "dim"))
+            line("ended", "dim")
 
 
 def _export(shown: Exhibit, folder: Path, *, overwrite: bool) -> None:
