@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from malformed import zarr_folders
 from slides import camelyon_style, tissue
 
 from slidesr import trial
@@ -108,6 +109,13 @@ def test_only_what_pillow_alone_reads_is_not_tried(
             try_slide(tmp_path / name)
     else:
         try_slide(tmp_path / name)
+
+
+def test_a_chunk_that_decodes_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    """It took 20 GB, and the trial's own error was taken for an unreadable tile."""
+    stores = {path.name: path for _, path in zarr_folders.stores(tmp_path)}
+    with pytest.raises(RefusedError, match="took over 1536 MiB"):
+        try_slide(stores["chunk-zstd.zarr"])
 
 
 @pytest.mark.parametrize("name", ["nowhere.tif", "n\0ul.tif", "."])

@@ -77,6 +77,8 @@ class TiffSource:
         """The pixels of a box inside the level."""
         try:
             samples = self._levels[level].read(box)
+        except MemoryError:
+            raise
         except Exception as error:
             raise SlidesrError(
                 f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "

@@ -46,7 +46,7 @@ class ZarrSource:
             self._axes = [str(axis["name"]) for axis in multiscale["axes"]]
             self._arrays = [_array(group, entry["path"]) for entry in multiscale["datasets"]]
             self.about = self._about(multiscale, attributes)
-        except RefusedError:
+        except (RefusedError, MemoryError):
             raise
         except Exception as error:  # of zarr, its codecs and stores, and of any metadata there is
             raise unreadable(path, f"{type(error).__name__}: {error}") from error
@@ -57,6 +57,8 @@ class ZarrSource:
         wanted = {"y": rows, "x": columns, "c": slice(None)}
         try:
             found = np.asarray(self._arrays[level][tuple(wanted.get(n, 0) for n in self._axes)])
+        except MemoryError:  # a chunk that decodes to gigabytes; the trial must see it
+            raise
         except Exception as error:  # as above
             raise SlidesrError(
                 f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "

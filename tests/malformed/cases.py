@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from malformed import other_files, slide_files, tiff_files
+from malformed import other_files, slide_files, tiff_files, zarr_folders
 from malformed.tiff_files import Files, tiled
 from slidesr.printable import printable
 
@@ -52,6 +52,7 @@ def make_cases(folder: Path) -> Iterator[Case]:
     for family, make in {
         "indexed": slide_files.indexed,
         "sparse": other_files.sparse_giant,
+        "zarr": zarr_folders.stores,
         "special": _special,
         "names": _names,
     }.items():
