@@ -12,6 +12,7 @@ import click
 from slidesr.cli import options as common
 from slidesr.cli.show import console, line, progress_bar, stoppable
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.printable import printable
 
 if TYPE_CHECKING:
     from slidesr.benchmark.pairs import Pair
@@ -181,7 +182,8 @@ def benchmark(
     results = _compared(comparison, output)
     if update_cards:
         cards.update_cards(results, models_folder(), models_folder().parent / "README.md")
-    click.echo(results.to_json() if json_ else markdown(results))
+    lines = map(printable, markdown(results).split("\n"))
+    click.echo(results.to_json() if json_ else "\n".join(lines))
     line(f"report: {output / 'report.html'}")
 
 

@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from slidesr.cli import options as common
 from slidesr.cli.show import bytes_text, console, progress_bar, stoppable
+from slidesr.printable import printable
 from slidesr.trial import tried
 
 
@@ -47,4 +48,5 @@ def convert(
         run(source, output, format_, report, overwrite=overwrite)
     files = [output] if output.is_file() else [each for each in output.rglob("*") if each.is_file()]
     total = bytes_text(sum(each.stat().st_size for each in files))
-    click.echo(f"{output}: {len(files)} {'file' if len(files) == 1 else 'files'}, {total}")
+    count = f"{len(files)} {'file' if len(files) == 1 else 'files'}"
+    click.echo(printable(f"{output}: {count}, {total}"))

@@ -11,6 +11,7 @@ import click
 from rich.progress import Progress
 
 from slidesr.cli.show import console, line, progress_bar
+from slidesr.printable import printable
 from slidesr.trial import tried
 
 if TYPE_CHECKING:
@@ -76,4 +77,4 @@ def _export(shown: Exhibit, folder: Path, *, overwrite: bool) -> None:
             bars[0].update(bars[0].task_ids[0], completed=done)
 
         count = export(shown, folder, report, overwrite=overwrite)
-    click.echo(f"{folder / 'index.html'}: {count} tiles")
+    click.echo(printable(f"{folder / 'index.html'}: {count} tiles"))
