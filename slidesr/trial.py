@@ -51,7 +51,7 @@ def _is_harmless(path: Path) -> bool:
     """
     try:
         if not path.is_file():
-            return path.suffix.lower() != ".zarr"
+            return not path.is_dir()  # a folder may be a Zarr store, by any name
         with path.open("rb") as file:
             head = file.read(132)
     except (OSError, ValueError):

@@ -111,11 +111,20 @@ def test_a_single_slide_goes_into_a_folder_that_is_there(folder: Path) -> None:
 
 def test_folders_are_searched_for_slides_alone(tmp_path: Path) -> None:
     names = ["b.SVS", "a.ndpi", "notes.txt", ".hidden.tif", "a.x4.ome.tif", "x/one.dcm"]
-    for name in (*names, "x/two.dcm", "y.zarr/0/0.tif", ".z/a.tif", "photo.jpg", "x.x4.tif"):
+    for name in (
+        *names,
+        "x/two.dcm",
+        "z.zarr.zip",
+        "z.zip",
+        "y.zarr/0/0.tif",
+        ".z/a.tif",
+        "photo.jpg",
+        "x.x4.tif",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = [str(item.source.relative_to(tmp_path)) for item in find_items([tmp_path], Path(), 4)]
-    assert found == ["a.ndpi", "b.SVS", "x.x4.tif", "y.zarr", "x/one.dcm"]
+    assert found == ["a.ndpi", "b.SVS", "x.x4.tif", "y.zarr", "z.zarr.zip", "x/one.dcm"]
 
 
 def test_outputs_never_share_a_name() -> None:

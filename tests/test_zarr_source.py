@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from test_ome_tiff import METADATA, MPP, Sheet, stained
 from test_ome_zarr import Store
 from test_painter import tiny_generator
 
+from slidesr import trial
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp
@@ -93,6 +95,45 @@ def test_a_zip_of_a_store_and_a_url_will_do(store: Path, tmp_path: Path) -> None
             assert np.array_equal(slide.frame().read(Box(9, 8, 70, 60)), IMAGE[8:68, 9:79])
 
 
+def test_a_zip_is_closed(store: Path, tmp_path: Path) -> None:
+    zipped = tmp_path / "a.ome.zarr.zip"
+    shutil.make_archive(str(zipped.with_suffix("")), "zip", store)
+    slides = [open_slide(zipped) for _ in range(3)]
+    for slide in slides:
+        slide.close()
+    handles = Path("/proc/self/fd").iterdir()
+    assert zipped not in [each.readlink() for each in handles if each.is_symlink()]
+
+
+def test_a_folder_may_be_called_like_a_url(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(store, "ab:/a.zarr")
+    with open_slide(Path("ab:/a.zarr")) as slide:
+        assert slide.size == Box(0, 0, 401, 333).size
+
+
+def test_a_store_behind_a_url_has_a_stamp(store: Path) -> None:
+    remote = pytest.importorskip("fsspec").filesystem("memory")
+    remote.put(str(store), f"/{store.parent.name}", recursive=True)
+    path = Path(f"memory://{store.parent.name}")
+    with open_slide(path) as slide, ThreadPoolExecutor(8) as pool:
+        boxes = [Box(x, y, 90, 70) for x in range(0, 300, 60) for y in range(0, 250, 60)]
+        for box, pixels in zip(boxes, pool.map(slide.frame().read, boxes), strict=True):
+            assert np.array_equal(pixels, IMAGE[box.slices])
+        before = slide.stamp
+        assert before == stamp_of(path) != (0, 0)
+    mark = next(n for n in (".zattrs", "zarr.json") if (store / n).exists())
+    document = json.loads((store / mark).read_text())
+    document.get("attributes", document)["slidesr"]["magnification"] = 7
+    remote.pipe(f"/{store.parent.name}/{mark}", json.dumps(document).encode())
+    assert stamp_of(path) != before
+    remote.rm(f"/{store.parent.name}", recursive=True)
+    with pytest.raises(SlidesrError, match="is gone"):
+        stamp_of(path)
+
+
 def test_the_stamp_tells_a_change(store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "a.zarr"
     shutil.copytree(store, copy)
@@ -117,6 +158,29 @@ def test_it_is_upscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with open_slide(Path("in.x4.ome.tif")) as first, open_slide(Path("out.ome.zarr")) as second:
         assert first.size == second.size == Box(0, 0, 800, 600).size
         assert first.mpp == second.mpp
+
+
+@pytest.mark.parametrize("name", ["in.ome.zarr.zip", "in.zarr.zip", "in"])
+def test_a_store_by_any_name_is_one_slide(
+    store: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name.endswith(".zip"):
+        shutil.make_archive(name.removesuffix(".zip"), "zip", store)
+    else:
+        shutil.copytree(store, name)
+    save_model(Path("tiny.safetensors"), *tiny_generator(scale=4))
+    tried, started = list[Path](), trial._started
+
+    def noting(path: Path) -> subprocess.Popen[bytes]:
+        tried.append(path)
+        return started(path)
+
+    monkeypatch.setattr(trial, "_started", noting)
+    options = ["--model", "tiny.safetensors", "--tissue", "all", "--device", "cpu"]
+    assert run(["upscale", *options, name]) == 0
+    assert Path("in.x4.ome.tif").is_file()
+    assert tried == [Path(name)]
 
 
 # What is hostile or broken
@@ -181,6 +245,57 @@ def test_a_pixel_size_that_cannot_be_is_absent(store: Path, scale: float, tmp_pa
     )
     with open_slide(copy) as slide:
         assert slide.mpp is None
+
+
+@pytest.mark.parametrize("names", ["cy c y x", "yx c y x", "z z c y x", "c y y x", "q c y x"])
+def test_axes_of_other_names_or_twice_are_refused(names: str, tmp_path: Path) -> None:
+    """`"cy" in "cyx"` holds: such an axis was read as its first plane."""
+    axes: Any = [{"name": name} for name in names.split()]
+    shape = (*[1] * (len(axes) - 4), 3, 3, 9, 9)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=shape, chunks=shape, dtype="u1")
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    with pytest.raises(RefusedError, match="axes"):
+        open_slide(tmp_path / "a.zarr")
+
+
+def test_a_scale_of_all_levels_counts_too(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "a.zarr"
+    shutil.copytree(store, copy)
+    of_all = [{"type": "scale", "scale": [1, 3.0, 2.0]}]
+    change(copy, lambda a: first(a).update(coordinateTransformations=of_all))
+    with open_slide(copy) as slide:
+        assert slide.mpp == Mpp(MPP.x * 2, MPP.y * 3)
+
+
+@pytest.mark.parametrize("text", ["\u00e9", "not base64!", 7])
+def test_a_profile_that_is_none_is_absent(store: Path, text: object, tmp_path: Path) -> None:
+    copy = tmp_path / "a.zarr"
+    shutil.copytree(store, copy)
+    group = zarr.open_group(copy, mode="r+")
+    ours: Any = {"icc_profile": text, "magnification": [20], "provenance": "x"}
+    group.attrs["slidesr"] = ours
+    with open_slide(copy) as slide:
+        assert (slide.icc_profile, slide.magnification, slide.provenance) == (None, None, {})
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    """numcodecs has a codec that runs what a chunk says; zarr knows it for objects alone."""
+    path = Store(Sheet(IMAGE), "0.4").write(tmp_path / "a.zarr")
+    document = json.loads((path / "0/.zarray").read_text())
+    document["compressor"] = {"id": "pickle", "protocol": 5}
+    (path / "0/.zarray").write_text(json.dumps(document))
+    with pytest.raises(RefusedError, match="not a slide"):
+        open_slide(path)
+
+
+def test_a_missing_chunk_is_its_fill_value(tmp_path: Path) -> None:
+    path = Store(replace(Sheet(IMAGE), tile_px=128), "0.4").write(tmp_path / "a.zarr")
+    (path / "0/0/1/1").unlink()
+    with open_slide(path) as slide:
+        pixels = slide.frame().read(slide.size.box)
+    assert not pixels[128:256, 128:256].any()
+    assert np.array_equal(pixels[:128], IMAGE[:128])
 
 
 def test_other_pixels_and_huge_chunks_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -28,7 +29,7 @@ def demo(slide: Path | None, output: Path) -> None:
     The sample is made of an image that comes with scikit-image, so nothing is downloaded. It is no
     H&E, which the networks know, so the fidelity weights make it: those invent least.
     """
-    with console.status("loading"), tried(slide or Path()):
+    with console.status("loading"), tried(slide) if slide else nullcontext():
         from slidesr.demo import draw_comparison, write_sample_slide
         from slidesr.upscale import Options
 

@@ -167,7 +167,11 @@ def _options(
 
 
 def _is_folder(source: Path) -> bool:
-    return source.is_dir() and source.suffix != ".zarr"
+    if not source.is_dir():
+        return False
+    from slidesr.slide import is_store
+
+    return not is_store(source)
 
 
 def _upscaled(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from slidesr.errors import SlidesrError
-from slidesr.slide._zarr import is_store
+from slidesr.errors import RefusedError, SlidesrError
+from slidesr.slide._zarr import is_remote, metadata_crc
 
 Stamp = tuple[int, int]
 
@@ -14,15 +14,18 @@ Stamp = tuple[int, int]
 def stamp_of(path: Path) -> Stamp:
     """Bytes, and nanoseconds of the last change; of a Zarr folder those of all its files.
 
-    A store behind a URL is taken not to change: (0, 0). Raises SlidesrError where the file is gone.
+    Of a store behind a URL it is 0 and the CRC of its metadata: other chunks under the same
+    metadata are not seen. Raises SlidesrError where the file is gone.
     """
     try:
         if path.is_dir():
             stats = [entry for name in os.walk(path) for entry in _stats(Path(name[0]), name[2])]
-        elif not path.exists() and is_store(path):
-            return 0, 0
+        elif is_remote(path):
+            return 0, metadata_crc(path)
         else:
             stats = [path.stat()]
+    except RefusedError as error:  # it was a slide a moment ago
+        raise SlidesrError(f"{path}: is gone: {error}") from error
     except OSError as error:
         raise SlidesrError(f"{path}: is gone: {error.strerror}") from error
     return sum(each.st_size for each in stats), max((each.st_mtime_ns for each in stats), default=0)

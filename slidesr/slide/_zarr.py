@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +26,44 @@ from slidesr.slide._source import About, Pixels, levels_from_sizes, unreadable
 _MARKS = (".zgroup", ".zattrs", "zarr.json")
 # A scheme has two letters or more; a path has made one slash of the two.
 _URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,3}(?=[^/])")
+_PLANE, _SINGLE = ("c", "y", "x"), ("t", "z")
 _UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 
 
 def is_store(path: Path) -> bool:
     """Whether a path is a Zarr store: a folder with its marks, a zip of one, or a URL."""
-    if _URL.match(str(path)) or path.name.lower().endswith(".zarr.zip"):
+    if is_remote(path) or path.name.lower().endswith(".zarr.zip"):
         return True
     return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path is a URL; a folder of ours may be called `ab:` too."""
+    return _URL.match(str(path)) is not None and not path.exists()
+
+
+def metadata_crc(path: Path) -> int:
+    """What tells one state of a store's metadata from another; chunks are not looked at."""
+    with closing(ZarrSource(path)) as source:
+        return zlib.crc32(repr(source.documents).encode())
 
 
 class ZarrSource:
     """The first image of a store: 8-bit RGB with axes c, y, x in any order; t and z of size 1."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._open = path, ExitStack()
         try:
-            group = zarr.open_group(_store(path), mode="r", use_consolidated=False)
-            attributes = group.attrs.asdict()
-            multiscale = _multiscale(attributes)
-            self._axes = [str(axis["name"]) for axis in multiscale["axes"]]
-            self._arrays = [_array(group, entry["path"]) for entry in multiscale["datasets"]]
-            self.about = self._about(multiscale, attributes)
+            with ExitStack() as undo:
+                store = _store(path)
+                group = zarr.open_group(store, mode="r", use_consolidated=False)
+                undo.callback(store.close)
+                attributes = group.attrs.asdict()
+                multiscale = _multiscale(attributes)
+                self._axes = _axes(multiscale)
+                self._arrays = [_array(group, entry["path"]) for entry in multiscale["datasets"]]
+                self.about = self._about(multiscale, attributes)
+                self._open = undo.pop_all()
         except (RefusedError, MemoryError):
             raise
         except Exception as error:  # of zarr, its codecs and stores, and of any metadata there is
@@ -68,7 +86,13 @@ class ZarrSource:
         return np.ascontiguousarray(found.transpose([kept.index(name) for name in "yxc"]))
 
     def close(self) -> None:
-        """Nothing: each read opens what it wants."""
+        """Closes a zip; of other stores each read opens what it wants."""
+        self._open.close()
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        """The metadata of the levels, and before them what they are said to be."""
+        return [asdict(self.about), *(array.metadata.to_dict() for array in self._arrays)]
 
     def _about(self, multiscale: Mapping[str, Any], attributes: Mapping[str, Any]) -> About:
         for array in self._arrays:
@@ -93,15 +117,15 @@ class ZarrSource:
         if array.dtype != np.uint8:
             raise unreadable(self._path, f"its samples are {array.dtype}, not 8-bit")
         sides = dict(zip(self._axes, array.shape, strict=True))
-        others = [name for name in self._axes if name not in "cyx"]
-        if sides.get("c") != 3 or any(sides[name] != 1 for name in others):
+        if sides["c"] != 3 or any(sides.get(name, 1) != 1 for name in _SINGLE):
             raise unreadable(self._path, f"its axes are {sides}, not rows, columns, RGB")
 
     def _mpp(self, multiscale: Mapping[str, Any]) -> Mpp | None:
-        """The first level's scale; without a unit it may be anything."""
+        """The first level's scale times that of all levels; without a unit it may be anything."""
         scales = [
             transform["scale"]
-            for transform in multiscale["datasets"][0].get("coordinateTransformations", [])
+            for told in (multiscale["datasets"][0], multiscale)
+            for transform in told.get("coordinateTransformations", [])
             if transform.get("type") == "scale"
         ]
         x_um, y_um = (self._um(multiscale["axes"], scales, name) for name in "xy")
@@ -110,11 +134,13 @@ class ZarrSource:
     def _um(self, axes: Sequence[Mapping[str, Any]], scales: list[Any], name: str) -> float | None:
         at = self._axes.index(name)
         factor = _UM.get(str(axes[at].get("unit")))
-        return float(scales[0][at]) * factor if scales and factor else None
+        if not scales or factor is None:
+            return None
+        return math.prod(float(scale[at]) for scale in scales) * factor
 
 
 def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:
-    url = _URL.match(str(path))
+    url = _URL.match(str(path)) if is_remote(path) else None
     if url:
         scheme, rest = url.group(1), str(path)[url.end() :]
         return _remote(f"{scheme}://{'/' if scheme == 'file' else ''}{rest}", path)
@@ -136,6 +162,14 @@ def _multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
+def _axes(multiscale: Mapping[str, Any]) -> list[str]:
+    """Their names: y, x and c, each once, and perhaps t and z."""
+    names = [str(axis["name"]) for axis in multiscale["axes"]]
+    if sorted(set(names) - set(_SINGLE)) != sorted(_PLANE) or len(set(names)) < len(names):
+        raise ValueError(f"axes {names}, not y, x and c, with or without t and z")
+    return names
+
+
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"a level at {name!r}, outside the store")
@@ -148,7 +182,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 def _decoded(text: object) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) else None
-    except binascii.Error:
+    except ValueError:  # letters that are not its own, or not even ASCII
         return None
 
 

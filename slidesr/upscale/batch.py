@@ -15,16 +15,16 @@ from slidesr import __version__
 from slidesr.durable import whole_file
 from slidesr.errors import BusyError, RefusedError, StoppedError, explained
 from slidesr.model import Model
-from slidesr.slide import open_slide
+from slidesr.slide import is_store, open_slide
 from slidesr.trial import try_slide
 from slidesr.upscale.job import Job, default_output, open_model, prepared
 from slidesr.upscale.options import Options
 from slidesr.upscale.run import Summary
 
-_SLIDES = {
+_SLIDES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn"),
-    *(".mrxs", ".svslide", ".bif", ".dcm", ".zarr"),
-}
+    *(".mrxs", ".svslide", ".bif", ".dcm", ".zarr", ".zarr.zip"),
+)
 _RESULT = re.compile(r"\.x(2|4|8|16)\.ome\.(tif|zarr)$")
 _WORST_FIRST = (1, 2, 4, 3, 0)  # exit codes
 
@@ -145,12 +145,12 @@ def _there(item: Item, model: Model) -> Outcome:
 
 def _slides(path: Path) -> Iterator[tuple[Path, Path]]:
     """A slide, or all of a folder, each with its folder as seen from there."""
-    if not path.is_dir() or path.suffix == ".zarr":
+    if not path.is_dir() or is_store(path):
         yield path, Path()
         return
     for name, folders, files in os.walk(path):
         here = Path(name)
-        names = sorted(n for n in (*files, *folders) if Path(n).suffix.lower() in _SLIDES)
+        names = sorted(n for n in (*files, *folders) if n.lower().endswith(_SLIDES))
         folders[:] = sorted(f for f in folders if f not in names and not f.startswith("."))
         dicom = [n for n in names if n.lower().endswith(".dcm")]
         for each in names:

@@ -216,7 +216,7 @@ def tissue_px(painter: Painter, block: Block) -> int:
 
 def _stem(path: Path) -> str:
     name = path.name
-    for suffix in SUFFIXES:
+    for suffix in (".ome.zarr.zip", ".zarr.zip", *SUFFIXES):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return path.stem
