@@ -116,6 +116,27 @@ class Box:
             for x in range(cover.x, cover.right, cell):
                 yield Box(x, y, cell, cell)
 
+    def cut(self, limit: int, grid: int = 1) -> tuple[Box, ...]:
+        """Nearly equal parts by rows, whole cells of `grid` px, none wider than `limit` and a cell.
+
+        >>> [(part.x, part.width) for part in Box(0, 0, 544, 32).cut(256, 32)]
+        [(0, 288), (288, 256)]
+        """
+        return tuple(
+            Box(x, y, width, height)
+            for y, height in _cut(self.y, self.height, limit, grid)
+            for x, width in _cut(self.x, self.width, limit, grid)
+        )
+
+
+def _cut(start: int, length: int, limit: int, grid: int) -> Iterator[tuple[int, int]]:
+    """Start and length of each part."""
+    cells = length // grid
+    count = max(1, -(-(length - grid) // limit))
+    for part in range(count):
+        first, last = -(-cells * part // count), -(-cells * (part + 1) // count)
+        yield start + first * grid, (last - first) * grid
+
 
 @dataclass(frozen=True)
 class Mpp:

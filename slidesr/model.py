@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.geometry import Box
 from slidesr.nets.consistency import BEYOND_PX, consistent
 from slidesr.nets.folding import folded
 from slidesr.nets.generator import Generator
@@ -26,6 +27,8 @@ from slidesr.weights import ModelSpec, find_model, read_model, sha256_of
 _log = logging.getLogger(__name__)
 
 _U8 = npt.NDArray[np.uint8]
+
+_PART_PX = 1024  # of the output at a time; the maps before it take 140 MB then, in bf16
 
 
 @dataclass(frozen=True)
@@ -164,27 +167,42 @@ class Model:
     def _forward(self, tiles: _U8) -> _U8:
         pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
         low = pixels.permute(0, 3, 1, 2).float().div_(255)  # channels_last already
-        high = self._finite(low)
-        if self._tolerance is not None:
-            source = trimmed(low, self.halo_px - BEYOND_PX)
-            high = consistent(high.clamp(0, 1), source, self.scale, self._tolerance / 255)
-        quantised = high.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-        return quantised.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-    def _finite(self, low: Tensor) -> Tensor:
-        """What the network makes; a tile with a number that is none is made again in fp32."""
-        high = self._generator.core(low, self._beyond_px).float()
-        good = torch.isfinite(high).flatten(1).all(1)
+        high, good = self._made(self._generator, low)
         if not good.all() and self.engine.precision == "bf16":
             _log.warning("%s: no number came out at bf16; made again at fp32", self.spec.name)
-            high[~good] = self._exact.core(low[~good], self._beyond_px)
-            good = torch.isfinite(high).flatten(1).all(1)
+            high[~good], good[~good] = self._made(self._exact, low[~good])
         if not good.all():
             raise SlidesrError(
                 f"model {self.spec.name}: no number came out at fp32. Its weights are broken, or"
                 " the device is: try another with --device."
             )
-        return high
+        return high.cpu().numpy()
+
+    def _made(self, generator: Generator, low: Tensor) -> tuple[Tensor, Tensor]:
+        """u8[n, h*scale, w*scale, 3], and bool[n]: whether each came of finite numbers alone.
+
+        From f32[n, 3, h + 2*halo, w + 2*halo]. What is made after the attention is made of parts,
+        since its maps are the largest.
+        """
+        scale, kept = self.scale, self.spec.generator.tail_radius_px + self._beyond_px
+        attended = generator.attended(low, self._beyond_px)
+        near = trimmed(low, self.halo_px - kept)
+        n, _, height, width = low.shape
+        tile = Box(0, 0, width - 2 * self.halo_px, height - 2 * self.halo_px)
+        high = torch.empty(
+            (n, tile.height * scale, tile.width * scale, 3), dtype=torch.uint8, device=low.device
+        )
+        good = torch.ones(n, dtype=torch.bool, device=low.device)
+        for part in tile.cut(_PART_PX // scale):
+            seen = part.moved(kept, kept).grown(kept).slices
+            made = generator.enlarged(near[:, :, *seen], attended[:, :, *seen]).float()
+            good &= torch.isfinite(made.sum((1, 2, 3)))  # one bad number spoils it
+            if self._tolerance is not None:
+                source = trimmed(near[:, :, *seen], kept - BEYOND_PX)
+                made = consistent(made.clamp(0, 1), source, scale, self._tolerance / 255)
+            quantised = made.mul_(255).round_().clamp_(0, 255)
+            high[:, *(part * scale).slices] = quantised.permute(0, 2, 3, 1)
+        return high, good
 
     def _ready(self, precision: str) -> Generator:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32

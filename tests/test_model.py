@@ -104,13 +104,14 @@ def test_on_a_cpu_tiles_are_made_one_by_one(
     spec: ModelSpec, trained_looking: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch of one differs from a larger one by 3e-7, at sizes that a test cannot afford."""
-    model, core, sizes = Model(spec, trained_looking(TINY), ""), Generator.core, list[int]()
+    model, attended = Model(spec, trained_looking(TINY), ""), Generator.attended
+    sizes: list[int] = []
 
     def watched(generator: Generator, x: Tensor, beyond_px: int = 0) -> Tensor:
         sizes.append(len(x))
-        return core(generator, x, beyond_px)
+        return attended(generator, x, beyond_px)
 
-    monkeypatch.setattr(Generator, "core", watched)
+    monkeypatch.setattr(Generator, "attended", watched)
     model.upscale(noise(3, 4 + 2 * model.halo_px, 4 + 2 * model.halo_px, 3))
     assert sizes == [1, 1, 1]
 
@@ -126,6 +127,14 @@ def in_company(batch_size: int) -> tuple[Model, U8, U8]:
     model = Model(spec, generator, "", Engine("cpu", "fp32", batch_size))
     tiles = noise(4, 4 + 2 * model.halo_px, 8 + 2 * model.halo_px, 3)
     return model, tiles, np.concatenate([model.upscale(tile[None]) for tile in tiles])
+
+
+@pytest.mark.parametrize("part_px", [8, 24, 56])
+def test_parts_leave_no_trace(part_px: int, tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = noise(2, 20 + 2 * tiny.halo_px, 12 + 2 * tiny.halo_px, 3)
+    whole = tiny.upscale(tiles)
+    monkeypatch.setattr("slidesr.model._PART_PX", part_px)
+    assert np.abs(tiny.upscale(tiles).astype(int) - whole).max() <= 1  # tiny maps, other kernels
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 9), (8, 4), (13, 6)])

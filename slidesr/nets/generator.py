@@ -147,15 +147,27 @@ class Generator(nn.Module):
         windows and is a whole number of them. Each stage drops the part of the halo that the rest
         has no use for.
         """
+        kept = self.spec.tail_radius_px + beyond_px
+        near = trimmed(x, self.spec.halo_for(beyond_px) - kept)
+        return self.enlarged(near, self.attended(x, beyond_px))
+
+    def attended(self, x: Tensor, beyond_px: int = 0) -> Tensor:
+        """The first half of `core`: [n, c, h, w] of the tile and as much beyond as the second sees.
+
+        That is `spec.tail_radius_px` and `beyond_px` on each side.
+        """
         spec = self.spec
         kept = spec.tail_radius_px + beyond_px
         features = trimmed(self._features(x), spec.features_radius_px)  # tile + margin
-        attended = trimmed(self.attention(features), spec.margin_px(beyond_px) - kept)
-        image = self._enlarge(trimmed(x, spec.halo_for(beyond_px) - kept), attended)
-        return trimmed(image, spec.tail_radius_px * spec.scale)
+        return trimmed(self.attention(features), spec.margin_px(beyond_px) - kept)
+
+    def enlarged(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The second half, of any part: of both maps `spec.tail_radius_px` a side is used up."""
+        spec = self.spec
+        return trimmed(self._enlarge(x, attended), spec.tail_radius_px * spec.scale)
 
     def _features(self, x: Tensor) -> Tensor:
-        head = self.head(x.to(self.output.conv.weight.dtype))  # [n, 64, h, w]
+        head = self.head(x.to(next(self.parameters()).dtype))  # [n, 64, h, w]
         features: Tensor = head + self.fuse(self.body(head))  # [n, 64, h, w]
         return features
 
