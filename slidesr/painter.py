@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -17,6 +20,7 @@ from slidesr.output.pyramid import Painted
 from slidesr.plan import CELL_PX, Block, Plan
 from slidesr.slide import Frame
 from slidesr.tissue import Tissue
+from slidesr.tuning import Tuner
 
 _U8 = npt.NDArray[np.uint8]
 _BICUBIC_HALO_PX = 2
@@ -42,10 +46,21 @@ class Raw:
 
 
 class Painter:
-    """Makes the pixels of blocks. `read` may run in many threads, `paint` in one."""
+    """Makes the pixels of blocks. `read` may run in many threads, `paint` in one.
 
-    def __init__(self, frame: Frame, plan: Plan, tissue: Tissue, model: Upscaler) -> None:
+    Where the model takes tiles one by one, the `tuner` says how large they are.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        plan: Plan,
+        tissue: Tissue,
+        model: Upscaler,
+        tuner: Tuner | None = None,
+    ) -> None:
         self._frame, self._plan, self._tissue, self._model = frame, plan, tissue, model
+        self._tuner = tuner or Tuner([plan.tile_px])
 
     def tissue_cells(self, block: Block) -> npt.NDArray[np.bool_]:
         """Which cells of the block's cover are tissue: bool[rows, columns]."""
@@ -101,18 +116,49 @@ class Painter:
 
     def _paint_tissue(self, raw: Raw, pixels: _U8) -> None:
         """Upscales the tiles that hold tissue, and keeps of them the cells that are tissue."""
-        halo = self._model.halo_px
+        tiles = filter(partial(self._any_tissue, raw), raw.block.tiles)
+        if self._model.batch_size == 1:
+            for part in chain.from_iterable(self._tissue_parts(raw, tile) for tile in tiles):
+                self._keep_tissue(raw, part, self._made_alone(raw, part), pixels)
+            return
         by_shape: defaultdict[tuple[int, int], list[Box]] = defaultdict(list)
-        for tile in filter(partial(self._any_tissue, raw), raw.block.tiles):
-            part = tile if self._model.batch_size > 1 else self._tissue_part(raw, tile)
-            by_shape[part.height, part.width].append(part)
-        for tiles in by_shape.values():
-            inputs = np.stack([raw.view(tile.grown(halo)) for tile in tiles])
-            for tile, made in zip(tiles, self._model.upscale(inputs), strict=True):
+        for tile in tiles:
+            by_shape[tile.height, tile.width].append(tile)
+        for alike in by_shape.values():
+            inputs = np.stack([raw.view(tile.grown(self._model.halo_px)) for tile in alike])
+            for tile, made in zip(alike, self._model.upscale(inputs), strict=True):
                 self._keep_tissue(raw, tile, made, pixels)
 
+    def _made_alone(self, raw: Raw, tile: Box) -> _U8:
+        started = time.perf_counter()
+        (made,) = self._model.upscale(raw.view(tile.grown(self._model.halo_px))[None])
+        if tile.width == tile.height:
+            self._tuner.note(tile.width, time.perf_counter() - started)
+        return np.asarray(made)
+
+    def _tissue_parts(self, raw: Raw, tile: Box) -> Iterator[Box]:
+        """Tiles as the tuner wants them, that hold all tissue of a tile and little else."""
+        for part in tile.cut(self._tuner.side_px, self._plan.grid_px):
+            yield from self._without_waste(raw, part)
+
+    def _without_waste(self, raw: Raw, part: Box) -> list[Box]:
+        """The tissue of a part as one tile or as several, whichever costs less."""
+        if not self._any_tissue(raw, part):
+            return []
+        whole = self._tissue_part(raw, part)
+        longer = max(whole.width, whole.height)
+        halves = whole.cut(-(-longer // 2), self._plan.grid_px)
+        if len(halves) == 1:
+            return [whole]
+        parts = [each for half in halves for each in self._without_waste(raw, half)]
+        return parts if sum(map(self._cost, parts)) < self._cost(whole) else [whole]
+
+    def _cost(self, tile: Box) -> int:
+        """About half of the work is done for the halo too."""
+        return tile.area + tile.grown(self._model.halo_px).area
+
     def _tissue_part(self, raw: Raw, tile: Box) -> Box:
-        """The smallest tile in a tile that holds all its tissue; batches want whole tiles."""
+        """The smallest tile in a tile that holds all its tissue."""
         cells = raw.tissue[_cell_slices(tile, raw.block)]
         rows, columns = (np.flatnonzero(cells.any(axis=axis)) for axis in (1, 0))
         x, y = int(columns[0]), int(rows[0])

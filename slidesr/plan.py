@@ -124,12 +124,7 @@ class Plan:
 
     def _block(self, index: int, write: Box) -> Block:
         source = self.source_from_output(write)
-        cover = source.snapped(self.grid_px)
-        tiles = tuple(
-            Box(x, y, width, height)
-            for y, height in _parts(cover.y, cover.height, self.tile_px, self.grid_px)
-            for x, width in _parts(cover.x, cover.width, self.tile_px, self.grid_px)
-        )
+        tiles = source.snapped(self.grid_px).cut(self.tile_px, self.grid_px)
         return Block(index, write, source, tiles)
 
     def source_from_output(self, box: Box) -> Box:
@@ -139,19 +134,6 @@ class Plan:
         if shrunk * scale != box:
             raise ValueError(f"{box} is not a whole number of source pixels at x{scale}")
         return shrunk.moved(self.region.x, self.region.y)
-
-
-def _parts(start: int, length: int, limit: int, grid: int) -> Iterator[tuple[int, int]]:
-    """Cuts a length into nearly equal parts of whole grid cells, none over `limit` + one cell.
-
-    >>> list(_parts(0, 544, 256, 32))
-    [(0, 288), (288, 256)]
-    """
-    cells = length // grid
-    count = max(1, -(-(length - grid) // limit))
-    for part in range(count):
-        first, last = -(-cells * part // count), -(-cells * (part + 1) // count)
-        yield start + first * grid, (last - first) * grid
 
 
 def _z_order(columns: int, rows: int) -> Iterator[tuple[int, int]]:

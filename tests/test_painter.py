@@ -22,6 +22,7 @@ from slidesr.painter import Painter
 from slidesr.plan import CELL_PX, Plan
 from slidesr.slide import Frame
 from slidesr.tissue import Tissue, all_tissue
+from slidesr.tuning import Tuner
 from slidesr.weights import ModelSpec
 
 _U8 = npt.NDArray[np.uint8]
@@ -34,12 +35,13 @@ class Nearest:
     scale, halo_px, window_px = 4, 3, 16
 
     def __init__(self, batch_size: int = 1) -> None:
-        self.tiles, self.batch_size = 0, batch_size
+        self.tiles, self.source_px, self.batch_size = 0, 0, batch_size
 
     def upscale(self, tiles: _U8) -> _U8:
         self.tiles += len(tiles)
         halo = self.halo_px
         inside = tiles[:, halo:-halo, halo:-halo]
+        self.source_px += inside[..., 0].size
         return inside.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
 
 
@@ -69,9 +71,11 @@ def frame_of(image: _U8) -> Frame:
     return Frame(Size(image.shape[1], image.shape[0]), None, None, 1.0, 0, read)
 
 
-def painted(image: _U8, plan: Plan, upscaler: Upscaler, tissue: Tissue) -> _U8:
+def painted(
+    image: _U8, plan: Plan, upscaler: Upscaler, tissue: Tissue, tuner: Tuner | None = None
+) -> _U8:
     """The whole output, put together from blocks."""
-    painter = Painter(frame_of(image), plan, tissue, upscaler)
+    painter = Painter(frame_of(image), plan, tissue, upscaler, tuner)
     canvas = np.zeros((plan.output.height, plan.output.width, 3), np.uint8)
     for block in plan.blocks():
         made = painter.paint(painter.read(block))
@@ -98,7 +102,8 @@ def test_tiled_equals_whole_bit_for_bit(data: st.DataObject) -> None:
     model = tiny_model()
     plan = plan_for(region, model, data.draw(st.integers(1, 4)), data.draw(st.integers(0, 2)))
     whole = model.enlarge(image)[(region * model.scale).slices]
-    assert np.array_equal(painted(image, plan, model, all_tissue()), whole)
+    tuner = Tuner([CELL_PX * cells for cells in data.draw(st.sets(st.integers(1, 4), min_size=1))])
+    assert np.array_equal(painted(image, plan, model, all_tissue(), tuner), whole)
 
 
 @settings(max_examples=25, deadline=None)
@@ -120,6 +125,20 @@ def test_the_network_makes_tissue_and_bicubic_the_rest(
     nearest = image.repeat(4, 0).repeat(4, 1)
     assert np.array_equal(got, np.where(of_pixels, nearest, _bicubic(image, 4)))
     assert stub.tiles <= cells.sum()  # a tile without tissue never reaches it
+
+
+def test_a_tile_is_cut_where_that_saves_more_than_halos_cost() -> None:
+    image = texture(8 * CELL_PX, 8 * CELL_PX)
+    corners, cross = np.zeros((2, 8, 8), bool)
+    corners[[0, 0, 7, 7], [0, 7, 0, 7]] = True
+    cross[3:5, :] = cross[:, 3:5] = True
+    plan = plan_for(Box(0, 0, 256, 256), Nearest(), 8, 3)
+    tiles = {}
+    for name, cells in {"corners": corners, "cross": cross, "all": np.ones((8, 8), bool)}.items():
+        stub = Nearest()
+        painted(image, plan, stub, Tissue(cells, _GLASS))
+        tiles[name] = stub.tiles, stub.source_px // CELL_PX**2
+    assert tiles == {"corners": (4, 4), "cross": (12, 32), "all": (1, 64)}
 
 
 def _bicubic(image: _U8, scale: int) -> _U8:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidesr.geometry import Box, Size
-from slidesr.plan import CELL_PX, Block, Plan, _parts, _z_order
+from slidesr.plan import CELL_PX, Block, Plan, _z_order
 
 
 @st.composite
@@ -97,9 +97,9 @@ def test_tiles_keep_to_their_limit(plan: Plan) -> None:
 @given(cells=st.integers(1, 200), limit=st.integers(1, 20), grid=st.sampled_from((8, 32, 96)))
 def test_parts_are_nearly_equal_and_few(cells: int, limit: int, grid: int) -> None:
     start, length = 5 * grid, cells * grid
-    parts = list(_parts(start, length, limit * grid, grid))
-    widths = [width for _, width in parts]
-    assert [at for at, _ in parts] == list(np.cumsum([start, *widths[:-1]]))
+    parts = Box(start, 0, length, grid).cut(limit * grid, grid)
+    widths = [part.width for part in parts]
+    assert [part.x for part in parts] == list(np.cumsum([start, *widths[:-1]]))
     assert sum(widths) == length
     assert all(width % grid == 0 for width in widths)
     assert max(widths) <= (limit + 1) * grid

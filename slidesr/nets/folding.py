@@ -107,6 +107,12 @@ class _InWindows(nn.Module):
         if x.device.type != "cpu":
             return cast(Tensor, attention(x))
         window = attention.window
+        rows = max(1, _MOST_PX // x.shape[3] // window) * window
+        return torch.cat([self._of_rows(part) for part in torch.split(x, rows, dim=2)], dim=2)
+
+    def _of_rows(self, x: Tensor) -> Tensor:
+        attention = self.attention
+        window = attention.window
         query, key, value = (
             windows_from_map(part(x), window)[:, 0]
             for part in (attention.query, attention.key, attention.value)

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
 from slidesr import __version__
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.geometry import Mpp, Size
+from slidesr.geometry import Box, Mpp, Size
 from slidesr.model import Engine, Model, load_model
 from slidesr.output.metadata import Metadata
-from slidesr.output.part import part_bytes
+from slidesr.output.part import identity_of, part_bytes
 from slidesr.output.sink import SUFFIXES, Format, check_output, is_zarr
 from slidesr.painter import Painter
 from slidesr.plan import CELL_PX, Block, Plan
@@ -25,12 +24,15 @@ from slidesr.printable import printable
 from slidesr.roi import read_roi, roi_mask
 from slidesr.slide import Frame, Slide, open_slide
 from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
+from slidesr.tuning import Tuner, remembered
 from slidesr.upscale.options import Options
 from slidesr.weights import default_model
 
 _log = logging.getLogger(__name__)
 _THUMBNAIL_PX = 2048
 _TILE_PX = 256
+_LARGEST_TILE_PX = 1024  # a gigabyte of maps
+_LARGEST_BLOCK_PX = 4096  # 50 MB of output, of which eight or so are in memory
 _FAR = 2  # a pixel size this many times outside the training's gets a warning
 
 
@@ -52,7 +54,12 @@ class Job:
 
     @cached_property
     def painter(self) -> Painter:
-        return Painter(self.frame, self.plan, self.tissue, self.model)
+        return Painter(self.frame, self.plan, self.tissue, self.model, self.tuner)
+
+    @cached_property
+    def tuner(self) -> Tuner:
+        """What earlier runs on this machine have found of the size of tiles, and this one finds."""
+        return Tuner.up_to(self.plan.tile_px, remembered(self.model.machine))
 
     @cached_property
     def tissue_px(self) -> int:
@@ -85,7 +92,7 @@ class Job:
             "way with bad tiles": options.on_bad_tile,
             "way with colour": options.icc,
         }
-        return {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
+        return identity_of(told)
 
     def metadata(self) -> Metadata:
         magnification = self.frame.magnification
@@ -153,13 +160,27 @@ def prepared(
         tissue = _tissue(slide, options)
         model = model or open_model(options)
         _warn_of_pixel_size(source, frame, model)
-        tiles = model.batch_size
-        plan = Plan.near(_TILE_PX, region, model.scale, model.window_px, tiles=tiles)
+        plan = _plan(region, model)
         job = Job(slide, frame, output, plan, tissue, model, options)
         job.metadata()  # raises where it cannot be made
         _check_space(job)
         _warn_of_size(job)
         yield job
+
+
+def _plan(region: Box, model: Model) -> Plan:
+    """The blocks of a job.
+
+    On a GPU a block holds a batch of tiles of one size. On a CPU it is the largest tile that may be
+    of use, smaller where the slide has no four of them: progress, and threads, want several.
+    """
+    tiles = model.batch_size
+    if tiles > 1:
+        return Plan.near(_TILE_PX, region, model.scale, model.window_px, tiles=tiles)
+    tile_px = min(_LARGEST_TILE_PX, _LARGEST_BLOCK_PX // model.scale)
+    while tile_px > _TILE_PX and region.area < 4 * tile_px**2:
+        tile_px //= 2
+    return Plan.near(tile_px, region, model.scale, model.window_px)
 
 
 def open_model(options: Options) -> Model:

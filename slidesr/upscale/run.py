@@ -18,6 +18,7 @@ from slidesr.output.sink import Sink, open_sink
 from slidesr.painter import Painter, Raw
 from slidesr.plan import Block
 from slidesr.schedule import ordered_map
+from slidesr.tuning import remember
 from slidesr.upscale.job import Job, tissue_px
 from slidesr.upscale.profile import Stopwatch
 
@@ -103,6 +104,7 @@ def upscale(
                 done += _progress(painter, [encoded.block])
                 report(done)
         job.check_unchanged(begun)
+        remember(job.model.machine, job.tuner.rates)
         with watch("publish"):
             output_bytes = sink.finish()
     return _summary(job, done, sink.notes, output_bytes, watch)
@@ -110,7 +112,7 @@ def upscale(
 
 def estimate(job: Job) -> Estimate:
     """Times and encodes one sample of the tissue, and scales it up to the job."""
-    plan = replace(job.plan, block_doublings=1)
+    plan = replace(job.plan, block_doublings=min(2, job.plan.block_doublings))
     painter = Painter(job.frame, plan, job.tissue, job.model)
     sample = max(plan.blocks(), key=lambda block: tissue_px(painter, block))
     raw = painter.read(sample)
@@ -120,7 +122,7 @@ def estimate(job: Job) -> Estimate:
     seconds = time.monotonic() - started
     share = job.tissue_px / max(1, tissue_px(painter, sample))
     stored = sum(len(tile.data or b"") for tile in encoded.tiles)
-    bytes_in_flight = 8 * plan.scale**2 * 3 * (4 * plan.block_px // plan.scale) ** 2
+    bytes_in_flight = 8 * 3 * job.plan.block_px**2
     return Estimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
 
 
