@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 from slidesr.errors import RefusedError
 from slidesr.output.dicom import write_dicom
 from slidesr.output.metadata import Metadata
-from slidesr.output.part import Target
+from slidesr.output.part import Target, identity_of
 from slidesr.output.plain import copy_pixels
 from slidesr.output.sink import SUFFIXES, Format, check_output
 from slidesr.plan import Plan
@@ -56,8 +55,7 @@ def _facts(slide: Slide) -> Metadata:
 
 def _copy(slide: Slide, output: Path, format_: Format, report: Report, *, overwrite: bool) -> None:
     plan, facts, frame = Plan(slide.size.box, scale=1, window_px=1), _facts(slide), slide.frame()
-    told = {"slide": slide.stamp, "format": format_, "metadata": facts}
-    identity = {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
+    identity = identity_of({"slide": slide.stamp, "format": format_, "metadata": facts})
     needed = int(slide.size.area * format_.bytes_per_px(output))
     target = Target(output, plan, facts, slide.background, overwrite, identity, needed)
     copy_pixels(target, format_, frame.read, lambda done: report(done, plan.block_count))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.progress import Progress
 
 from slidesr.cli import options as common
-from slidesr.cli.show import bytes_text, console, progress_bar, stoppable
+from slidesr.cli.show import bytes_text, console, counted, stoppable
 from slidesr.printable import printable
 from slidesr.trial import tried
 
@@ -37,14 +35,7 @@ def convert(
     common.refuse_idle(context, output)
     given = [context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in stored]
     format_ = common.format_of(**stored) if any(given) else None
-    with ExitStack() as stack, stoppable():
-        bars: list[Progress] = []  # none before there is something to tell
-
-        def report(done: int, of: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(progress_bar(output.name, of)))
-            bars[0].update(bars[0].task_ids[0], completed=done)
-
+    with stoppable(), counted(output.name) as report:
         run(source, output, format_, report, overwrite=overwrite)
     files = [output] if output.is_file() else [each for each in output.rglob("*") if each.is_file()]
     total = bytes_text(sum(each.stat().st_size for each in files))

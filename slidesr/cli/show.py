@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,20 @@ def progress_bar(title: str, total: float) -> Iterator[Progress]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         progress.add_task(printable(title), total=total, note="")
         yield progress
+
+
+@contextmanager
+def counted(title: str) -> Iterator[Callable[[int, int], None]]:
+    """What takes "so many are done, of so many"; its bar is not there before the first call."""
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def report(done: int, of: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress_bar(title, of)))
+            bars[0].update(bars[0].task_ids[0], completed=done)
+
+        yield report
 
 
 @contextmanager

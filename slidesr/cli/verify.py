@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -12,14 +13,11 @@ from rich.text import Text
 from slidesr.cli.show import as_json, console, inert
 from slidesr.errors import SlidesrError
 from slidesr.trial import tried
-from slidesr.verify.findings import Outcome, Report
 
-_STYLES = {
-    Outcome.OK: "green",
-    Outcome.FAILED: "bold red",
-    Outcome.ABSENT: "dim",
-    Outcome.NOT_INSTALLED: "dim",
-}
+if TYPE_CHECKING:
+    from slidesr.verify import Report
+
+_STYLES = {"ok": "green", "failed": "bold red"}
 
 
 @click.command()
@@ -51,12 +49,11 @@ def _show(report: Report) -> None:
     before = None
     for finding in report.findings:
         check = finding.check if finding.check != before else ""
-        outcome = Text(finding.outcome, _STYLES[finding.outcome])
+        outcome = Text(finding.outcome, _STYLES.get(finding.outcome, "dim"))
         table.add_row(check, inert(finding.by), outcome, inert(finding.detail))
         before = finding.check
     Console().print(table)
 
 
 def _failures(report: Report) -> str:
-    failed = [each for each in report.findings if each.outcome is Outcome.FAILED]
-    return "; ".join(f"{each.check} by {each.by}: {each.detail}" for each in failed)
+    return "; ".join(f"{each.check} by {each.by}: {each.detail}" for each in report.failures)

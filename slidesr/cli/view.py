@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import Progress
 
-from slidesr.cli.show import console, line, progress_bar
+from slidesr.cli.show import console, counted, line
 from slidesr.printable import printable
 from slidesr.trial import tried
 
@@ -68,13 +67,6 @@ def _serve(shown: Exhibit, port: int, *, no_browser: bool) -> None:
 def _export(shown: Exhibit, folder: Path, *, overwrite: bool) -> None:
     from slidesr.view import export
 
-    with ExitStack() as stack:
-        bars: list[Progress] = []
-
-        def report(done: int, of: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(progress_bar(folder.name, of)))
-            bars[0].update(bars[0].task_ids[0], completed=done)
-
+    with counted(folder.name) as report:
         count = export(shown, folder, report, overwrite=overwrite)
     click.echo(printable(f"{folder / 'index.html'}: {count} tiles"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import tifffile
 
 from slidesr.colour import srgb_profile
-from slidesr.durable import locked_folder, sync_folder
+from slidesr.durable import exchange, locked_folder, sync_folder
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
 from slidesr.output.metadata import Metadata, plain_text
@@ -66,10 +66,6 @@ def write_dicom(
 
 
 def _check(output: Path, *, overwrite: bool) -> None:
-    old = _old_of(output)
-    if old.exists() and not output.exists():  # a kill between the two names
-        old.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
     if not output.exists():
         return
     if not output.is_dir():
@@ -87,17 +83,10 @@ def _publish(part: Path, output: Path) -> None:
             os.fsync(written.fileno())
     sync_folder(part)
     if output.exists():
-        old = _old_of(output)
-        output.rename(old)
-        part.rename(output)
-        shutil.rmtree(old)
+        exchange(part, output)
     else:
         part.rename(output)
     sync_folder(output.parent)
-
-
-def _old_of(output: Path) -> Path:
-    return output.with_name(f".{output.name}.old")
 
 
 def _convert(source: Path, folder: Path, size: Size, metadata: Metadata) -> None:

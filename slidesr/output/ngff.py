@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slidesr.output.metadata import Metadata
+if TYPE_CHECKING:
+    from slidesr.output.metadata import Metadata
 
 NGFF_VERSIONS = ("0.4", "0.5")
 AXES = ("c", "y", "x")

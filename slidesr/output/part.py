@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from slidesr.closing import Closing
@@ -40,6 +41,11 @@ class Target:
     overwrite: bool = False
     identity: Mapping[str, str] = field(default_factory=dict)
     needed_bytes: int = 0
+
+
+def identity_of(told: Mapping[str, object]) -> dict[str, str]:
+    """The `identity` of a target: all that decides its bytes, hashed by a name that users know."""
+    return {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
 
 
 class Part(Closing):

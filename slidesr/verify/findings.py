@@ -34,5 +34,9 @@ class Report:
     findings: tuple[Finding, ...]
 
     @property
+    def failures(self) -> list[Finding]:
+        return [each for each in self.findings if each.outcome is Outcome.FAILED]
+
+    @property
     def is_good(self) -> bool:
-        return all(finding.outcome is not Outcome.FAILED for finding in self.findings)
+        return not self.failures
