@@ -9,7 +9,8 @@ compared with slidesr's, away from the borders of patches, where the peers cut t
 the whole command's, without loss, must be those of the network alone.
 
 slidesr lets glibc keep freed memory, for the whole process. All rows have that, to the peers' good,
-but for the first, which is what a script of one's own does.
+but for the first, which is what a script of one's own does. So is a small image: at its edges their
+patches have no halo to pay for; the table says what they would pay inside a large slide.
 
 python benchmarks/peers.py [--side 704] [--rounds 5] [--patch 256] [--slide FILE] [--device cpu]
 """
@@ -112,8 +113,8 @@ def _choices() -> argparse.Namespace:
 def _compared(choices: argparse.Namespace) -> Comparison:
     spec, trained = read_model(find_model(default_model(_SCALE)))
     window = spec.generator.window
-    if choices.patch % (4 * window) or choices.side < choices.patch:
-        raise SystemExit(f"--patch: a multiple of {4 * window} px, and no larger than --side")
+    if choices.patch % (4 * window) or choices.side < 2 * choices.patch - window:
+        raise SystemExit(f"--patch: a multiple of {4 * window} px, and two of them in --side")
     stride = choices.patch - window  # so that dask's chunks and their halos are whole patches
     side = choices.patch + (choices.side - choices.patch) // stride * stride
     with opened(choices.slide, side, choices.device) as ours:
@@ -221,7 +222,15 @@ def _summary(calm: list[Round], ceilings: list[float]) -> dict[str, Ratio]:
 
 def _table(made: Comparison) -> str:
     header = [
-        *("row", "halo, px", "Mpx/s", "times as fast", "cores busy", "page faults"),
+        *(
+            "row",
+            "halo, px",
+            "seen for a px (large slide)",
+            "Mpx/s",
+            "times as fast",
+            "cores busy",
+            "page faults",
+        ),
         *("PSNR to slidesr, dB", "largest difference", "at seams", "device memory, MB"),
     ]
     lines = [_line(name, made) for name in made.rows]
@@ -236,6 +245,7 @@ def _line(name: str, made: Comparison) -> list[str]:
     return [
         name,
         made.rows[name].halo_px,
+        _seen(made.rows[name].patches),
         f"{megapixels / min(run.seconds for run in runs):.4f}",
         str(Ratio.of(base, [run.seconds for run in runs])),
         f"{median(run.busy for run in runs):.2f}",
@@ -245,6 +255,15 @@ def _line(name: str, made: Comparison) -> list[str]:
         str(alike.largest_at_seams),
         f"{max(run.device_peak_bytes for run in runs) / 1e6:.0f}",
     ]
+
+
+def _seen(patches: Sequence[Span]) -> str:
+    """How many pixels the network sees for one that is kept: of this image, and away from edges."""
+    if not patches:
+        return "-"
+    here = sum(patch.stop - patch.start for patch in patches) / patches[-1].stop
+    first, second = patches[:2]
+    return f"{here**2:.2f} ({((first.stop - first.start) / second.start) ** 2:.2f})"
 
 
 def _plain(made: Comparison, choices: argparse.Namespace) -> dict[str, object]:
