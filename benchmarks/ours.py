@@ -1,0 +1,86 @@
+"""slidesr's own side of the comparison: the network alone, and the whole command."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from material import write_slide
+
+from slidesr.geometry import Box
+from slidesr.output.compression import Compression
+from slidesr.output.sink import Format
+from slidesr.slide import open_slide
+from slidesr.upscale import Job, Options, open_model, prepared, upscale
+
+_U8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A job of the whole command, all tissue, and its region's pixels with the halo around them."""
+
+    job: Job
+    surroundings: _U8
+
+    @property
+    def image(self) -> _U8:
+        """The region alone, which is all that the peers get: u8[side, side, 3]."""
+        return np.ascontiguousarray(self._read(self.job.plan.region))
+
+    def network_alone(self) -> _U8:
+        """The tiles of the command's own plan through the model, out of memory and into it."""
+        plan, model = self.job.plan, self.job.model
+        result = np.empty((plan.output.height, plan.output.width, 3), np.uint8)
+        for block in plan.blocks():
+            by_shape: defaultdict[tuple[int, int], list[Box]] = defaultdict(list)
+            for tile in block.tiles:
+                by_shape[tile.height, tile.width].append(tile)
+            for tiles in by_shape.values():
+                inputs = np.stack([self._read(tile.grown(model.halo_px)) for tile in tiles])
+                for tile, made in zip(tiles, model.upscale(inputs), strict=True):
+                    result[(tile.within(plan.region) * plan.scale).slices] = made
+        return result
+
+    def whole_command(self) -> None:
+        """Read, network, pyramid, JPEG, OME-TIFF."""
+        upscale(self.job)
+
+    def without_loss(self) -> _U8:
+        """The pixels that the whole command writes where it need not be JPEG."""
+        stored = Format(Compression("lzw"))
+        upscale(replace(self.job, options=replace(self.job.options, format=stored)))
+        with open_slide(self.job.output) as made:
+            frame = made.frame()
+            return frame.read(frame.size.box)
+
+    def _read(self, box: Box) -> _U8:
+        outer = self.job.plan.region.grown(self.job.model.halo_px)
+        return self.surroundings[box.within(outer).slices]
+
+
+@contextmanager
+def opened(slide: Path | None, side_px: int, device: str) -> Iterator[Ours]:
+    """The middle of a slide, or of one made up, cut on the grid of the attention's windows."""
+    options = Options(tissue="all", overwrite=True, device=device)
+    model = open_model(options)
+    with tempfile.TemporaryDirectory() as folder:
+        slide = slide or write_slide(Path(folder) / "slide.tif", side_px, side_px)
+        options = replace(options, crop=_middle(slide, side_px, model.window_px))
+        with prepared(slide, Path(folder) / "out.ome.tif", options, model) as job:
+            yield Ours(job, job.frame.read(job.plan.region.grown(model.halo_px)))
+
+
+def _middle(slide: Path, side_px: int, grid_px: int) -> Box:
+    with open_slide(slide) as source:
+        width, height = source.size.width, source.size.height
+    if min(width, height) < side_px:
+        raise SystemExit(f"{slide.name}: {width} x {height} px are less than a --side of {side_px}")
+    x, y = ((length - side_px) // 2 // grid_px * grid_px for length in (width, height))
+    return Box(x, y, side_px, side_px)

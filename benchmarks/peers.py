@@ -1,0 +1,291 @@
+"""slidesr against what else brings a slide through the same network, in one table.
+
+Three peers (a tile loop, MONAI, dask: see `pipelines`), each over the network as it was released
+and over ours, then slidesr's network alone, and the whole command: read, network, pyramid, JPEG,
+OME-TIFF. The peers have the image in memory and leave the result there; that is not counted.
+
+Every row makes the same function of the same pixels. Before anything is timed its pixels are
+compared with slidesr's, away from the borders of patches, where the peers cut the halo short; and
+the whole command's, without loss, must be those of the network alone.
+
+slidesr lets glibc keep freed memory, for the whole process. All rows have that, to the peers' good,
+but for the first, which is what a script of one's own does. So is a small image: at its edges their
+patches have no halo to pay for; the table says what they would pay inside a large slide.
+
+python benchmarks/peers.py [--side 704] [--rounds 5] [--patch 256] [--slide FILE] [--device cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from machine import parser, record
+from ours import Ours, opened
+from pipelines import (
+    Network,
+    Scene,
+    as_ours,
+    as_released,
+    dask,
+    glibc_as_it_comes,
+    monai,
+    monai_overlap_px,
+    tile_loop,
+)
+from rounds import Ratio, Round, alternating, markdown, undisturbed
+from spans import Span, interior
+
+from slidesr.metrics import psnr_db
+from slidesr.nets.cost import convolution_ceiling, flops_per_px
+from slidesr.weights import default_model, find_model, read_model
+
+_U8 = npt.NDArray[np.uint8]
+
+_SCALE = 4
+_LEAST_DB = 40  # below it a row is not the same function
+_PEERS = {"tile loop": tile_loop, "MONAI": monai, "dask": dask}
+_SCRIPT = "tile loop, as released, glibc's memory as it comes"
+_BASE, _ALONE, _WHOLE = "tile loop, as released", "slidesr, network alone", "slidesr, whole command"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to the output; `patches` are a peer's, along each axis."""
+
+    halo_px: str
+    work: Callable[[], _U8 | None]
+    patches: Sequence[Span] = ()
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How near a row is to slidesr: PSNR and largest difference inside; and where patches meet."""
+
+    psnr_db: float
+    largest: int
+    largest_at_seams: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, the rounds that were left undisturbed, and what they were measured on."""
+
+    scene: Scene
+    rows: dict[str, Row]
+    alike: dict[str, Likeness]
+    rounds: list[Round]
+    summary: dict[str, Ratio]
+
+
+def main() -> None:
+    choices = _choices()
+    made = _compared(choices)
+    side, patch = len(made.scene.image), made.scene.patch_px
+    print(f"x{_SCALE}, {side} x {side} source px, peers' patches of {patch} px\n")
+    print(_table(made))
+    loads = ", ".join(f"{each.load:.1f}" for each in made.rounds)
+    print(f"\n{len(made.rounds)} of {choices.rounds} rounds kept, at a load of {loads}\n")
+    print(markdown(["", "median (range)"], [*made.summary.items()]))
+    record("peers", _plain(made, choices), choices)
+
+
+def _choices() -> argparse.Namespace:
+    made = parser(__doc__)
+    made.add_argument("--side", type=int, default=704, help="source pixels, squared, or a bit less")
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--patch", type=int, default=256, help="what the peers' network sees, px")
+    made.add_argument("--slide", type=Path, help="the middle of it instead of a made-up slide")
+    made.add_argument(
+        "--least-busy",
+        type=float,
+        help="cores; a round with less in any row is dropped [3/4 of the threads; 0 on a GPU]",
+    )
+    return made.parse_args()
+
+
+def _compared(choices: argparse.Namespace) -> Comparison:
+    spec, trained = read_model(find_model(default_model(_SCALE)))
+    window = spec.generator.window
+    if choices.patch % (4 * window) or choices.side < 2 * choices.patch - window:
+        raise SystemExit(f"--patch: a multiple of {4 * window} px, and two of them in --side")
+    stride = choices.patch - window  # so that dask's chunks and their halos are whole patches
+    side = choices.patch + (choices.side - choices.patch) // stride * stride
+    with opened(choices.slide, side, choices.device) as ours:
+        engine = ours.job.model.engine
+        batch = ours.job.model.batch_size
+        scene = Scene(ours.image, _SCALE, window, choices.patch, engine.device, batch)
+        released = as_released(trained.to(engine.device), window)
+        rows = _rows(ours, scene, released)
+        alike = _alike(rows, ours)
+        work = {name: row.work for name, row in rows.items()}
+        rounds = [
+            (each, convolution_ceiling(engine.device, engine.precision))
+            for each in alternating(work, choices.rounds, engine.device)
+        ]
+    calm = undisturbed([each for each, _ in rounds], _least_busy(choices))
+    flops = flops_per_px(spec.generator) * side**2
+    summary = _summary(calm, [ceiling / flops for each, ceiling in rounds if each in calm])
+    return Comparison(scene, rows, alike, calm, summary)
+
+
+def _least_busy(choices: argparse.Namespace) -> float:
+    if choices.least_busy is not None:
+        return float(choices.least_busy)
+    return 0.75 * torch.get_num_threads() if choices.device == "cpu" else 0.0
+
+
+def _rows(ours: Ours, scene: Scene, released: Network) -> dict[str, Row]:
+    model = ours.job.model
+    forms = {"as released": released, "our network": as_ours(model._generator)}
+    rows = {
+        f"{peer}, {form}": _peer_row(peer, network, scene)
+        for form, network in forms.items()
+        for peer in _PEERS
+    }
+    loop = rows[_BASE]
+    script = Row(loop.halo_px, glibc_as_it_comes(loop.work), loop.patches)
+    halo = f"{model.halo_px}, all of it"
+    own = {_ALONE: Row(halo, ours.network_alone), _WHOLE: Row(halo, ours.whole_command)}
+    return {_SCRIPT: script, **rows, **own}
+
+
+def _peer_row(peer: str, network: Network, scene: Scene) -> Row:
+    run = _PEERS[peer]
+    is_monai = peer == "MONAI"
+    halo = f"{monai_overlap_px(scene)}, blended" if is_monai else str(scene.window_px // 2)
+    patches = scene.patches(monai_overlap_px(scene) if is_monai else scene.window_px)
+    return Row(halo, lambda: run(network, scene), patches)
+
+
+def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
+    """Each row against the network alone; raises SystemExit where it is another function."""
+    model, reference = ours.job.model, ours.network_alone()
+    whole = ours.without_loss()
+    if model.engine.device == "cpu" and not np.array_equal(whole, reference):
+        raise SystemExit("the whole command's pixels are not those of the network alone")
+    everywhere = np.ones(len(reference), bool)
+    alike = {
+        _ALONE: _likeness(ours.network_alone(), reference, everywhere, 0),
+        _WHOLE: _likeness(whole, reference, everywhere, 0),
+    }
+    spec = model.spec.generator
+    # A patch's border is felt in the windows at it, and by the tail's radius beyond them.
+    reach = -(-spec.features_radius_px // spec.grid_px) * spec.grid_px + spec.tail_radius_px
+    for name, row in rows.items():
+        made = None if name in alike else row.work()
+        if made is None:
+            continue
+        inside = interior(row.patches, reach).repeat(_SCALE)
+        alike[name] = _likeness(made, reference, inside, model.halo_px * _SCALE)
+        if alike[name].psnr_db < _LEAST_DB:
+            raise SystemExit(
+                f"{name}: {alike[name].psnr_db:.1f} dB from slidesr: not the same function, so no"
+                " ratio is worth anything"
+            )
+    return alike
+
+
+def _likeness(made: _U8, ours: _U8, inside: npt.NDArray[np.bool_], edge_px: int) -> Likeness:
+    """`inside` counts on both axes; seams are looked for but at the image's own edge."""
+    if not inside.any():
+        raise SystemExit("nothing lies deep inside the patches: take a larger --patch")
+    off = np.abs(made.astype(np.int16) - ours)
+    within = slice(edge_px, len(ours) - edge_px)
+    return Likeness(
+        psnr_db(made[inside][:, inside], ours[inside][:, inside]),
+        int(off[inside][:, inside].max()),
+        int(off[within, within].max()),
+    )
+
+
+def _summary(calm: list[Round], ceilings: list[float]) -> dict[str, Ratio]:
+    """The figures that matter, each a ratio inside a round; of the ceiling, jobs a second."""
+    seconds = {name: [each.runs[name].seconds for each in calm] for name in calm[0].runs}
+    of_ours = [seconds[f"{peer}, our network"] for peer in _PEERS]
+    best = [min(each) for each in zip(*of_ours, strict=True)]
+    reached = [1 / each for each in seconds[_ALONE]]
+    return {
+        f"whole command, times as fast as: {_SCRIPT}": Ratio.of(seconds[_SCRIPT], seconds[_WHOLE]),
+        f"whole command, times as fast as: {_BASE}": Ratio.of(seconds[_BASE], seconds[_WHOLE]),
+        "whole command, times as fast as: best peer, our network": Ratio.of(best, seconds[_WHOLE]),
+        "whole command, share of the network alone": Ratio.of(seconds[_ALONE], seconds[_WHOLE]),
+        "network alone, share of the convolution ceiling": Ratio.of(reached, ceilings),
+    }
+
+
+def _table(made: Comparison) -> str:
+    header = [
+        *(
+            "row",
+            "halo, px",
+            "seen for a px (large slide)",
+            "Mpx/s",
+            "times as fast",
+            "cores busy",
+            "page faults",
+        ),
+        *("PSNR to slidesr, dB", "largest difference", "at seams", "device memory, MB"),
+    ]
+    lines = [_line(name, made) for name in made.rows]
+    shown = len(header) - (not made.scene.device.startswith("cuda"))
+    return markdown(header[:shown], [line[:shown] for line in lines])
+
+
+def _line(name: str, made: Comparison) -> list[str]:
+    runs, alike = [each.runs[name] for each in made.rounds], made.alike[name]
+    base = [each.runs[_BASE].seconds for each in made.rounds]
+    megapixels = len(made.scene.image) ** 2 / 1e6
+    return [
+        name,
+        made.rows[name].halo_px,
+        _seen(made.rows[name].patches),
+        f"{megapixels / min(run.seconds for run in runs):.4f}",
+        str(Ratio.of(base, [run.seconds for run in runs])),
+        f"{median(run.busy for run in runs):.2f}",
+        f"{median(run.minor_faults for run in runs):.0f}",
+        f"{alike.psnr_db:.1f}",
+        str(alike.largest),
+        str(alike.largest_at_seams),
+        f"{max(run.device_peak_bytes for run in runs) / 1e6:.0f}",
+    ]
+
+
+def _seen(patches: Sequence[Span]) -> str:
+    """How many pixels the network sees for one that is kept: of this image, and away from edges."""
+    if not patches:
+        return "-"
+    here = sum(patch.stop - patch.start for patch in patches) / patches[-1].stop
+    first, second = patches[:2]
+    return f"{here**2:.2f} ({((first.stop - first.start) / second.start) ** 2:.2f})"
+
+
+def _plain(made: Comparison, choices: argparse.Namespace) -> dict[str, object]:
+    """All of it for JSON; only the slide's name stays out."""
+    return {
+        "side_px": len(made.scene.image),
+        "patch_px": made.scene.patch_px,
+        "scale": _SCALE,
+        "slide": "real" if choices.slide else "made up",
+        "rounds": choices.rounds,
+        "load": [each.load for each in made.rounds],
+        "summary": {name: asdict(ratio) for name, ratio in made.summary.items()},
+        "rows": {
+            name: {
+                "halo_px": row.halo_px,
+                **asdict(made.alike[name]),
+                "runs": [asdict(each.runs[name]) for each in made.rounds],
+            }
+            for name, row in made.rows.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What others do to bring a large image through a network: three peers, two forms of the network.
+
+Attention runs in windows on the image's grid in each of them: a patch is whole windows and starts
+on the grid. In the tile loop and in dask patches overlap by one window, so that each has half of it
+as a halo: 16 px for the default weights, of the 46 that the network sees. (Real-ESRGAN's 10 are off
+the grid.) MONAI's overlap is a quarter of the patch, blended by a Gaussian.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeVar, cast
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from monai.inferers import sliding_window_inference
+from spans import Span, spans
+from torch import Tensor
+
+from slidesr.model import _keep_freed_memory
+from slidesr.nets.generator import Generator
+from slidesr.nets.layers import as_pixels, as_tensor, map_from_windows, windows_from_map
+
+_U8 = npt.NDArray[np.uint8]
+Network = Callable[[Tensor], Tensor]
+"""f32[n, 3, h, w] in 0..1 -> f32[n, 3, h*scale, w*scale]; h and w are whole windows."""
+
+_Made = TypeVar("_Made")
+
+_MONAI_OVERLAP = 0.25
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A square image in memory, u8[side, side, 3], and how it is cut; pixels are the source's."""
+
+    image: _U8
+    scale: int
+    window_px: int
+    patch_px: int
+    device: str
+    batch_size: int
+
+    def patches(self, overlap_px: int) -> list[Span]:
+        """Along each axis."""
+        return spans(len(self.image), self.patch_px, overlap_px)
+
+
+def glibc_as_it_comes(work: Callable[[], _Made]) -> Callable[[], _Made]:
+    """The same without what slidesr does to glibc's memory; elsewhere than on glibc nothing.
+
+    The limits are those at which glibc's own, which move, end up: malloc.h, DEFAULT_MMAP_THRESHOLD.
+    """
+    glibc = ctypes.CDLL(None) if os.name == "posix" else None
+    if glibc is None or not hasattr(glibc, "malloc_trim"):
+        return work
+
+    def plain() -> _Made:
+        glibc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+        glibc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        glibc.malloc_trim(0)
+        try:
+            return work()
+        finally:
+            _keep_freed_memory.__wrapped__()
+
+    return plain
+
+
+def monai_overlap_px(scene: Scene) -> int:
+    return int(scene.patch_px * _MONAI_OVERLAP)
+
+
+def as_released(generator: Generator, window_px: int) -> Network:
+    """The form in which WA-SRGAN was released, but for the windows of its attention.
+
+    fp32, weight norm computed anew in each pass, attention by an explicit softmax, and the output
+    convolution at high resolution.
+    """
+
+    def network(x: Tensor) -> Tensor:
+        x = x.contiguous()
+        head = generator.head(x)
+        features = head + generator.fuse(generator.body(head))
+        up = _explicit_attention(generator, features, window_px)
+        for stage in generator.up:
+            conv, slope = stage.children()
+            up = slope(F.pixel_shuffle(conv(up), 2))
+        image: Tensor = generator.output.conv(up)
+        scale = float(generator.spec.scale)
+        return image + F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+
+    return network
+
+
+def _explicit_attention(generator: Generator, features: Tensor, window_px: int) -> Tensor:
+    attention: Any = generator.attention
+    query, key, value = (
+        windows_from_map(part(features), window_px)
+        for part in (attention.query, attention.key, attention.value)
+    )
+    weights = (query @ key.transpose(-1, -2)).softmax(dim=-1)  # [n * windows, 1, w * w, w * w]
+    attended = map_from_windows(weights @ value, features.shape, window_px)
+    return cast(Tensor, features + attention.gamma * attended)
+
+
+def as_ours(generator: Generator) -> Network:
+    """What `slidesr.model.Model` runs: its prepared generator."""
+
+    def network(x: Tensor) -> Tensor:
+        made: Tensor = generator(x.contiguous(memory_format=torch.channels_last))
+        return made.float()
+
+    return network
+
+
+@torch.inference_mode()
+def tile_loop(network: Network, scene: Scene) -> _U8:
+    """Real-ESRGAN's `tile_process`: the whole image and the whole result on the device."""
+    whole, scale = as_tensor(scene.image).to(scene.device), scene.scale
+    height, width = (side * scale for side in scene.image.shape[:2])
+    result = torch.zeros(1, 3, height, width, device=scene.device)
+    patches = scene.patches(scene.window_px)
+    for rows, columns in product(patches, patches):
+        made = network(whole[:, :, rows.seen, columns.seen])
+        result[:, :, rows.kept(scale), columns.kept(scale)] = made[
+            :, :, rows.inside(scale), columns.inside(scale)
+        ]
+    return as_pixels(result)
+
+
+@torch.inference_mode()
+def monai(network: Network, scene: Scene) -> _U8:
+    """MONAI's sliding window: image and result on the host, windows on the device."""
+    made = sliding_window_inference(
+        as_tensor(scene.image),
+        scene.patch_px,
+        scene.batch_size,
+        network,
+        overlap=_MONAI_OVERLAP,
+        mode="gaussian",
+        sw_device=scene.device,
+        device="cpu",
+    )
+    return as_pixels(cast(Tensor, made))
+
+
+def dask(network: Network, scene: Scene) -> _U8:
+    """dask's `map_overlap`: a chunk is a patch without its halo.
+
+    torch has all cores already, so chunks come one after the other, which is faster than dask's
+    threads: their memory is returned to the system after each layer.
+    """
+    scale, depth = scene.scale, scene.window_px // 2
+    sides = tuple(patch.last - patch.first for patch in scene.patches(scene.window_px))
+    source = da.from_array(scene.image, chunks=(sides, sides, 3))
+    output_sides = tuple(side * scale for side in sides)
+
+    @torch.inference_mode()
+    def enlarged(block: _U8, block_info: Any = None) -> _U8:
+        told = block_info[0]
+        made = as_pixels(network(as_tensor(block).to(scene.device)))
+        ends = zip(told["chunk-location"], told["num-chunks"], strict=True)
+        rows, columns, _ = (
+            slice(depth * scale * (at > 0), -depth * scale if at < count - 1 else None)
+            for at, count in ends
+        )
+        return made[rows, columns]
+
+    result = da.map_overlap(
+        enlarged,
+        source,
+        depth={0: depth, 1: depth, 2: 0},
+        boundary="none",
+        trim=False,  # it knows no scale
+        chunks=(output_sides, output_sides, (3,)),
+        meta=np.empty((0, 0, 0), np.uint8),
+    )
+    return cast(_U8, result.compute(scheduler="synchronous"))
