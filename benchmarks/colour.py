@@ -4,8 +4,8 @@
 
 The whole command is measured, JPEG of the output included, on tissue alone. A folder's images are
 full resolution: they are shrunk by the scale and laid side by side on a slide with JPEG tiles, as
-from a scanner of that much less. Prints for each scale, without and with --consistent, by the
-default tolerance and by none:
+from a scanner of that much less. Prints for each scale, without --consistent, with it, and
+with no tolerance:
 
     pixel   mean difference of a source pixel and the box of output pixels over it
     box     the same of 8 x 8 source pixels, where no detail is left, only colour
@@ -42,7 +42,7 @@ _F64 = npt.NDArray[np.float64]
 _BOX_PX = 8
 _CELL_PX = 32
 _UM_OF_FOLDERS = 0.25
-_TOLERANCES = {"": None, "--consistent": 4.0, "--tolerance 0": 0.0}
+_TOLERANCES = {"--no-consistent": None, "": 2.0, "--tolerance 0": 0.0}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--crop", help="of slides, in level-0 pixels")
     parser.add_argument("--compression", choices=COMPRESSIONS, default="jpeg")
     chosen = parser.parse_args()
-    print(f"{'material':30} scale             pixel    box    p99  shift")
+    print(f"{'material':30} scale               pixel    box    p99  shift")
     with tempfile.TemporaryDirectory() as folder:
         for material in chosen.material:
             for scale in chosen.scale:
@@ -147,7 +147,7 @@ def main() -> None:
                     found = measured(source, options)
                     name = f"{material.name:30} x{scale}"
                     figures = (found.pixel, found.box, found.p99, found.shift)
-                    print(name, f"{how:13}", *(f"{each:6.2f}" for each in figures), flush=True)
+                    print(name, f"{how:15}", *(f"{each:6.2f}" for each in figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Ours:
 @contextmanager
 def opened(slide: Path | None, side_px: int, device: str) -> Iterator[Ours]:
     """The middle of a slide, or of one made up, cut on the grid of the attention's windows."""
-    options = Options(tissue="all", overwrite=True, device=device)
+    options = Options(tissue="all", tolerance=None, overwrite=True, device=device)
     model = open_model(options)
     with tempfile.TemporaryDirectory() as folder:
         slide = slide or write_slide(Path(folder) / "slide.tif", side_px, side_px)

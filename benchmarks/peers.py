@@ -12,7 +12,7 @@ slidesr lets glibc keep freed memory, for the whole process. All rows have that,
 but for the first, which is what a script of one's own does. So is a small image: at its edges their
 patches have no halo to pay for; the table says what they would pay inside a large slide.
 
-python benchmarks/peers.py [--side 704] [--rounds 5] [--patch 256] [--slide FILE] [--device cpu]
+python benchmarks/peers.py [--side 768] [--rounds 5] [--patch 256] [--slide FILE] [--device cpu]
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
 
 def _choices() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--side", type=int, default=704, help="source pixels, squared, or a bit less")
+    made.add_argument("--side", type=int, default=768, help="source pixels, squared, or a bit less")
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--patch", type=int, default=256, help="what the peers' network sees, px")
     made.add_argument("--slide", type=Path, help="the middle of it instead of a made-up slide")

@@ -150,7 +150,7 @@ def test_its_own_words_are_read_back(
     with open_slide(output) as made:
         assert {
             "synthetic": "true",
-            "model": "tiny",
+            "model": "tiny, consistent to 2",
             "scale": "4",
         }.items() <= made.provenance.items()
         assert made.properties["tiff.Software"] == "slidesr"

@@ -68,16 +68,16 @@ class _CropType(click.ParamType[Box]):
 )
 @click.option(
     "--consistent/--no-consistent",
-    default=False,
+    default=True,
     show_default=True,
     help="Mend what the network makes so that, shrunk, it is what the slide shows.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
-    default=4.0,
+    default=2.0,
     show_default=True,
-    help="Of --consistent, in grey levels: for JPEG's errors; 0 for slides without loss.",
+    help="Of --consistent, in grey levels: room for JPEG's errors; 0 for slides without loss.",
 )
 @common.stored
 @click.option(

@@ -66,6 +66,10 @@ def write_dicom(
 
 
 def _check(output: Path, *, overwrite: bool) -> None:
+    old = output.with_name(f".{output.name}.old")
+    if old.exists() and not output.exists():  # a kill inside `exchange`, where that is two steps
+        old.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
     if not output.exists():
         return
     if not output.is_dir():

@@ -16,7 +16,7 @@ class Options:
     scale: int = 4
     model: str | None = None  # a shipped model's name or a file; the scale's default if None
     perception: float | None = None  # from the model's fidelity weights, 0, to its own, 1
-    tolerance: float | None = None  # grey levels; the result shrinks to its source to that
+    tolerance: float | None = 2.0  # grey levels; the result shrinks to its source to that
     level: int | None = None
     mpp: float | None = None
     magnification: float | None = None
