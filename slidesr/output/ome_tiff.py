@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from io import BytesIO
 from itertools import chain
 from typing import Any, BinaryIO
@@ -29,7 +30,7 @@ from slidesr.output.checkpoint import Checkpoint, crc_of
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.part import Part, Target
-from slidesr.output.pyramid import EncodedBlock, Painted, UpperPyramid, encode_block
+from slidesr.output.pyramid import EncodedBlock, UpperPyramid, encode_block
 from slidesr.plan import Plan
 
 LAYOUTS = ("hybrid", "ome", "generic")
@@ -50,6 +51,7 @@ class OmeTiffWriter(Closing):
         plan, metadata, self._glass = target.plan, target.metadata, target.glass
         self._plan, self._metadata, self._layout = plan, metadata, layout
         self._encode = compression.encode
+        self.encode = partial(encode_block, plan=plan, encode=compression.encode)
         self._upper = UpperPyramid(plan, self._encode, target.glass)
         self._levels = [_TilePlaces(plan, level) for level in range(len(plan.levels))]
         self._glass_place = 0, 0
@@ -97,10 +99,6 @@ class OmeTiffWriter(Closing):
         self._glass_place = offset, count
         for level, places in enumerate(self._levels):
             places.restore(arrays[f"places{level}"])
-
-    def encode(self, painted: Painted) -> EncodedBlock:
-        """The block as it is stored. For any thread."""
-        return encode_block(painted, self._plan, self._encode)
 
     def append(self, encoded: EncodedBlock) -> None:
         """Stores a block, and what it completes of the levels above."""

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -126,25 +126,9 @@ class Part(Closing):
             _remove(self.hidden)  # while it is still locked
         os.close(self._lock)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """What the system refuses inside becomes one line that says how to go on."""
-        try:
-            yield
-        except OSError as error:
-            raise SlidesrError(self._refusal(error)) from error
-
-    def _refusal(self, error: OSError) -> str:
-        told = []
-        with suppress(OSError):  # the folder itself may be gone
-            told.append(f"{shutil.disk_usage(self._path.parent).free / 1e6:.0f} MB are free")
-        if self._needed_bytes > self.written_bytes:
-            more = self._needed_bytes - self.written_bytes
-            told.append(f"about {more / 1e6:.0f} MB more are needed")
-        return (
-            f"{self._path}: cannot be written: {error.strerror or error} ({', '.join(told)})."
-            " Mend that and give the same command again: it goes on from here."
-        )
+        return writing(self._path, self._needed_bytes - self.written_bytes)
 
     def _save(self) -> None:
         moment, self._moment = self._moment, None
@@ -171,6 +155,26 @@ class Part(Closing):
             raise RefusedError(
                 f"{self._path}: appeared while running. Replace it with --overwrite."
             ) from error
+
+
+@contextmanager
+def writing(path: Path, more_bytes: int = 0) -> Iterator[None]:
+    """What the system refuses inside becomes one line that says how to go on.
+
+    About `more_bytes` are still needed, if that is known.
+    """
+    try:
+        yield
+    except OSError as error:
+        told = []
+        with suppress(OSError):  # the folder itself may be gone
+            told.append(f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free")
+        if more_bytes > 0:
+            told.append(f"about {more_bytes / 1e6:.0f} MB more are needed")
+        raise SlidesrError(
+            f"{path}: cannot be written: {error.strerror or error} ({', '.join(told)})."
+            " Mend that and give the same command again: it goes on from here."
+        ) from error
 
 
 def sweep(path: Path) -> None:

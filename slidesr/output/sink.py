@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -15,6 +16,7 @@ from slidesr.output.part import Target, sweep
 from slidesr.output.pyramid import EncodedBlock, Painted
 
 _ZARR = ".zarr"
+Encoder = Callable[[Painted], EncodedBlock]
 SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr", _ZARR)
 
 
@@ -35,7 +37,8 @@ class Format:
 class Sink(Protocol):
     """An output in the making, a context manager: whole or not at all when it is left.
 
-    `encode` blocks, in any thread; `append` and `settle` them in the plan's order; then `finish`.
+    `encode` blocks, in any thread or process: it is a function that can be pickled; `append` and
+    `settle` them in the plan's order; then `finish`.
     What a stopped one left is gone on with: `resumed` blocks are there. `notes` are facts that are
     learnt while running; they outlive a stop, and the output tells them.
     """
@@ -43,7 +46,8 @@ class Sink(Protocol):
     resumed: int
     notes: dict[str, str]
 
-    def encode(self, painted: Painted) -> EncodedBlock: ...
+    @property
+    def encode(self) -> Encoder: ...
 
     def append(self, encoded: EncodedBlock) -> None: ...
 

@@ -1,0 +1,164 @@
+"""The files of an OME-Zarr's levels, and what writes those of a block, in any process."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
+from zarr.storage import LocalStore
+
+from slidesr.geometry import Box
+from slidesr.output.ngff import AXES
+from slidesr.output.part import writing
+from slidesr.output.pyramid import EncodedBlock, EncodedTile, Painted, halved
+from slidesr.plan import Plan
+
+_U8 = npt.NDArray[np.uint8]
+_Colour = tuple[int, int, int]
+
+# Measured on upscaled H&E, one thread: 1.27 bytes a pixel at 174 Mpx/s; level 5: 1.21 at 50.
+_CODEC: Literal["zstd"] = "zstd"
+_CODEC_LEVEL = 1
+
+
+@dataclass(frozen=True)
+class ZarrEncoder:
+    """Writes a block's own levels below `root` when it is called; what it gives are CRCs of files.
+
+    For any thread, and for any process that sees the file system: pickled, it is its fields.
+    """
+
+    path: Path
+    root: Path
+    plan: Plan
+    version: str
+    glass: _Colour
+
+    def __call__(self, painted: Painted) -> EncodedBlock:
+        block, files = painted.block, list[EncodedTile[int]]()
+        pixels = painted.pixels
+        if pixels is None:
+            pixels = plain_glass(block.write, self.glass)
+        with writing(self.path):
+            for level in self.levels[: self.plan.block_levels]:
+                files += level.write(block.write.x, block.write.y, pixels)
+                pixels = halved(pixels)
+        is_rest = self.plan.block_levels < len(self.levels) and painted.pixels is not None
+        return EncodedBlock(block, tuple(files), pixels if is_rest else None)
+
+    @cached_property
+    def levels(self) -> list[Level]:
+        numbers = range(len(self.plan.levels))
+        return [Level(self.root, number, self.plan, self.version) for number in numbers]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ZarrEncoder, (self.path, self.root, self.plan, self.version, self.glass)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The array of one level and its files."""
+
+    root: Path
+    number: int
+    plan: Plan
+    version: str
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of files."""
+        height, width = self._shape
+        return -(-height // self._file_px), -(-width // self._file_px)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        size = self.plan.levels[self.number]
+        return size.height, size.width
+
+    @property
+    def _file_px(self) -> int:
+        if self.version == "0.5" and self.number < self.plan.block_levels:
+            return self.plan.block_px >> self.number
+        return self.plan.output_tile_px
+
+    def create(self) -> None:
+        """Writes the array's metadata into the group that is there."""
+        chunks, file = ((3, side, side) for side in (self.plan.output_tile_px, self._file_px))
+        if self.version == "0.4":
+            kind: dict[str, Any] = {
+                "compressors": Blosc(_CODEC, _CODEC_LEVEL, Blosc.BITSHUFFLE),
+                "chunk_key_encoding": {"name": "v2", "separator": "/"},
+            }
+        else:
+            kind = {
+                "compressors": BloscCodec(
+                    cname=_CODEC, clevel=_CODEC_LEVEL, shuffle="bitshuffle", typesize=1
+                ),
+                "shards": file if file != chunks else None,
+                "dimension_names": AXES,
+            }
+        zarr.open_group(LocalStore(self.root), mode="r+").create_array(
+            str(self.number),
+            shape=(3, *self._shape),
+            chunks=chunks,
+            dtype=np.uint8,
+            fill_value=0,
+            attributes={"_ARRAY_DIMENSIONS": list(AXES)},
+            **kind,
+        )
+
+    @cached_property
+    def _array(self) -> zarr.Array[Any]:
+        array = zarr.open_array(LocalStore(self.root), path=str(self.number), mode="r+")
+        # A chunk of zeros is a file too: each file has its CRC, and none is missing at the end.
+        return array.with_config({"write_empty_chunks": True})
+
+    def write(self, x0: int, y0: int, pixels: _U8) -> list[EncodedTile[int]]:
+        """Writes u8[h, w, 3] at a place of level 0: whole files, but at the border; their CRCs."""
+        x, y = x0 >> self.number, y0 >> self.number
+        height, width = pixels.shape[:2]
+        self._array[:, y : y + height, x : x + width] = pixels.transpose(2, 0, 1)
+        side = self._file_px
+        return [
+            EncodedTile(self.number, row, column, _crc(self.file(row, column)))
+            for row in range(y // side, -(-(y + height) // side))
+            for column in range(x // side, -(-(x + width) // side))
+        ]
+
+    def file(self, row: int, column: int) -> Path:
+        prefix = "0" if self.version == "0.4" else "c/0"
+        return self.root / str(self.number) / prefix / str(row) / str(column)
+
+    def files(self, crcs: npt.NDArray[np.uint64]) -> Iterator[Path]:
+        """Those that are there."""
+        for row, column in np.argwhere(crcs).tolist():
+            yield self.file(row, column)
+
+    def is_there(self, crcs: npt.NDArray[Any]) -> bool:
+        """Whether every file is what its CRC tells."""
+        if crcs.shape != self.grid:
+            return False
+        places = np.argwhere(crcs).tolist()
+        return all(_crc(self.file(*place)) == crcs[tuple(place)] for place in places)
+
+
+def plain_glass(box: Box, glass: _Colour) -> _U8:
+    """Plain glass; a Zarr has no tile that many places share."""
+    return np.full((box.height, box.width, 3), glass, np.uint8)
+
+
+def _crc(path: Path) -> int:
+    """A file's CRC-32 and one more bit, so that it is never 0; 0 where there is no file."""
+    try:
+        return zlib.crc32(path.read_bytes()) | 1 << 32
+    except FileNotFoundError:
+        return 0
