@@ -95,7 +95,6 @@ class Model:
         if self._device.type == "cpu":
             _keep_freed_memory()
         self._trained = generator
-        self._generator = self._ready(self.engine.precision)
         self._fitting = self.batch_size  # so many tiles fit into the device's memory
 
     @property
@@ -219,6 +218,11 @@ class Model:
     def _ready(self, precision: str) -> Generator:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return folded(self._trained, dtype).to(self._device)
+
+    @cached_property
+    def _generator(self) -> Generator:
+        """Brought to its device when it is first used: who hands out work elsewhere needs none."""
+        return self._ready(self.engine.precision)
 
     @cached_property
     def _exact(self) -> Generator:

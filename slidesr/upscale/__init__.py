@@ -2,6 +2,19 @@
 
 from slidesr.upscale.job import Job, open_model, prepared
 from slidesr.upscale.options import Options
-from slidesr.upscale.run import Progress, Summary, estimate, upscale
+from slidesr.upscale.recipe import Recipe
+from slidesr.upscale.run import Made, Maker, Progress, Summary, estimate, upscale
 
-__all__ = ["Job", "Options", "Progress", "Summary", "estimate", "open_model", "prepared", "upscale"]
+__all__ = [
+    "Job",
+    "Made",
+    "Maker",
+    "Options",
+    "Progress",
+    "Recipe",
+    "Summary",
+    "estimate",
+    "open_model",
+    "prepared",
+    "upscale",
+]

@@ -84,7 +84,7 @@ class Job:
             "slide": (*self.slide.stamp, self.frame.level, self.frame.mpp),
             "model": (self.model.sha256, self.model.spec.name),
             "device": (kind, engine.precision, self.model.batch_size),
-            "version": [(name, version(name)) for name in ("slidesr", "torch", "imagecodecs")],
+            "version": versions(),
             "tissue mask": (self.tissue.mask.tobytes(), self.tissue.glass),
             "plan (scale, level, crop)": self.plan,
             "compression": options.format,
@@ -147,13 +147,10 @@ def prepared(
     `model` is what `open_model` gives for the options; many jobs may share one. Raises RefusedError
     for whatever would make the run impossible.
     """
-    fill = options.on_bad_tile == "fill"
-    with open_slide(source, mpp=_source_mpp(options), icc=options.icc, fill=fill) as slide:
+    with opened_slide(source, options) as slide:
         output = output or default_output(source, options.scale)
         check_output(output, source, overwrite=options.overwrite)
-        frame = slide.frame(
-            level=options.level, mpp=options.mpp, magnification=options.magnification
-        )
+        frame = frame_of(slide, options)
         region = frame.box_from_level0(options.crop) if options.crop else frame.size.box
         if region.area == 0:
             raise RefusedError(f"{source}: the crop {options.crop} lies outside the slide")
@@ -183,14 +180,30 @@ def _plan(region: Box, model: Model) -> Plan:
     return Plan.near(tile_px, region, model.scale, model.window_px)
 
 
-def open_model(options: Options) -> Model:
-    """The model that the options name, on their device."""
-    engine = Engine.choose(options.device, options.precision, options.batch_size)
+def open_model(options: Options, engine: Engine | None = None) -> Model:
+    """The model that the options name, on their device, or on an engine that was chosen before."""
+    engine = engine or Engine.choose(options.device, options.precision, options.batch_size)
     name = options.model or default_model(options.scale)
     model = load_model(name, engine, perception=options.perception, tolerance=options.tolerance)
     if model.scale != options.scale:
         raise RefusedError(f"model {model.spec.name} is for x{model.scale}, not x{options.scale}")
     return model
+
+
+def opened_slide(source: Path, options: Options) -> Slide:
+    """The slide as the options want it read."""
+    fill = options.on_bad_tile == "fill"
+    return open_slide(source, mpp=_source_mpp(options), icc=options.icc, fill=fill)
+
+
+def frame_of(slide: Slide, options: Options) -> Frame:
+    """The resolution that the options name."""
+    return slide.frame(level=options.level, mpp=options.mpp, magnification=options.magnification)
+
+
+def versions() -> str:
+    """Of what decides the output's bytes."""
+    return ", ".join(f"{name} {version(name)}" for name in ("slidesr", "torch", "imagecodecs"))
 
 
 def default_output(source: Path, scale: int, folder: Path | None = None) -> Path:

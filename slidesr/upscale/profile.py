@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,12 @@ class Stopwatch:
                 self._seconds[stage] += seconds  # type: ignore[assignment]
                 if self._keeps_spans:
                     self.spans.append(Span(stage, threading.get_ident(), start_s, seconds))
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Busy seconds of another process, by stage; there are no spans of them."""
+        with self._lock:
+            for stage, more in seconds.items():
+                self._seconds[stage] += more  # type: ignore[assignment]
 
     @property
     def total_s(self) -> float:

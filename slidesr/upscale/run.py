@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from slidesr.geometry import Mpp, Size
+from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.part import Target
 from slidesr.output.pyramid import EncodedBlock, Painted, encode_block
-from slidesr.output.sink import Sink, open_sink
+from slidesr.output.sink import Encoder, Sink, open_sink
 from slidesr.painter import Painter, Raw
 from slidesr.plan import Block
 from slidesr.schedule import ordered_map
@@ -78,12 +78,25 @@ class Estimate:
     memory_bytes: int
 
 
+@dataclass(frozen=True)
+class Made:
+    """A block as it is stored, and the unreadable source tiles that its maker has met so far."""
+
+    encoded: EncodedBlock
+    filled: frozenset[tuple[int, Box]]
+
+
+Maker = Callable[[Job, Encoder, Iterator[Block], Stopwatch], Generator[Made, None, None]]
+"""What makes the blocks of a job, in their order."""
+
+
 def upscale(
     job: Job,
     report: Callable[[Progress], None] = lambda progress: None,
     watch: Stopwatch | None = None,
+    make: Maker | None = None,
 ) -> Summary:
-    """Runs a job and publishes its output whole.
+    """Runs a job and publishes its output whole; blocks are made here unless `make` says where.
 
     Reading, the network, and encoding overlap; at most a few blocks are held between two stages,
     so peak memory does not grow with the slide.
@@ -94,14 +107,16 @@ def upscale(
         done = _progress(painter, islice(plan.blocks(), sink.resumed))
         done = replace(done, resumed_px=done.tissue_px)
         report(done)
-        with closing(_encoded_blocks(job, sink, watch)) as blocks:
-            for encoded in blocks:
+        todo = islice(plan.blocks(), sink.resumed, None)
+        with closing((make or by_threads)(job, sink.encode, todo, watch)) as blocks:
+            for made in blocks:
+                block = made.encoded.block
                 with watch("write"):
-                    sink.append(encoded)
-                    _note_filled_tiles(job, sink)
+                    sink.append(made.encoded)
+                    _note_filled_tiles(made, sink)
                 with watch("checkpoint"):
-                    sink.settle(encoded.block.index + 1)
-                done += _progress(painter, [encoded.block])
+                    sink.settle(block.index + 1)
+                done += _progress(painter, [block])
                 report(done)
         job.check_unchanged(begun)
         remember(job.model.machine, job.tuner.rates)
@@ -126,9 +141,9 @@ def estimate(job: Job) -> Estimate:
     return Estimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
 
 
-def _note_filled_tiles(job: Job, sink: Sink) -> None:
+def _note_filled_tiles(made: Made, sink: Sink) -> None:
     """Adds the source tiles that could not be read to what earlier runs have met."""
-    met = {f"{level}:{b.x},{b.y},{b.width},{b.height}" for level, b in job.slide.filled_tiles}
+    met = {f"{level}:{b.x},{b.y},{b.width},{b.height}" for level, b in made.filled}
     if met:
         sink.notes[_FILLED] = " ".join(sorted(met.union(sink.notes.get(_FILLED, "").split())))
 
@@ -146,8 +161,10 @@ def _sink(job: Job) -> Sink:
     return open_sink(target, job.options.format)
 
 
-def _encoded_blocks(job: Job, sink: Sink, watch: Stopwatch) -> Generator[EncodedBlock, None, None]:
-    """The pipeline of the blocks that are not there yet: threads read ahead and encode behind.
+def by_threads(
+    job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+) -> Generator[Made, None, None]:
+    """The pipeline in this process, a `Maker`: threads read ahead and encode behind.
 
     The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
     memory (see `slidesr.model`), which it does for the main thread alone.
@@ -169,14 +186,13 @@ def _encoded_blocks(job: Job, sink: Sink, watch: Stopwatch) -> Generator[Encoded
                     painted = painter.paint(raw)
                 yield painted
 
-    def encode(painted: Painted) -> EncodedBlock:
+    def store(painted: Painted) -> Made:
         with watch("encode"):
-            return sink.encode(painted)
+            return Made(encode(painted), job.slide.filled_tiles)
 
     workers = job.options.num_workers
-    todo = islice(job.plan.blocks(), sink.resumed, None)
     raws = ordered_map(read, todo, workers=workers, ahead=workers + 1)
-    return ordered_map(encode, paint(raws), workers=workers, ahead=workers + 1)
+    return ordered_map(store, paint(raws), workers=workers, ahead=workers + 1)
 
 
 def _progress(painter: Painter, blocks: Iterable[Block]) -> Progress:

@@ -1,0 +1,58 @@
+"""A job as it is told to other processes, which open the slide and the model themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slidesr.errors import SlidesrError
+from slidesr.model import Model
+from slidesr.plan import Plan
+from slidesr.tissue import Tissue
+from slidesr.upscale.job import Job, frame_of, opened_slide, versions
+from slidesr.upscale.options import Options
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """All that another process needs to make blocks of a job. Paths are absolute."""
+
+    source: Path
+    options: Options
+    output: Path
+    plan: Plan
+    tissue: Tissue
+    identity: Mapping[str, str]  # of the job: see `Job.identity`
+
+    @classmethod
+    def of(cls, job: Job) -> Recipe:
+        model = job.options.model
+        if model is not None:
+            model = str(_absolute(Path(model)))
+        options = replace(job.options, model=model)
+        source = _absolute(job.slide.path)
+        return cls(source, options, job.output, job.plan, job.tissue, job.identity())
+
+    @contextmanager
+    def opened(self, model: Model) -> Iterator[Job]:
+        """The job here; SlidesrError with what is different where it would give other bytes."""
+        with opened_slide(self.source, self.options) as slide:
+            frame = frame_of(slide, self.options)
+            job = Job(slide, frame, self.output, self.plan, self.tissue, model, self.options)
+            own = job.identity()
+            other = [name for name, told in self.identity.items() if own.get(name) != told]
+            if other:
+                engine = model.engine
+                raise SlidesrError(
+                    f"has another {', '.join(other)}"
+                    f" (here: {versions()}, {engine.device}, {engine.precision})."
+                    " All workers need the same."
+                )
+            yield job
+
+
+def _absolute(path: Path) -> Path:
+    """A file's place from wherever one stands; names of models and URLs stay."""
+    return path.absolute() if path.exists() else path
