@@ -21,7 +21,7 @@ from torch import Tensor
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
 from slidesr.nets.consistency import BEYOND_PX, consistent
-from slidesr.nets.folding import folded
+from slidesr.nets.folding import folded, same_on_any_threads
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import trimmed
 from slidesr.weights import ModelSpec, find_model, read_model, sha256_of
@@ -217,7 +217,8 @@ class Model:
 
     def _ready(self, precision: str) -> Generator:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        return folded(self._trained, dtype).to(self._device)
+        ready = folded(self._trained, dtype)
+        return same_on_any_threads(ready) if self._device.type == "cpu" else ready.to(self._device)
 
     @cached_property
     def _generator(self) -> Generator:
@@ -285,6 +286,11 @@ def _between(first: Generator, second: Generator, share: float) -> Generator:
     blend = Generator(first.spec)
     blend.load_state_dict(state)
     return blend.eval()
+
+
+def use_threads(count: int) -> None:
+    """How many threads the network has on a CPU. The bytes are the same for any number."""
+    torch.set_num_threads(count)
 
 
 @cache

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,22 +35,30 @@ class Recipe:
         source = _absolute(job.slide.path)
         return cls(source, options, job.output, job.plan, job.tissue, job.identity())
 
-    @contextmanager
-    def opened(self, model: Model) -> Iterator[Job]:
-        """The job here; SlidesrError with what is different where it would give other bytes."""
-        with opened_slide(self.source, self.options) as slide:
+    def opened(self, model: Model) -> Job:
+        """The job here; who asks for it closes its slide.
+
+        Raises SlidesrError with what is different where it would give other bytes.
+        """
+        slide = opened_slide(self.source, self.options)
+        with ExitStack() as undo:
+            undo.callback(slide.close)
             frame = frame_of(slide, self.options)
             job = Job(slide, frame, self.output, self.plan, self.tissue, model, self.options)
-            own = job.identity()
-            other = [name for name, told in self.identity.items() if own.get(name) != told]
-            if other:
-                engine = model.engine
-                raise SlidesrError(
-                    f"has another {', '.join(other)}"
-                    f" (here: {versions()}, {engine.device}, {engine.precision})."
-                    " All workers need the same."
-                )
-            yield job
+            self._check(job)
+            undo.pop_all()
+        return job
+
+    def _check(self, job: Job) -> None:
+        own = job.identity()
+        other = [name for name, told in self.identity.items() if own.get(name) != told]
+        if other:
+            engine = job.model.engine
+            raise SlidesrError(
+                f"has another {', '.join(other)}"
+                f" (here: {versions()}, {engine.device}, {engine.precision})."
+                " All workers need the same."
+            )
 
 
 def _absolute(path: Path) -> Path:
