@@ -288,6 +288,19 @@ def _between(first: Generator, second: Generator, share: float) -> Generator:
     return blend.eval()
 
 
+def devices(names: str) -> list[str]:
+    """The devices of this machine that a user names: one, several with commas, or all GPUs.
+
+    Raises RefusedError for those that are not there, and for several kinds at once.
+    """
+    several = [_device(name) for name in names.split(",")]
+    if len({name.partition(":")[0] for name in several}) > 1:
+        raise RefusedError(f"device {names!r}: several devices must be of one kind")
+    if several == ["cuda"]:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return several
+
+
 def use_threads(count: int) -> None:
     """How many threads the network has on a CPU. The bytes are the same for any number."""
     torch.set_num_threads(count)

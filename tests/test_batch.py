@@ -17,7 +17,7 @@ from test_painter import tiny_generator
 from slidesr.cli import run
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
-from slidesr.upscale.batch import Item, find_items
+from slidesr.upscale.items import Item, find_items
 from slidesr.weights import save_model
 
 

@@ -9,6 +9,7 @@ import click
 
 from slidesr.cli.run import opened, run_job, show_summary
 from slidesr.cli.show import console
+from slidesr.cli.workers import Workers
 from slidesr.printable import printable
 from slidesr.trial import tried
 
@@ -37,7 +38,7 @@ def demo(slide: Path | None, output: Path) -> None:
     source = slide or write_sample_slide(output / "sample.tif")
     result = output / f"{source.stem}.x4.ome.tif"
     options = Options(overwrite=True, perception=None if slide else 0.0)
-    with opened(source, result, options) as job:
+    with opened(source, result, Workers(options)) as job:
         show_summary(run_job(job))
         picture = draw_comparison(job.frame, result, output / "before-after.png")
     click.echo(printable(f"The upscaled slide is {result}: open it in QuPath or OpenSlide."))

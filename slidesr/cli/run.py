@@ -24,7 +24,8 @@ from slidesr.cli.show import (
 )
 
 if TYPE_CHECKING:
-    from slidesr.upscale import Job, Options, Progress, Summary
+    from slidesr.cli.workers import Workers
+    from slidesr.upscale import Job, Maker, Progress, Summary
     from slidesr.upscale.profile import Stopwatch
 
 # A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
@@ -32,18 +33,19 @@ _BACKGROUND_COST = 0.02
 
 
 @contextmanager
-def opened(source: Path, output: Path | None, options: Options) -> Iterator[Job]:
+def opened(source: Path, output: Path | None, workers: Workers) -> Iterator[Job]:
     """A job that was checked; says what it is doing until then."""
     from slidesr.upscale import prepared
 
     with ExitStack() as stack:
         with console.status("looking at the slide"):
-            job = stack.enter_context(prepared(source, output, options))
+            model = workers.open_model()
+            job = stack.enter_context(prepared(source, output, workers.options, model))
         yield job
 
 
-def run_job(job: Job, watch: Stopwatch | None = None) -> Summary:
-    """Runs a job under a progress bar."""
+def run_job(job: Job, watch: Stopwatch | None = None, make: Maker | None = None) -> Summary:
+    """Runs a job under a progress bar; `make` says who makes its blocks."""
     from slidesr.upscale import upscale
 
     tissue_px = job.tissue_px
@@ -62,7 +64,7 @@ def run_job(job: Job, watch: Stopwatch | None = None) -> Summary:
             )
 
         with stoppable():
-            return upscale(job, report, watch)
+            return upscale(job, report, watch, make)
 
 
 def show_summary(summary: Summary, *, json_: bool = False) -> None:

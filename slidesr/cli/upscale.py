@@ -12,6 +12,7 @@ from slidesr.cli import options as common
 from slidesr.cli.batch import run_batch
 from slidesr.cli.run import opened, run_job, show_profile, show_summary
 from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
+from slidesr.cli.workers import Workers, workers
 from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
@@ -100,11 +101,21 @@ class _CropType(click.ParamType[Box]):
     multiple=True,
     help="Carry a property of the slide over, such as aperio.ImageID. By default none is.",
 )
-@common.device
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda (all there are), cuda:N, or several: cuda:0,cuda:2.",
+)
 @common.precision
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Tiles a batch on a GPU.")
 @click.option(
     "--num-workers", type=click.IntRange(1), default=2, help="Threads to read, to encode."
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Let a dask cluster make the blocks: tcp://HOST:8786, tls://..., or local:N processes.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would do, and what it would cost.")
@@ -121,6 +132,7 @@ def upscale(
     sources: tuple[Path, ...],
     output: Path | None,
     *,
+    dask: str | None,
     dry_run: bool,
     profile: bool,
     json_: bool,
@@ -128,19 +140,22 @@ def upscale(
 ) -> None:
     """Upscales the tissue of slides and writes slides.
 
-    INPUT is a slide, or many, or folders of slides. What is done already is not done again, and
-    what was stopped goes on by the same command.
+    INPUT is a slide, or many, folders of slides, or .csv files with a column `slide`. What is done
+    already is not done again, and what was stopped goes on by the same command.
     """
-    is_one = len(sources) == 1 and not _is_folder(sources[0])
+    is_one = len(sources) == 1 and not _is_many(sources[0])
     with console.status("loading"), tried(sources[0]) if is_one else nullcontext():
         options = _options(**choices)
     common.refuse_idle(context, output)
-    if is_one:
-        show = _estimated if dry_run else _profiled if profile else _upscaled
-        context.exit(show(sources[0], output, options, json_=json_))
+    if (dry_run or profile) and not (is_one and dask is None):
+        raise RefusedError("--dry-run and --profile look at one slide at a time, in this process.")
     if dry_run or profile:
-        raise RefusedError("--dry-run and --profile look at one slide at a time.")
-    context.exit(run_batch(sources, output or Path(), options, json_=json_))
+        show = _estimated if dry_run else _profiled
+        context.exit(show(sources[0], output, Workers(options), json_=json_))
+    with workers(dask, options) as some:
+        if is_one:
+            context.exit(_upscaled(sources[0], output, some, json_=json_))
+        context.exit(run_batch(sources, output or Path(), some, json_=json_))
 
 
 def _options(
@@ -166,27 +181,28 @@ def _options(
     )
 
 
-def _is_folder(source: Path) -> bool:
+def _is_many(source: Path) -> bool:
+    """A folder or a list of slides."""
     if not source.is_dir():
-        return False
+        return source.suffix.lower() == ".csv"
     from slidesr.slide import is_store
 
     return not is_store(source)
 
 
-def _upscaled(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+def _upscaled(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
     """Runs one slide; the exit code."""
-    with opened(source, _in_folder(source, output, options), options) as job:
-        summary = run_job(job)
+    with opened(source, _in_folder(source, output, some.options), some) as job:
+        summary = run_job(job, make=some.make)
     show_summary(summary, json_=json_)
     return _FILLED if summary.filled_tiles else 0
 
 
-def _profiled(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+def _profiled(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
     """Runs one slide, and tells where the time went; the exit code."""
     from slidesr.upscale.profile import Stopwatch
 
-    with opened(source, _in_folder(source, output, options), options) as job:
+    with opened(source, _in_folder(source, output, some.options), some) as job:
         watch = Stopwatch(keeps_spans=True)
         summary = run_job(job, watch)
         show_summary(summary, json_=json_)
@@ -194,9 +210,9 @@ def _profiled(source: Path, output: Path | None, options: Options, *, json_: boo
     return _FILLED if summary.filled_tiles else 0
 
 
-def _estimated(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+def _estimated(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
     """Only tells what one slide would become, and cost; the exit code."""
-    with opened(source, _in_folder(source, output, options), options) as job:
+    with opened(source, _in_folder(source, output, some.options), some) as job:
         _show_estimate(job, json_=json_)
     return 0
 

@@ -24,6 +24,7 @@ from slidesr.upscale import Job, Made, Options, Recipe
 from slidesr.upscale.profile import Stopwatch
 
 _START_S = 60  # that a cluster may take to show its first worker
+_ANSWER_S = 20  # that a scheduler may take
 _LOOK_S = 2.0  # between two looks at how many workers there are
 _AHEAD = 4  # blocks for each thread of the workers, in work or waiting to be fetched
 _TRIES = 3
@@ -44,6 +45,7 @@ class Cluster:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._jobs, self._threads, self._looked_s = 0, 1, -_LOOK_S
 
     @property
@@ -71,13 +73,18 @@ class Cluster:
         self, job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
     ) -> Generator[Made, None, None]:
         """A `Maker`: blocks go out in the plan's order and come back in it."""
-        with self._sharing(), closing(Line(self.client, packed(Recipe.of(job), encode))) as line:
+        order = packed(Recipe.of(job), encode)
+        with self._sharing(), closing(Line(self.client, order, self._stopped)) as line:
             for block in todo:
                 line.put(block)
                 while len(line) >= self._room():
                     yield line.take(watch)
             while len(line):
                 yield line.take(watch)
+
+    def stop(self) -> None:
+        """Ends all jobs, in whatever threads: each raises StoppedError within seconds."""
+        self._stopped.set()
 
     def _room(self) -> int:
         """How many blocks one job may have in flight."""
@@ -154,7 +161,7 @@ def _started(environments: list[dict[str, str]], *, nthreads: int) -> Iterator[C
 def _client(where: Any) -> Iterator[Cluster]:
     name = where if isinstance(where, str) else "local"
     try:
-        client = Client(where, timeout=20, set_as_default=False)
+        client = Client(where, timeout=_ANSWER_S, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise RefusedError(
             f"--dask {name}: no scheduler answers ({error}). Start one with `dask scheduler`, and"

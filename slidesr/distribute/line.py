@@ -15,14 +15,14 @@ from distributed import Client, Future, KilledWorker
 
 from slidesr.closing import Closing
 from slidesr.distribute.worker import Order, make_block
-from slidesr.errors import SlidesrError
+from slidesr.errors import SlidesrError, StoppedError
 from slidesr.plan import Block
 from slidesr.upscale import Made
 from slidesr.upscale.profile import Stopwatch
 
 _log = logging.getLogger(__name__)
 _RETRIES = 2
-_LOOK_S = 2.0
+_LOOK_S = 1.0
 _PATIENCE_S = 30.0  # and ten times the slowest block so far: then a block is made once more
 _GO_ON = "The same command goes on from here."
 
@@ -39,8 +39,8 @@ class _Ticket:
 class Line(Closing):
     """`put` blocks, `take` them in the same order; closing takes all back that is in flight."""
 
-    def __init__(self, client: Client, order: Order) -> None:
-        self._client, self._order = client, order
+    def __init__(self, client: Client, order: Order, stopped: Event) -> None:
+        self._client, self._order, self._stopped = client, order, stopped
         self._name = f"slidesr-{uuid4().hex[:8]}"
         self._tickets: deque[_Ticket] = deque()
         self._slowest_s, self._has_workers = 0.0, True
@@ -112,6 +112,8 @@ class Line(Closing):
         """A future that has ended, or None after a while; says so when there is no worker."""
         if not ticket.ended.wait(_LOOK_S):
             self._look()
+        if self._stopped.is_set():
+            raise StoppedError(f"stopped. {_GO_ON}")
         return next((future for future in ticket.futures if future.done()), None)
 
     def _look(self) -> None:

@@ -46,7 +46,7 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> Generato
 
 
 def same_on_any_threads(generator: Generator) -> Generator:
-    """Lets a CPU compute its 1 x 1 convolutions alike, to the bit, whether it has one thread or more.
+    """Lets a CPU compute 1 x 1 convolutions alike, to the bit, with one thread and with more.
 
     With one thread torch takes its own kernel for them instead of oneDNN's, unless they are dilated
     (`use_mkldnn` in ATen/native/Convolution.cpp), which means nothing to a kernel of one pixel.

@@ -1,12 +1,11 @@
-"""Many slides, one after the other: none stops the others, and what is done is not done again."""
+"""Many slides, in turn or side by side: none stops the others, what is done is not done again."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,14 @@ from slidesr import __version__
 from slidesr.durable import whole_file
 from slidesr.errors import BusyError, RefusedError, StoppedError, explained
 from slidesr.model import Model
-from slidesr.slide import is_store, open_slide
+from slidesr.slide import open_slide
 from slidesr.trial import try_slide
-from slidesr.upscale.job import Job, default_output, open_model, prepared
+from slidesr.upscale.items import Item
+from slidesr.upscale.job import Job, prepared
 from slidesr.upscale.options import Options
 from slidesr.upscale.run import Summary
 
-_SLIDES = (
-    *(".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn"),
-    *(".mrxs", ".svslide", ".bif", ".dcm", ".zarr", ".zarr.zip"),
-)
-_RESULT = re.compile(r"\.x(2|4|8|16)\.ome\.(tif|zarr)$")
 _WORST_FIRST = (1, 2, 4, 3, 0)  # exit codes
-
-
-@dataclass(frozen=True)
-class Item:
-    """A slide and where its result goes."""
-
-    source: Path
-    output: Path
 
 
 @dataclass(frozen=True)
@@ -48,46 +35,36 @@ class Outcome:
     summary: Summary | None = None
 
 
-def find_items(inputs: Sequence[Path], folder: Path, scale: int) -> list[Item]:
-    """The slides that are named, and those in the folders that are named, with their outputs.
-
-    A folder's own folders are made anew in `folder`. Results of slidesr and hidden files inside
-    folders are left out; of DICOM files, which are many to a slide, the first of each folder is
-    taken. Where two results would have one name, theirs keep the suffix of the slide.
-
-    Raises RefusedError where there is none, or where two would still be one.
-    """
-    found = dict(found for path in inputs for found in _slides(path))
-    if not found:
-        raise RefusedError(f"{', '.join(map(str, inputs))}: no slides here")
-    plain = {path: default_output(path, scale, folder / to) for path, to in found.items()}
-    often = Counter(plain.values())
-    items = [
-        Item(path, output if often[output] == 1 else _longer(path, output))
-        for path, output in plain.items()
-    ]
-    twice = [
-        output for output, count in Counter(item.output for item in items).items() if count > 1
-    ]
-    if twice:
-        raise RefusedError(f"{twice[0]}: two slides have this name. Give one at a time, with -o.")
-    return items
+def outcome_of(
+    item: Item, options: Options, model: Model, run: Callable[[Job], Summary]
+) -> Outcome:
+    """Runs an item's job by `run`; every failure but a stop becomes its outcome."""
+    try:
+        return _outcome(item, options, model, run)
+    except StoppedError:
+        raise
+    except Exception as error:  # a slide of a kind that nobody thought of stops no other
+        why, code = explained(error)
+        status = {RefusedError.exit_code: "refused", BusyError.exit_code: "busy"}
+        return Outcome(item, status.get(code, "failed"), why, code)
 
 
-def upscale_all(
-    items: Iterable[Item], options: Options, run: Callable[[Job], Summary]
+def side_by_side(
+    items: Iterable[Item],
+    work: Callable[[Item], Outcome],
+    stop: Callable[[], None],
+    *,
+    together: int,
 ) -> Iterator[Outcome]:
-    """Runs each job by `run`; every failure but a stop becomes the slide's own outcome."""
-    model = open_model(options)
-    for item in items:
+    """Outcomes as they come, of so many slides at a time; `stop` ends those that run."""
+    with ThreadPoolExecutor(together) as pool:
         try:
-            yield _outcome(item, options, model, run)
-        except StoppedError:
+            for done in as_completed([pool.submit(work, item) for item in items]):
+                yield done.result()
+        except BaseException:
+            stop()
+            pool.shutdown(cancel_futures=True)
             raise
-        except Exception as error:  # a slide of a kind that nobody thought of stops no other
-            why, code = explained(error)
-            status = {RefusedError.exit_code: "refused", BusyError.exit_code: "busy"}
-            yield Outcome(item, status.get(code, "failed"), why, code)
 
 
 def worst(outcomes: Iterable[Outcome]) -> int:
@@ -141,24 +118,3 @@ def _there(item: Item, model: Model) -> Outcome:
         by = told.get("model", "something else")
         raise RefusedError(f"{item.output}: exists already, made by {by}. Replace by --overwrite.")
     return Outcome(item, "there", "done before")
-
-
-def _slides(path: Path) -> Iterator[tuple[Path, Path]]:
-    """A slide, or all of a folder, each with its folder as seen from there."""
-    if not path.is_dir() or is_store(path):
-        yield path, Path()
-        return
-    for name, folders, files in os.walk(path):
-        here = Path(name)
-        names = sorted(n for n in (*files, *folders) if n.lower().endswith(_SLIDES))
-        folders[:] = sorted(f for f in folders if f not in names and not f.startswith("."))
-        dicom = [n for n in names if n.lower().endswith(".dcm")]
-        for each in names:
-            if not (each.startswith(".") or _RESULT.search(each) or each in dicom[1:]):
-                yield here / each, here.relative_to(path)
-
-
-def _longer(source: Path, output: Path) -> Path:
-    """The output's name with the suffix of its slide."""
-    end = _RESULT.search(output.name)
-    return output.with_name(source.name + (end.group() if end else ""))

@@ -1,0 +1,383 @@
+"""The same bytes from a cluster as from one process, whatever becomes of its workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from distributed import Scheduler, SpecCluster
+from slides import camelyon_style, tissue
+from test_checkpoint import arguments, part_of, state_of, wait_for
+from test_faults import break_tile
+from test_ome_zarr import content
+from test_painter import tiny_generator
+
+from slidesr.cli import run as command
+from slidesr.distribute import Cluster, connected, of_devices
+from slidesr.distribute import cluster as clusters
+from slidesr.distribute import line as lines
+from slidesr.errors import RefusedError, SlidesrError
+from slidesr.geometry import Box
+from slidesr.output.pyramid import EncodedBlock, Painted
+from slidesr.output.sink import Encoder
+from slidesr.plan import Block
+from slidesr.upscale import Job, Made, Maker, Options, Progress, Summary, prepared, upscale
+from slidesr.upscale.profile import Stopwatch
+from slidesr.weights import save_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own, in threads of its own
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide of 16 blocks with a glass corner, tiny weights, and what one process makes."""
+    folder = tmp_path_factory.mktemp("slide")
+    image = tissue(1000, 800, seed=5)
+    image[:400, 600:] = 240
+    camelyon_style(folder / "slide.tif", image, mpp=0.5)
+    save_model(folder / "tiny.safetensors", *tiny_generator(scale=4))
+    for name in ("whole.ome.tif", "whole.ome.zarr"):
+        with prepared(folder / "slide.tif", folder / name, options_of(folder)) as job:
+            upscale(job)
+    return folder
+
+
+def options_of(folder: Path) -> Options:
+    weights = str(folder / "tiny.safetensors")
+    return Options(model=weights, tissue="all", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with connected("local:2") as cluster:
+        yield cluster
+
+
+@dataclass
+class Run:
+    """Runs the slide on a cluster, and does something once three blocks are stored."""
+
+    folder: Path
+    cluster: Cluster
+
+    def __call__(
+        self,
+        output: Path,
+        make: Maker | None = None,
+        at_three: Callable[[], None] = lambda: None,
+        **choices: object,
+    ) -> Summary:
+        told = 0
+
+        def report(progress: Progress) -> None:
+            nonlocal told
+            told += 1
+            if told == 4:  # the first time of what is there
+                at_three()
+
+        options = replace(options_of(self.folder), **choices)  # type: ignore[arg-type]
+        with prepared(self.folder / "slide.tif", output, options) as job:
+            return upscale(job, report, make=make or self.cluster.make)
+
+    def is_whole(self, output: Path) -> bool:
+        return content(output) == content(self.folder / f"whole{''.join(output.suffixes[-2:])}")
+
+
+@pytest.fixture
+def run(folder: Path, cluster: Cluster) -> Run:
+    cluster.client.wait_for_workers(2, timeout=30)
+    return Run(folder, cluster)
+
+
+def pids(cluster: Cluster) -> list[int]:
+    return list(cluster.client.run(os.getpid).values())
+
+
+def test_two_workers_give_the_bytes_of_one_process(run: Run, tmp_path: Path) -> None:
+    for name in ("out.ome.tif", "out.ome.zarr"):
+        summary = run(tmp_path / name)
+        assert run.is_whole(tmp_path / name)
+        assert summary.stage_s["network"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.ome.tif", "out.ome.zarr"]
+
+
+def test_blocks_go_out_no_further_than_the_bound_and_in_order(
+    run: Run, cluster: Cluster, tmp_path: Path
+) -> None:
+    out: list[int] = []
+    back: list[int] = []
+
+    def noted(
+        job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+    ) -> Generator[Made, None, None]:
+        going = (out.append(block.index) or block for block in todo)  # type: ignore[func-returns-value]
+        for made in cluster.make(job, encode, going, watch):
+            back.append(made.encoded.block.index)
+            assert len(out) - len(back) < 8  # 2 workers of one thread, 4 blocks each
+            yield made
+
+    run(tmp_path / "out.ome.tif", noted)
+    assert out == back == list(range(16))
+
+
+@pytest.mark.parametrize("name", ["out.ome.tif", "out.ome.zarr"])
+def test_four_workers_of_which_three_are_killed(folder: Path, name: str, tmp_path: Path) -> None:
+    with connected("local:4") as cluster:
+        run = Run(folder, cluster)
+
+        def kill() -> None:
+            for pid in pids(cluster)[:3]:
+                os.kill(pid, signal.SIGKILL)
+
+        run(tmp_path / name, at_three=kill)
+    assert run.is_whole(tmp_path / name)
+
+
+def test_all_workers_are_killed_and_come_again(run: Run, cluster: Cluster, tmp_path: Path) -> None:
+    def kill() -> None:
+        for pid in pids(cluster):
+            os.kill(pid, signal.SIGKILL)
+
+    run(tmp_path / "out.ome.tif", at_three=kill)
+    assert run.is_whole(tmp_path / "out.ome.tif")
+
+
+def test_a_worker_that_pauses_holds_nobody_up_for_good(
+    run: Run, cluster: Cluster, tmp_path: Path
+) -> None:
+    paused = pids(cluster)[0]
+
+    def pause() -> None:
+        os.kill(paused, signal.SIGSTOP)
+        threading.Timer(2, os.kill, (paused, signal.SIGCONT)).start()
+
+    run(tmp_path / "out.ome.tif", at_three=pause)
+    assert run.is_whole(tmp_path / "out.ome.tif")
+
+
+def test_what_a_worker_does_not_give_is_made_elsewhere(
+    run: Run,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(lines, "_PATIENCE_S", 2.0)
+    paused = pids(cluster)[0]
+    try:
+        run(tmp_path / "out.ome.tif", at_three=lambda: os.kill(paused, signal.SIGSTOP))
+    finally:
+        os.kill(paused, signal.SIGCONT)
+    assert run.is_whole(tmp_path / "out.ome.tif")
+    assert "does not answer; made once more elsewhere" in caplog.text
+
+
+# Poison
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """An encoder that notes its tries and ends its worker at one block."""
+
+    encode: Encoder
+    notes: Path
+
+    def __call__(self, painted: Painted) -> EncodedBlock:
+        if painted.block.index == 5:
+            with self.notes.open("a") as file:
+                file.write("try\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.encode(painted)
+
+
+def test_a_block_that_kills_its_workers_ends_in_one_line(
+    run: Run, cluster: Cluster, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+
+    def deadly(
+        job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+    ) -> Generator[Made, None, None]:
+        return cluster.make(job, Deadly(encode, notes), todo, watch)
+
+    with pytest.raises(SlidesrError, match=r"block 5 \(source .*all 3 workers that had it died"):
+        run(tmp_path / "out.ome.tif", deadly)
+    assert len(notes.read_text().splitlines()) <= 3
+    run(tmp_path / "out.ome.tif")
+    assert run.is_whole(tmp_path / "out.ome.tif")
+
+
+def test_a_block_that_cannot_be_read_ends_in_one_line(
+    folder: Path, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = tmp_path / "torn.tif"
+    camelyon_style(torn, tissue(300, 200, seed=9), mpp=0.5, tile=64)
+    break_tile(torn, Box(64, 0, 64, 64))
+    told = ["upscale", str(torn), "-o", str(tmp_path / "out.ome.tif"), *choices(folder, cluster)]
+    assert command(told) == 1
+    said = capsys.readouterr().err
+    assert "slidesr: block 0 (source 0,0,256,200) on worker tcp://" in said
+    assert said.count("slidesr:") == 1
+    assert command([*told, "--on-bad-tile", "fill"]) == 3
+    assert "0:64,0,64,64" in capsys.readouterr().out
+
+
+def choices(folder: Path, cluster: Cluster) -> list[str]:
+    told = ["--model", str(folder / "tiny.safetensors"), "--tissue", "all"]
+    return [*told, "--precision", "fp32", "--dask", address(cluster)]
+
+
+def address(cluster: Cluster) -> str:
+    return str(cluster.client.scheduler_info()["address"])
+
+
+def test_another_model_where_the_worker_is_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Job.identity
+    monkeypatch.setattr(Job, "identity", lambda job: {**own(job), "model": "another"})
+    with pytest.raises(SlidesrError, match=r"worker tcp://\S+: has another model \(here: slidesr"):
+        run(tmp_path / "out.ome.tif")
+
+
+# The driver
+
+
+def test_a_stopped_and_a_killed_driver_are_gone_on_with(
+    run: Run, folder: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.ome.tif"
+    told = [*arguments(folder / "slide.tif", output, options_of(folder))]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with subprocess.Popen([*told, "--dask", address(cluster)], stderr=-1) as process:
+            wait_for(state_of(output), process, newer_than=time.time())
+            process.send_signal(number)
+            said = process.communicate(timeout=30)[1].decode()
+        assert process.returncode == code
+        assert "Traceback" not in said
+        assert "distributed" not in said
+        assert part_of(output).exists()
+    assert run(output).resumed_px > 0
+    assert run.is_whole(output)
+
+
+# Who is there
+
+
+def test_several_devices_are_several_processes(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.ome.tif"
+    told = ["upscale", str(folder / "slide.tif"), "-o", str(output), "--device", "cpu,cpu"]
+    assert command([*told, *choices_without_dask(folder)]) == 0
+    assert content(output) == content(folder / "whole.ome.tif")
+
+
+def choices_without_dask(folder: Path) -> list[str]:
+    return ["--model", str(folder / "tiny.safetensors"), "--tissue", "all", "--precision", "fp32"]
+
+
+def test_each_gpu_has_a_process_that_sees_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeing = clusters._seeing
+    assert [seeing(name) for name in ("cpu", "cuda:0", "cuda:2")] == [
+        {},
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "2"},
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert seeing("cuda:1") == {"CUDA_VISIBLE_DEVICES": "7"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with of_devices(["cpu"], nthreads=3) as cluster:
+        assert cluster.threads == 3
+
+
+def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "_START_S", 1)
+    scheduler = {"cls": Scheduler, "options": {"port": 0, "dashboard_address": ":0"}}
+    with (
+        SpecCluster({}, scheduler) as empty,
+        pytest.raises(RefusedError, match=r"no worker came within 1 s. Start some with `dask work"),
+        connected(empty.scheduler_address),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("dask", "says"),
+    [
+        ("tcp://127.0.0.1:1", "no scheduler answers"),
+        ("nonsense://there", "no scheduler answers"),
+        ("local:none", "say how many workers"),
+        ("local:0", "say how many workers"),
+    ],
+)
+def test_an_address_of_nobody_is_refused_in_one_line(
+    folder: Path, dask: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters, "_ANSWER_S", 1)
+        assert command(["upscale", str(folder / "slide.tif"), "--dask", dask]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+
+
+def test_without_dask_it_says_what_to_install(folder: Path) -> None:
+    code = "import sys; sys.modules['distributed'] = None; from slidesr.cli import main; main()"
+    told = [sys.executable, "-c", code, "upscale", str(folder / "slide.tif"), "--dask", "local:2"]
+    done = subprocess.run(told, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--dask needs dask: pip install 'slidesr[cluster]'" in done.stderr
+
+
+# Many slides
+
+
+def test_slides_of_a_list_go_side_by_side_and_a_bad_one_stops_no_other(
+    folder: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("a.tif", "b.tif", "c.tif")):
+        camelyon_style(tmp_path / name, tissue(300 + 100 * seed, 200, seed=seed), mpp=0.5)
+    (tmp_path / "bad.svs").write_text("no slide")
+    (tmp_path / "list.csv").write_text("slide,stain\na.tif,HE\nbad.svs,\nb.tif,HE\nc.tif,HE\n")
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    told = ["upscale", str(tmp_path / "list.csv"), "-o"]
+    assert command([*told, str(alone), *choices_without_dask(folder)]) == 2
+    assert command([*told, str(out), *choices(folder, cluster)]) == 2
+    summary = json.loads((out / "summary.json").read_text())
+    assert [Path(slide["input"]).name for slide in summary["slides"]] == [
+        *("a.tif", "bad.svs", "b.tif", "c.tif")
+    ]
+    assert summary["count"] == {"done": 3, "refused": 1}
+    for name in ("a", "b", "c"):
+        made = f"{name}.x4.ome.tif"
+        assert (out / made).read_bytes() == (alone / made).read_bytes()
+
+
+def test_a_list_without_slides_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("name\na.tif\n")
+    assert command(["upscale", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out")]) == 2
+
+
+def test_a_stop_ends_all_slides(folder: Path, cluster: Cluster, tmp_path: Path) -> None:
+    for name in ("a.tif", "b.tif", "c.tif"):
+        (tmp_path / name).hardlink_to(folder / "slide.tif")
+    told = [sys.executable, "-m", "slidesr", "upscale", str(tmp_path), "-o", str(tmp_path / "out")]
+    told += choices(folder, cluster)
+    with subprocess.Popen(told, stderr=-1, stdout=-1) as process:
+        until = time.monotonic() + 60
+        while not list(tmp_path.glob("out/.*.part")):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1].decode()
+    assert process.returncode == 130
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
