@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from make_golden import golden_input
 from numpy.typing import NDArray
 from PIL import Image
+from test_painter import tiny_generator
 from torch import Tensor, nn
 
 from slidesr.card import card
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.model import Engine, Model, load_model
+from slidesr.model import Engine, Model, load_model, use_threads
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import WindowAttention
 from slidesr.weights import (
@@ -295,3 +296,17 @@ def test_golden_tile(path: Path, section: U8) -> None:
     made = model.enlarge(golden_input(section, model.scale))
     assert made.shape == expected.shape
     assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_any_number_of_threads_gives_the_same_bytes(precision: str) -> None:
+    tiles = np.random.default_rng(5).integers(0, 255, (1, 288, 288, 3), dtype=np.uint8)
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for count in (1, 2, 3):
+            use_threads(count)
+            made.append(Model(*tiny_generator(4), "", Engine("cpu", precision)).upscale(tiles))
+    finally:
+        use_threads(before)
+    assert all(np.array_equal(each, made[0]) for each in made)

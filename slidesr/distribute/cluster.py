@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from slidesr.distribute.line import Line
-from slidesr.distribute.worker import choose_engine, packed
+from slidesr.distribute.worker import Blocks, choose_engine, packed
 from slidesr.errors import RefusedError
 from slidesr.model import Engine
 from slidesr.output.sink import Encoder
@@ -26,7 +26,8 @@ from slidesr.upscale.profile import Stopwatch
 _START_S = 60  # that a cluster may take to show its first worker
 _ANSWER_S = 20  # that a scheduler may take
 _LOOK_S = 2.0  # between two looks at how many workers there are
-_AHEAD = 4  # blocks for each thread of the workers, in work or waiting to be fetched
+_AHEAD = 4  # tasks for each thread of the workers, in work or waiting to be fetched
+_MOST_IN_A_ROW = 16
 _TRIES = 3
 _TALKERS = ("distributed", "tornado", "bokeh", "asyncio")
 
@@ -38,8 +39,9 @@ _BEFORE_START = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNING
 class Cluster:
     """Workers that several jobs may share, each from a thread of its own.
 
-    At most 4 blocks for each thread of the workers are in flight, and each job has an equal part of
-    them. A job's driver holds one encoded block; the others wait where they were made.
+    At most 4 tasks for each thread of the workers are in flight, and each job has an equal part of
+    them. A task is a block of tissue, or up to 16 in a row without, which cost a worker next to
+    nothing. A job's driver holds the result of one task; the others wait where they were made.
     """
 
     def __init__(self, client: Client) -> None:
@@ -75,19 +77,19 @@ class Cluster:
         """A `Maker`: blocks go out in the plan's order and come back in it."""
         order = packed(Recipe.of(job), encode)
         with self._sharing(), closing(Line(self.client, order, self._stopped)) as line:
-            for block in todo:
-                line.put(block)
+            for blocks in grouped(todo, lambda block: bool(job.painter.tissue_cells(block).any())):
+                line.put(blocks)
                 while len(line) >= self._room():
-                    yield line.take(watch)
+                    yield from line.take(watch)
             while len(line):
-                yield line.take(watch)
+                yield from line.take(watch)
 
     def stop(self) -> None:
         """Ends all jobs, in whatever threads: each raises StoppedError within seconds."""
         self._stopped.set()
 
     def _room(self) -> int:
-        """How many blocks one job may have in flight."""
+        """How many tasks one job may have in flight."""
         return max(2, _AHEAD * self.threads // max(1, self._jobs))
 
     @contextmanager
@@ -99,6 +101,24 @@ class Cluster:
         finally:
             with self._lock:
                 self._jobs -= 1
+
+
+def grouped(blocks: Iterable[Block], is_tissue: Callable[[Block], bool]) -> Iterator[Blocks]:
+    """Blocks of tissue alone, and those between them up to 16 in a row; the order stays."""
+    row: list[Block] = []
+    for block in blocks:
+        if is_tissue(block):
+            if row:
+                yield tuple(row)
+                row = []
+            yield (block,)
+            continue
+        row.append(block)
+        if len(row) == _MOST_IN_A_ROW:
+            yield tuple(row)
+            row = []
+    if row:
+        yield tuple(row)
 
 
 @contextmanager

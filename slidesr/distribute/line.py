@@ -14,9 +14,8 @@ from uuid import uuid4
 from distributed import Client, Future, KilledWorker
 
 from slidesr.closing import Closing
-from slidesr.distribute.worker import Order, make_block
+from slidesr.distribute.worker import Blocks, Order, make_blocks, told
 from slidesr.errors import SlidesrError, StoppedError
-from slidesr.plan import Block
 from slidesr.upscale import Made
 from slidesr.upscale.profile import Stopwatch
 
@@ -31,7 +30,7 @@ _GO_ON = "The same command goes on from here."
 class _Ticket:
     """A block in flight; a second future where the first seems to hang."""
 
-    block: Block
+    blocks: Blocks
     futures: list[Future[Any]] = field(default_factory=list)
     ended: Event = field(default_factory=Event)  # set when any future is
 
@@ -54,13 +53,13 @@ class Line(Closing):
         if futures and self._client.status == "running":
             self._client.cancel(futures)
 
-    def put(self, block: Block) -> None:
-        ticket = _Ticket(block)
+    def put(self, blocks: Blocks) -> None:
+        ticket = _Ticket(blocks)
         self._submit(ticket)
         self._tickets.append(ticket)
 
-    def take(self, watch: Stopwatch) -> Made:
-        """The first block, when it is made. Raises SlidesrError where it cannot be made."""
+    def take(self, watch: Stopwatch) -> list[Made]:
+        """The first that were put, when they are made. Raises SlidesrError where they cannot be."""
         ticket = self._tickets[0]
         with watch("wait for workers"):
             made, seconds = self._fetched(ticket)
@@ -70,11 +69,11 @@ class Line(Closing):
         return made
 
     def _submit(self, ticket: _Ticket, workers: list[str] | None = None) -> None:
-        index = ticket.block.index
+        index = ticket.blocks[0].index
         future = self._client.submit(
-            make_block,
+            make_blocks,
             self._order,
-            ticket.block,
+            ticket.blocks,
             key=(f"{self._name}-{len(ticket.futures)}", index),
             retries=_RETRIES,
             priority=-index,
@@ -83,7 +82,7 @@ class Line(Closing):
         ticket.futures.append(future)
         future.add_done_callback(lambda _: ticket.ended.set())
 
-    def _fetched(self, ticket: _Ticket) -> tuple[Made, dict[str, float]]:
+    def _fetched(self, ticket: _Ticket) -> tuple[list[Made], dict[str, float]]:
         began_s = time.monotonic()
         while True:
             future = self._first_done(ticket)
@@ -93,19 +92,19 @@ class Line(Closing):
                     self._try_elsewhere(ticket)
                 continue
             try:
-                result: tuple[Made, dict[str, float]] = future.result(timeout=patience_s)
+                result: tuple[list[Made], dict[str, float]] = future.result(timeout=patience_s)
             except TimeoutError:  # the worker that holds it does not answer
                 if len(ticket.futures) == 1:
                     self._try_elsewhere(ticket)
                 continue
             except KilledWorker as error:
-                raise SlidesrError(_killed(ticket.block, error)) from error
+                raise SlidesrError(_killed(ticket.blocks, error)) from error
             except CancelledError as error:
                 raise SlidesrError(
                     f"the scheduler {self._address} is gone, or took the block back. {_GO_ON}"
                 ) from error
             except Exception as error:
-                raise _last(error, ticket.block) from error
+                raise _last(error, ticket.blocks) from error
             return result
 
     def _first_done(self, ticket: _Ticket) -> Future[Any] | None:
@@ -134,8 +133,8 @@ class Line(Closing):
         others = [worker for worker in self._client.nthreads() if worker not in holders]
         if others and holders:
             _log.warning(
-                "block %d: %s does not answer; made once more elsewhere",
-                *(ticket.block.index, ", ".join(holders)),
+                "%s: %s does not answer; made once more elsewhere",
+                *(told(ticket.blocks), ", ".join(holders)),
             )
             self._submit(ticket, others)
 
@@ -144,16 +143,14 @@ class Line(Closing):
         return str(getattr(self._client.scheduler, "address", "of dask"))
 
 
-def _killed(block: Block, error: KilledWorker) -> str:
-    at = block.source
+def _killed(blocks: Blocks, error: KilledWorker) -> str:
     return (
-        f"block {block.index} (source {at.x},{at.y},{at.width},{at.height}): all"
-        f" {error.allowed_failures + 1} workers that had it died, the last was"
+        f"{told(blocks)}: all {error.allowed_failures + 1} workers that had it died, the last was"
         f" {error.last_worker.address}. Their logs tell why; too little memory is common. {_GO_ON}"
     )
 
 
-def _last(error: Exception, block: Block) -> SlidesrError:
+def _last(error: Exception, blocks: Blocks) -> SlidesrError:
     if isinstance(error, SlidesrError):
         return error
-    return SlidesrError(f"block {block.index}: {type(error).__name__}: {error}. Is slidesr there?")
+    return SlidesrError(f"{told(blocks)}: {type(error).__name__}: {error}. Is slidesr there?")

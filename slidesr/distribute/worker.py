@@ -24,6 +24,7 @@ from slidesr.upscale.profile import Stopwatch
 
 _MOST_OPEN = 2
 
+Blocks = tuple[Block, ...]
 Order = bytes
 """A recipe and an encoder, packed: a few kilobytes, most of them the tissue mask."""
 
@@ -38,21 +39,29 @@ def choose_engine(options: Options) -> Engine:
     return Engine.choose(options.device, options.precision, options.batch_size)
 
 
-def make_block(order: Order, block: Block) -> tuple[Made, dict[str, float]]:
-    """Reads, upscales and encodes a block; also the busy seconds by stage.
+def make_blocks(order: Order, blocks: Blocks) -> tuple[list[Made], dict[str, float]]:
+    """Reads, upscales and encodes blocks; also the busy seconds by stage.
 
     Raises SlidesrError alone, in one line that tells the block and the worker.
     """
+    watch, made = Stopwatch(), list[Made]()
     try:
         with _bench(order) as bench:
-            return bench.make(block)
+            for block in blocks:
+                made.append(bench.make(block, watch))
     except Exception as error:
         why, _ = explained(error)
-        at = block.source
-        raise SlidesrError(
-            f"block {block.index} (source {at.x},{at.y},{at.width},{at.height})"
-            f" on worker {get_worker().address}: {why}"
-        ) from None
+        address = get_worker().address
+        where = told(blocks[len(made) : len(made) + 1])
+        raise SlidesrError(f"{where} on worker {address}: {why}") from None
+    return made, watch.seconds
+
+
+def told(blocks: Blocks) -> str:
+    """Which blocks these are, for a message."""
+    first, at = blocks[0], blocks[0].source
+    more = f" and the {len(blocks) - 1} after it" if len(blocks) > 1 else ""
+    return f"block {first.index}{more} (source {at.x},{at.y},{at.width},{at.height})"
 
 
 class _Bench:
@@ -66,15 +75,14 @@ class _Bench:
         self._painter = self._job.painter
         self.close = self._job.slide.close
 
-    def make(self, block: Block) -> tuple[Made, dict[str, float]]:
-        watch = Stopwatch()
+    def make(self, block: Block, watch: Stopwatch) -> Made:
         with watch("read"):
             raw = self._painter.read(block)
         with self._network, watch("network"):
             painted = self._painter.paint(raw)
         with watch("encode"):
             encoded = self._encode(painted)
-        return Made(encoded, self._job.slide.filled_tiles), watch.seconds
+        return Made(encoded, self._job.slide.filled_tiles)
 
 
 _lock = threading.Lock()

@@ -1,0 +1,76 @@
+"""What a block costs the driver of a cluster: CPU time, and memory with 10,000 of them queued.
+
+The scheduler and two workers are processes of their own, and the network is tiny.
+
+python benchmarks/driver_cost.py [--side 4096] [--queued 10000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from hand_started import hand_started
+from material import write_slide
+from PIL import Image
+
+from slidesr.distribute import cluster as clusters
+from slidesr.distribute import connected
+from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.upscale import Options, prepared, upscale
+from slidesr.weights import ModelSpec, save_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=4096, help="of the tissue, source pixels")
+    parser.add_argument("--queued", type=int, default=10_000)
+    choices = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_tiny(folder / "tiny.safetensors")
+        with hand_started(folder, 2) as address, connected(address) as cluster:
+            cluster.client.wait_for_workers(2)
+            for side in (1024, choices.side):  # the first warms up
+                tissue = write_slide(folder / "tissue.tif", side, side)
+                ms, blocks, _ = _run(folder, tissue, "all", cluster)
+            print(f"{ms:.2f} ms of CPU a block of tissue ({blocks} blocks)", flush=True)
+            side = 256 * math.ceil(choices.queued**0.5)
+            glass = write_slide(folder / "glass.tif", side, 256)
+            mask = folder / "none.png"
+            Image.fromarray(np.zeros((64, 64), np.uint8)).save(mask)
+            ms, blocks, _ = _run(folder, glass, str(mask), cluster)
+            print(f"{ms:.2f} ms of CPU a block of glass ({blocks} blocks)", flush=True)
+            clusters._AHEAD, clusters._MOST_IN_A_ROW = choices.queued, 1
+            ms, blocks, grown_mib = _run(folder, glass, str(mask), cluster)
+            print(f"{grown_mib:.0f} MiB more with {blocks} tasks queued, {ms:.2f} ms each")
+
+
+def _save_tiny(path: Path) -> None:
+    spec = GeneratorSpec(4, window=8, bicubic_skip=True, channels=8, blocks=1)
+    save_model(path, ModelSpec("tiny", spec, "fidelity", (0.5, 1.0), "none"), Generator(spec))
+
+
+def _run(
+    folder: Path, slide: Path, tissue: str, cluster: clusters.Cluster
+) -> tuple[float, int, float]:
+    """The driver's ms of CPU a block, the blocks, and by how many MiB its peak memory grew."""
+    options = Options(
+        model=str(folder / "tiny.safetensors"), tissue=tissue, device="cpu", overwrite=True
+    )
+    with prepared(slide, folder / "out.ome.tif", options) as job:
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started = time.process_time()
+        upscale(job, make=cluster.make)
+        seconds = time.process_time() - started
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+        return 1e3 * seconds / job.plan.block_count, job.plan.block_count, grown_kib / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Predicts how long slides take on a cluster, and says what limits: workers, driver or store.
+
+An event simulation of what slidesr does: slides are prepared by the driver one after the other,
+blocks go out in order, workers read from one store, and the driver takes each block.
+`--check` first measures the unit costs on a small slide and one worker, then runs a larger slide on
+1, 2 and 4 workers, each pinned to a core, and prints predicted against measured.
+
+python benchmarks/simulate_cluster.py [--check] [--network-s 2.1] [--store-mbps 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import random
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+_AHEAD, _MOST_TOGETHER = 4, 64  # as in slidesr.distribute and cli.batch
+_MOST_EVENTS = 200_000
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Unit costs: seconds of one core, bytes; a block is 256 source pixels squared at x4."""
+
+    network_s: float = 2.1  # of a block of tissue
+    rest_s: float = 0.06  # to read and encode it
+    glass_s: float = 0.01  # of a block of plain glass, all of it
+    driver_s: float = 0.004  # of the driver, a block of tissue
+    driver_glass_s: float = 0.0006  # of the driver, a block of glass
+    prepare_s: float = 1.5  # of the driver, a slide: open, try, find tissue, publish
+    open_s: float = 0.1  # of a worker, a slide
+    start_s: float = 4.0  # of a worker, once: Python, torch, the model
+    block_bytes: float = 0.35e6  # read from the store and written to it
+    store_bytes_s: float = 1e9
+    jitter: float = 0.05  # the spread of a block's time
+
+
+@dataclass(frozen=True)
+class Load:
+    """Slides, their blocks, and the share of these that holds tissue; blocks go `grain` at once."""
+
+    slides: int
+    blocks: int = 25_000  # a Camelyon16 slide at 0.5 um a pixel: about 40,000 px squared
+    tissue_share: float = 0.2
+    grain: int = 1
+
+
+@dataclass
+class _Slide:
+    number: int
+    left: int
+    index: int = 0  # of the next part to go out
+    queued: int = 0  # parts that wait for the driver, or that it has
+    taken: int = 0  # parts that it has
+    made: set[int] = field(default_factory=set)
+
+
+class Simulation:
+    """Parts of slides on workers, a driver and a store; times in seconds from the start."""
+
+    def __init__(self, load: Load, costs: Costs, workers: int, seed: int = 1) -> None:
+        self.load, self.costs, self.workers = load, costs, workers
+        self._rng = random.Random(seed)  # noqa: S311
+        self._events: list[tuple[float, int, Callable[..., None], tuple[int, ...]]] = []
+        self._count = 0
+        self._parts = max(1, load.blocks // load.grain)
+        self._waiting = deque(range(load.slides))
+        self._active: dict[int, _Slide] = {}
+        self._idle: list[int] = []
+        self._opened: dict[int, set[int]] = {}
+        self._driver_free_s = self._store_free_s = 0.0
+        self.driver_s = self.store_s = self.busy_s = self.end_s = 0.0
+
+    def run(self) -> float:
+        """When the last slide is published."""
+        for worker in range(self.workers):
+            self._at(self.costs.start_s, self._free, worker)
+        for _ in range(min(_MOST_TOGETHER, max(2, self.workers), self.load.slides)):
+            self._begin_slide(self.costs.start_s)
+        while self._events:
+            now_s, _, what, told = heapq.heappop(self._events)
+            what(now_s, *told)
+        return self.end_s
+
+    @property
+    def limit(self) -> str:
+        """What is busiest, and how busy it is."""
+        shares = {
+            "workers": self.busy_s / self.workers / self.end_s,
+            "driver": self.driver_s / self.end_s,
+            "store": self.store_s / self.end_s,
+        }
+        name = max(shares, key=lambda each: shares[each])
+        return f"{name} {shares[name]:.0%}"
+
+    def _at(self, time_s: float, what: Callable[..., None], *told: int) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (time_s, self._count, what, told))
+
+    def _drive(self, now_s: float, seconds: float) -> float:
+        self._driver_free_s = max(self._driver_free_s, now_s) + seconds
+        self.driver_s += seconds
+        return self._driver_free_s
+
+    def _begin_slide(self, now_s: float) -> None:
+        if self._waiting:
+            self._at(self._drive(now_s, self.costs.prepare_s), self._ready, self._waiting.popleft())
+
+    def _ready(self, now_s: float, number: int) -> None:
+        self._active[number] = _Slide(number, self._parts)
+        self._opened[number] = set()
+        self._wake(now_s)
+
+    def _free(self, now_s: float, worker: int) -> None:
+        self._idle.append(worker)
+        self._wake(now_s)
+
+    def _wake(self, now_s: float) -> None:
+        """Gives idle workers the earliest parts that may go out."""
+        room = max(2, _AHEAD * self.workers // max(1, len(self._active)))
+        while self._idle:
+            ready = [s for s in self._active.values() if s.left and s.index - s.taken < room]
+            if not ready:
+                return
+            slide = min(ready, key=lambda each: (each.index, each.number))
+            self._work(now_s, slide, self._idle.pop())
+
+    def _work(self, now_s: float, slide: _Slide, worker: int) -> None:
+        costs, grain = self.costs, self.load.grain
+        tissue = self._tissue(slide.index)
+        seconds = tissue * (costs.network_s + costs.rest_s) + (grain - tissue) * costs.glass_s
+        seconds *= 1 + self._rng.uniform(-1, 1) * costs.jitter
+        if worker not in self._opened[slide.number]:
+            self._opened[slide.number].add(worker)
+            seconds += costs.open_s
+        moving_s = tissue * costs.block_bytes / costs.store_bytes_s
+        self._store_free_s = max(self._store_free_s, now_s) + moving_s
+        end_s = max(now_s + seconds, self._store_free_s)
+        self.busy_s, self.store_s = self.busy_s + end_s - now_s, self.store_s + moving_s
+        self._at(end_s, self._made, slide.number, slide.index)
+        self._at(end_s, self._free, worker)
+        slide.index, slide.left = slide.index + 1, slide.left - 1
+
+    def _tissue(self, index: int) -> float:
+        """How many blocks of a part hold tissue, which lies together."""
+        if self.load.grain > 1:
+            return self.load.grain * self.load.tissue_share
+        return float(index < self.load.tissue_share * self._parts)
+
+    def _fetching_s(self, index: int) -> float:
+        tissue = self._tissue(index)
+        return tissue * self.costs.driver_s + (self.load.grain - tissue) * self.costs.driver_glass_s
+
+    def _made(self, now_s: float, number: int, index: int) -> None:
+        slide = self._active[number]
+        slide.made.add(index)
+        while slide.queued in slide.made:
+            slide.made.remove(slide.queued)
+            self._at(self._drive(now_s, self._fetching_s(slide.queued)), self._taken, number)
+            slide.queued += 1
+
+    def _taken(self, now_s: float, number: int) -> None:
+        slide = self._active[number]
+        slide.taken += 1
+        if slide.taken == self._parts:
+            del self._active[number], self._opened[number]
+            self.end_s = now_s
+            self._begin_slide(now_s)
+        self._wake(now_s)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--side", type=int, default=1024, help="of the checked slide, in pixels")
+    parser.add_argument("--network-s", type=float, default=Costs.network_s)
+    parser.add_argument("--store-mbps", type=float, default=Costs.store_bytes_s / 1e6)
+    choices = parser.parse_args()
+    if choices.check:
+        check(choices.side)
+        return
+    costs = replace(Costs(), network_s=choices.network_s, store_bytes_s=choices.store_mbps * 1e6)
+    print("| slides | workers | time | slides an hour | busiest |")
+    print("|---|---|---|---|---|")
+    for slides in (1, 1_000, 100_000):
+        for workers in (1, 10, 100, 1_000):
+            grain = max(1, slides * Load.blocks // _MOST_EVENTS)
+            load = Load(slides, grain=min(grain, Load.blocks))
+            simulation = Simulation(load, costs, workers)
+            seconds = simulation.run()
+            rate = 3600 * slides / seconds
+            print(f"| {slides} | {workers} | {_told(seconds)} | {rate:.3g} | {simulation.limit} |")
+
+
+def check(side_px: int) -> None:
+    """Predicted against measured, on this machine's cores."""
+    from hand_started import hand_started
+
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with hand_started(folder, 1) as address:
+            measured = list(_runs(folder, address, 1, [512, side_px]))
+        costs, blocks, alone_s = measured[0][1], (side_px // 256) ** 2, measured[1][0]
+        print(f"unit costs, of {measured[0][2]} blocks on one worker: {costs}", flush=True)
+        print("| workers | predicted (s) | measured (s) | off by | against one |")
+        print("|---|---|---|---|---|")
+        for workers in (1, 2, 4):
+            seconds = alone_s
+            if workers > 1:
+                with hand_started(folder, workers) as address:
+                    seconds = list(_runs(folder, address, workers, [512, side_px]))[1][0]
+            slower = max(1.0, workers / cores)
+            real = replace(costs, network_s=costs.network_s * slower, rest_s=costs.rest_s * slower)
+            predicted_s = Simulation(Load(1, blocks, 1.0), real, workers).run()
+            off = predicted_s / seconds - 1
+            row = f"{workers} | {predicted_s:.1f} | {seconds:.1f} | {off:+.0%}"
+            print(f"| {row} | {alone_s / seconds:.2f} |", flush=True)
+
+
+def _runs(
+    folder: Path, address: str, workers: int, sides_px: list[int]
+) -> Iterator[tuple[float, Costs, int]]:
+    """Seconds, unit costs and blocks of runs on slides of pure tissue; the first one warms up."""
+    from material import write_slide
+
+    from slidesr.distribute import connected
+    from slidesr.upscale import Options, prepared, upscale
+
+    options = Options(tissue="all", device="cpu", overwrite=True)
+    with connected(address) as cluster:
+        cluster.client.wait_for_workers(workers)
+        for number, side in enumerate((256 * workers, *sides_px)):
+            slide = write_slide(folder / f"{side}.tif", side, side)
+            began_s, cpu_s = time.monotonic(), time.process_time()
+            with prepared(slide, folder / "out.ome.tif", options) as job:
+                prepare_s = time.monotonic() - began_s
+                blocks = job.plan.block_count
+                summary = upscale(job, make=cluster.make)
+            seconds = time.monotonic() - began_s
+            stage_s = summary.stage_s
+            driver_s = max(0.0, time.process_time() - cpu_s - prepare_s) / blocks
+            if number:  # the first one warms up
+                costs = Costs(
+                    network_s=stage_s["network"] / blocks,
+                    rest_s=(stage_s["read"] + stage_s["encode"]) / blocks,
+                    driver_s=driver_s,
+                    prepare_s=prepare_s,
+                    open_s=0.0,
+                    start_s=0.0,
+                )
+                yield seconds, costs, blocks
+
+
+def _told(seconds: float) -> str:
+    for unit, length_s in (("years", 3.156e7), ("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{seconds / length_s:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    main()
