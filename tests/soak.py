@@ -1,6 +1,6 @@
 """The long reliability plan: kills, full disks, failing writes, malformed input; prints figures.
 
-python tests/soak.py [--only kills,disks,...] [--jobs 200] [--signals 300]
+python tests/soak.py [--only kills,disks,cluster,...] [--jobs 200] [--signals 300]
 
 Every run is the command itself, in a child process. The children are forked from this process,
 which has loaded slidesr and computed nothing yet, so that a run starts in a moment.
@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from malformed import Runner, make_cases
 from slides import camelyon_style, tissue
+from soak_cluster import by_hand
 from test_painter import tiny_generator
 
 import slidesr.upscale.batch  # noqa: F401 - loaded before the forks
@@ -379,6 +380,35 @@ def privacy(soak: Soak) -> dict[str, Any]:
     return {"tests": done.stdout.strip().splitlines()[-1]}
 
 
+def cluster(soak: Soak, hits: int = 30) -> dict[str, Any]:
+    """Jobs on a cluster whose workers, nannies and drivers are killed or paused at random."""
+    done: Counter[str] = Counter()
+    codes: Counter[int] = Counter()
+    slowest_s, jobs = 0.0, 0
+    with by_hand(soak.folder) as some:
+        while sum(done.values()) < hits:
+            variant, jobs = soak.rng.choice(_VARIANTS), jobs + 1
+            with soak.place() as place:
+                while not soak.is_whole(place, variant):
+                    child = soak.start(place, (*variant, "--dask", some.address))
+                    time.sleep(soak.rng.uniform(0.5, 3))
+                    what = soak.rng.choice([*some.hits, "driver killed"])
+                    done[what] += 1
+                    if what in some.hits:
+                        some.hits[what](soak.rng)
+                    else:
+                        os.kill(child.pid, signal.SIGKILL)
+                    run = wait(child, 180)
+                    assert run.code in (0, 1, -signal.SIGKILL), run
+                    assert "Traceback" not in run.said, run.said
+                    codes[run.code] += 1
+                    slowest_s = max(slowest_s, run.seconds)
+                left = [path.name for path in place.iterdir() if path.name != variant[0]]
+                assert not left, left
+    ends = {"undisturbed in the end": codes[0], "stopped in one line": codes[1]}
+    return {"jobs": jobs, "identical": jobs, **done, **ends, "slowest run, s": round(slowest_s)}
+
+
 def journal_cost(soak: Soak) -> dict[str, Any]:
     """The share of a real run's time that its checkpoints take."""
     with soak.place() as place:
@@ -393,7 +423,7 @@ def journal_cost(soak: Soak) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--only", default="kills,disks,writes,surroundings,journal,malformed,privacy"
+        "--only", default="kills,disks,writes,surroundings,journal,malformed,privacy,cluster"
     )
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--signals", type=int, default=300)
@@ -411,6 +441,7 @@ def main() -> None:
             "journal": lambda: journal_cost(soak),
             "malformed": lambda: malformed(soak),
             "privacy": lambda: privacy(soak),
+            "cluster": lambda: cluster(soak),
         }
         for name in choices.only.split(","):
             started = time.monotonic()

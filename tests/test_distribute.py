@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -392,7 +393,7 @@ def test_blocks_of_glass_go_together_and_the_order_stays(tissue: list[bool]) -> 
     for group in groups:
         assert 1 <= len(group) <= 16
         assert len(group) == 1 or not any(tissue[block.index] for block in group)
-    neighbours = zip(groups, groups[1:], strict=False)
+    neighbours = itertools.pairwise(groups)
     assert all(
         len(first) == 16 or tissue[first[0].index] or tissue[second[0].index]
         for first, second in neighbours
