@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _AHEAD, _MOST_TOGETHER = 4, 64  # as in slidesr.distribute and cli.batch
-_MOST_EVENTS = 200_000
+_MOST_EVENTS, _MOST_SLIDES = 200_000, 500
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,10 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for slides in (1, 1_000, 100_000):
         for workers in (1, 10, 100, 1_000):
-            grain = max(1, slides * Load.blocks // _MOST_EVENTS)
-            load = Load(slides, grain=min(grain, Load.blocks))
+            some = min(slides, _MOST_SLIDES)  # after these it goes on at the same pace
+            load = Load(some, grain=max(1, some * Load.blocks // _MOST_EVENTS))
             simulation = Simulation(load, costs, workers)
-            seconds = simulation.run()
+            seconds = simulation.run() * slides / some
             rate = 3600 * slides / seconds
             print(f"| {slides} | {workers} | {_told(seconds)} | {rate:.3g} | {simulation.limit} |")
 
