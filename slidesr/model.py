@@ -118,9 +118,12 @@ class Model:
     @property
     def machine(self) -> str:
         """What decides how fast it is: the network, and what it runs on."""
-        on = (
-            _processor() if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
-        )
+        if self._device.type == "cpu":
+            on = _processor()
+        elif torch.cuda.is_available():
+            on = torch.cuda.get_device_name(self._device)
+        else:
+            on = "a GPU elsewhere"
         threads = torch.get_num_threads()
         net = f"{self.spec.generator}, tolerance {self._tolerance}, {self.engine.precision}"
         return f"{on}, {threads} threads, torch {torch.__version__}, {net}"

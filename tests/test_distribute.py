@@ -28,12 +28,25 @@ from slidesr.cli import run as command
 from slidesr.distribute import Cluster, connected, of_devices
 from slidesr.distribute import cluster as clusters
 from slidesr.distribute import line as lines
+from slidesr.distribute.worker import packed
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
+from slidesr.model import Engine
 from slidesr.output.pyramid import EncodedBlock, Painted
 from slidesr.output.sink import Encoder
 from slidesr.plan import Block
-from slidesr.upscale import Job, Made, Maker, Options, Progress, Summary, prepared, upscale
+from slidesr.upscale import (
+    Job,
+    Made,
+    Maker,
+    Options,
+    Progress,
+    Recipe,
+    Summary,
+    open_model,
+    prepared,
+    upscale,
+)
 from slidesr.upscale.profile import Stopwatch
 from slidesr.weights import save_model
 
@@ -286,6 +299,10 @@ def choices_without_dask(folder: Path) -> list[str]:
     return ["--model", str(folder / "tiny.safetensors"), "--tissue", "all", "--precision", "fp32"]
 
 
+def encode_nothing(painted: Painted) -> EncodedBlock:
+    return EncodedBlock(painted.block, (), None)
+
+
 def test_each_gpu_has_a_process_that_sees_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seeing = clusters._seeing
     assert [seeing(name) for name in ("cpu", "cuda:0", "cuda:2")] == [
@@ -298,6 +315,15 @@ def test_each_gpu_has_a_process_that_sees_no_other(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with of_devices(["cpu"], nthreads=3) as cluster:
         assert cluster.threads == 3
+
+
+def test_a_driver_needs_no_gpu_for_workers_that_have_one(folder: Path, tmp_path: Path) -> None:
+    options = replace(options_of(folder), device="cuda", precision="auto")
+    model = open_model(options, Engine("cuda", "bf16", 4))
+    with prepared(folder / "slide.tif", tmp_path / "out.ome.tif", options, model) as job:
+        assert job.model.batch_size == 4
+        assert job.tissue_px == 1000 * 800
+        assert len(packed(Recipe.of(job), encode_nothing)) < 10_000
 
 
 def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from slidesr.errors import SlidesrError, explained
 from slidesr.model import Engine, Model, use_threads
 from slidesr.output.sink import Encoder
 from slidesr.plan import Block
+from slidesr.tuning import remember
 from slidesr.upscale import Made, Options, Recipe, open_model
 from slidesr.upscale.profile import Stopwatch
 
@@ -73,7 +74,10 @@ class _Bench:
         recipe, self._encode = pickle.loads(zlib.decompress(order))  # noqa: S301 - our driver's
         self._job = recipe.opened(_model(recipe.options))
         self._painter = self._job.painter
-        self.close = self._job.slide.close
+
+    def close(self) -> None:
+        remember(self._job.model.machine, self._job.tuner.rates)
+        self._job.slide.close()
 
     def make(self, block: Block, watch: Stopwatch) -> Made:
         with watch("read"):

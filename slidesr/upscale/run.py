@@ -119,7 +119,8 @@ def upscale(
                 done += _progress(painter, [block])
                 report(done)
         job.check_unchanged(begun)
-        remember(job.model.machine, job.tuner.rates)
+        if make is None:
+            remember(job.model.machine, job.tuner.rates)
         with watch("publish"):
             output_bytes = sink.finish()
     return _summary(job, done, sink.notes, output_bytes, watch)
