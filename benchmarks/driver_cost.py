@@ -2,7 +2,7 @@
 
 The scheduler and two workers are processes of their own, and the network is tiny.
 
-python benchmarks/driver_cost.py [--side 4096] [--queued 10000]
+python benchmarks/driver_cost.py [--side 8192] [--queued 10000]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from slidesr.weights import ModelSpec, save_model
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=4096, help="of the tissue, source pixels")
+    parser.add_argument("--side", type=int, default=8192, help="of the tissue, source pixels")
     parser.add_argument("--queued", type=int, default=10_000)
     choices = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -36,19 +36,27 @@ def main() -> None:
         _save_tiny(folder / "tiny.safetensors")
         with hand_started(folder, 2) as address, connected(address) as cluster:
             cluster.client.wait_for_workers(2)
-            for side in (1024, choices.side):  # the first warms up
+            for side in (2048, choices.side):  # the first warms up
                 tissue = write_slide(folder / "tissue.tif", side, side)
                 ms, blocks, _ = _run(folder, tissue, "all", cluster)
-            print(f"{ms:.2f} ms of CPU a block of tissue ({blocks} blocks)", flush=True)
-            side = 256 * math.ceil(choices.queued**0.5)
-            glass = write_slide(folder / "glass.tif", side, 256)
+            megapixels = choices.side**2 / 1e6 / blocks
+            print(
+                f"{ms:.2f} ms of CPU a block of tissue, {ms / megapixels:.2f} ms a source megapixel"
+                f" ({blocks} blocks)",
+                flush=True,
+            )
             mask = folder / "none.png"
             Image.fromarray(np.zeros((64, 64), np.uint8)).save(mask)
-            ms, blocks, _ = _run(folder, glass, str(mask), cluster)
-            print(f"{ms:.2f} ms of CPU a block of glass ({blocks} blocks)", flush=True)
-            clusters._AHEAD, clusters._MOST_IN_A_ROW = choices.queued, 1
-            ms, blocks, grown_mib = _run(folder, glass, str(mask), cluster)
-            print(f"{grown_mib:.0f} MiB more with {blocks} tasks queued, {ms:.2f} ms each")
+            for count, row in ((1_600, 16), (choices.queued, 1)):
+                clusters._AHEAD, clusters._MOST_IN_A_ROW = choices.queued, row
+                side = 1024 * math.ceil(count**0.5)
+                glass = write_slide(folder / "glass.tif", side, 256)
+                ms, blocks, grown_mib = _run(folder, glass, str(mask), cluster)
+                print(
+                    f"{ms:.2f} ms of CPU a block of glass, {row} a task; {grown_mib:.0f} MiB more"
+                    f" with {blocks // row} tasks queued",
+                    flush=True,
+                )
 
 
 def _save_tiny(path: Path) -> None:

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _AHEAD, _MOST_TOGETHER = 4, 64  # as in slidesr.distribute and cli.batch
+_UNIT_PX = 1024  # of the slide that gives the unit costs of a check
 _MOST_EVENTS, _MOST_SLIDES = 200_000, 500
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Unit costs: seconds of one core, bytes; a block is 256 source pixels squared at x4."""
+    """Unit costs: seconds of one core, bytes; a block is 1024 source pixels squared at x4."""
 
     network_s: float = 2.1  # of a block of tissue
     rest_s: float = 0.06  # to read and encode it
@@ -47,8 +48,8 @@ class Load:
     """Slides, their blocks, and the share of these that holds tissue; blocks go `grain` at once."""
 
     slides: int
-    blocks: int = 25_000  # a Camelyon16 slide at 0.5 um a pixel: about 40,000 px squared
-    tissue_share: float = 0.2
+    blocks: int = 1_600  # a slide of 40,000 px squared: 20 mm at 0.5 um a pixel
+    tissue_share: float = 0.25
     grain: int = 1
 
 
@@ -179,7 +180,7 @@ class Simulation:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--side", type=int, default=1024, help="of the checked slide, in pixels")
+    parser.add_argument("--side", type=int, default=2000, help="of the checked slide, in pixels")
     parser.add_argument("--network-s", type=float, default=Costs.network_s)
     parser.add_argument("--store-mbps", type=float, default=Costs.store_bytes_s / 1e6)
     choices = parser.parse_args()
@@ -207,8 +208,9 @@ def check(side_px: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with hand_started(folder, 1) as address:
-            measured = list(_runs(folder, address, 1, [512, side_px]))
-        costs, blocks, alone_s = measured[0][1], (side_px // 256) ** 2, measured[1][0]
+            measured = list(_runs(folder, address, 1, [_UNIT_PX, side_px]))
+        costs, blocks, alone_s = measured[0][1], measured[1][2], measured[1][0]
+        larger = (side_px**2 / blocks) / (_UNIT_PX**2 / measured[0][2])
         print(f"unit costs, of {measured[0][2]} blocks on one worker: {costs}", flush=True)
         print("| workers | predicted (s) | measured (s) | off by | against one |")
         print("|---|---|---|---|---|")
@@ -216,8 +218,9 @@ def check(side_px: int) -> None:
             seconds = alone_s
             if workers > 1:
                 with hand_started(folder, workers) as address:
-                    seconds = list(_runs(folder, address, workers, [512, side_px]))[1][0]
+                    seconds = list(_runs(folder, address, workers, [_UNIT_PX, side_px]))[1][0]
             slower = max(1.0, workers / cores)
+            slower *= larger
             real = replace(costs, network_s=costs.network_s * slower, rest_s=costs.rest_s * slower)
             predicted_s = Simulation(Load(1, blocks, 1.0), real, workers).run()
             off = predicted_s / seconds - 1

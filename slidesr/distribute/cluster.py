@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -12,7 +13,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed.comm import connect
 
 from slidesr.distribute.line import Line
 from slidesr.distribute.worker import Blocks, choose_engine, packed
@@ -20,6 +22,7 @@ from slidesr.errors import RefusedError
 from slidesr.model import Engine
 from slidesr.output.sink import Encoder
 from slidesr.plan import Block
+from slidesr.printable import printable
 from slidesr.upscale import Job, Made, Options, Recipe
 from slidesr.upscale.profile import Stopwatch
 
@@ -180,13 +183,9 @@ def _started(environments: list[dict[str, str]], *, nthreads: int) -> Iterator[C
 @contextmanager
 def _client(where: Any) -> Iterator[Cluster]:
     name = where if isinstance(where, str) else "local"
-    try:
-        client = Client(where, timeout=_ANSWER_S, set_as_default=False)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise RefusedError(
-            f"--dask {name}: no scheduler answers ({error}). Start one with `dask scheduler`, and"
-            " give the address that it tells."
-        ) from error
+    if isinstance(where, str):
+        _check_answers(where)
+    client = Client(where, timeout=_ANSWER_S, set_as_default=False)
     with client:
         try:
             client.wait_for_workers(1, timeout=_START_S)
@@ -196,6 +195,23 @@ def _client(where: Any) -> Iterator[Cluster]:
                 f" `dask worker {name}`."
             ) from error
         yield Cluster(client)
+
+
+def _check_answers(address: str) -> None:
+    """Raises RefusedError where no scheduler does; a `Client` would not be rid of its threads."""
+
+    async def tried() -> None:
+        how = Security().get_connection_args("client")
+        comm = await connect(address, timeout=_ANSWER_S, **how)
+        await comm.close()
+
+    try:
+        asyncio.run(tried())
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise RefusedError(
+            f"--dask {address}: no scheduler answers ({printable(str(error))}). Start one with"
+            " `dask scheduler`, and give the address that it tells."
+        ) from error
 
 
 def _seeing(device: str) -> dict[str, str]:
