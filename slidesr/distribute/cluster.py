@@ -14,7 +14,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
-from distributed.comm import connect
+from distributed.comm.core import connect
 
 from slidesr.distribute.line import Line
 from slidesr.distribute.worker import Blocks, choose_engine, packed
