@@ -19,7 +19,7 @@ from distributed import Scheduler, SpecCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from slides import camelyon_style, tissue
-from test_checkpoint import arguments, part_of, state_of, wait_for
+from test_checkpoint import _EAGER, part_of, state_of, wait_for
 from test_faults import break_tile
 from test_ome_zarr import content
 from test_painter import tiny_generator
@@ -47,10 +47,23 @@ from slidesr.upscale import (
     prepared,
     upscale,
 )
+from slidesr.upscale import job as jobs
 from slidesr.upscale.profile import Stopwatch
 from slidesr.weights import save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own, in threads of its own
+
+
+_SMALL = "import slidesr.upscale.job as job; job._LARGEST_TILE_PX = 256;"
+_MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_blocks() -> Iterator[None]:
+    """Many blocks of a small slide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_LARGEST_TILE_PX", 256)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "tiny.safetensors", *tiny_generator(scale=4))
     for name in ("whole.ome.tif", "whole.ome.zarr"):
         with prepared(folder / "slide.tif", folder / name, options_of(folder)) as job:
+            assert job.plan.block_count == 16
             upscale(job)
     return folder
 
@@ -271,9 +285,10 @@ def test_a_stopped_and_a_killed_driver_are_gone_on_with(
     run: Run, folder: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.ome.tif"
-    told = [*arguments(folder / "slide.tif", output, options_of(folder))]
+    told = [*_MAIN, "upscale", str(folder / "slide.tif"), "-o", str(output)]
+    told += choices(folder, cluster)
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        with subprocess.Popen([*told, "--dask", address(cluster)], stderr=-1) as process:
+        with subprocess.Popen(told, stderr=-1) as process:
             wait_for(state_of(output), process, newer_than=time.time())
             process.send_signal(number)
             said = process.communicate(timeout=30)[1].decode()
