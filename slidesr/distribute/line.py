@@ -22,7 +22,7 @@ from slidesr.upscale.profile import Stopwatch
 _log = logging.getLogger(__name__)
 _RETRIES = 2
 _LOOK_S = 1.0
-_PATIENCE_S = 30.0  # and ten times the slowest block so far: then a block is made once more
+_PATIENCE_S = 30.0  # or ten times the slowest task so far: then a block is made once more
 _GO_ON = "The same command goes on from here."
 
 
@@ -86,7 +86,7 @@ class Line(Closing):
         began_s = time.monotonic()
         while True:
             future = self._first_done(ticket)
-            patience_s = max(_PATIENCE_S, 10 * self._slowest_s)
+            patience_s = max(_PATIENCE_S, 10 * (self._slowest_s or _PATIENCE_S))
             if future is None:
                 if time.monotonic() - began_s > patience_s and len(ticket.futures) == 1:
                     self._try_elsewhere(ticket)
