@@ -169,13 +169,13 @@ def _plan(region: Box, model: Model) -> Plan:
     """The blocks of a job.
 
     On a GPU a block holds a batch of tiles of one size. On a CPU it is the largest tile that may be
-    of use, smaller where the slide has no two of them: progress, and threads, want several.
+    of use, smaller where the slide has no four of them: progress, and threads, want several.
     """
     tiles = model.batch_size
     if tiles > 1:
         return Plan.near(_TILE_PX, region, model.scale, model.window_px, tiles=tiles)
     tile_px = min(_LARGEST_TILE_PX, _LARGEST_BLOCK_PX // model.scale)
-    while tile_px > _TILE_PX and region.area < 2 * tile_px**2:
+    while tile_px > _TILE_PX and region.area < 4 * tile_px**2:
         tile_px //= 2
     return Plan.near(tile_px, region, model.scale, model.window_px)
 
