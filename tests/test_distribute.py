@@ -228,21 +228,23 @@ class Deadly:
         return self.encode(painted)
 
 
-def test_a_block_that_kills_its_workers_ends_in_one_line(
-    run: Run, cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_block_that_kills_its_workers_ends_in_one_line(folder: Path, tmp_path: Path) -> None:
+    """On a cluster of its own: dask never restarts a worker that dies while its nanny starts it."""
     notes = tmp_path / "notes"
+    with connected("local:2") as cluster:
+        run = Run(folder, cluster)
 
-    def deadly(
-        job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
-    ) -> Generator[Made, None, None]:
-        return cluster.make(job, Deadly(encode, notes), todo, watch)
+        def deadly(
+            job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+        ) -> Generator[Made, None, None]:
+            return cluster.make(job, Deadly(encode, notes), todo, watch)
 
-    with pytest.raises(SlidesrError, match=r"block 5 \(source .*all 3 workers that had it died"):
-        run(tmp_path / "out.ome.tif", deadly)
-    assert len(notes.read_text().splitlines()) <= 3
-    run(tmp_path / "out.ome.tif")
-    assert run.is_whole(tmp_path / "out.ome.tif")
+        died = r"block 5 \(source .*all 3 workers that had it died"
+        with pytest.raises(SlidesrError, match=died):
+            run(tmp_path / "out.ome.tif", deadly)
+        assert len(notes.read_text().splitlines()) <= 3
+        run(tmp_path / "out.ome.tif")
+        assert run.is_whole(tmp_path / "out.ome.tif")
 
 
 def test_a_block_that_cannot_be_read_ends_in_one_line(

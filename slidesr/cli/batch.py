@@ -41,10 +41,11 @@ def run_batch(inputs: Sequence[Path], folder: Path, workers: Workers, *, json_: 
     items = find_items(inputs, folder, workers.options.scale)
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
+    place = {item: number for number, item in enumerate(items)}
     with closing(_outcomes(items, workers)) as coming:
         for outcome in coming:
             outcomes.append(outcome)
-            outcomes.sort(key=lambda each: items.index(each.item))
+            outcomes.sort(key=lambda each: place[each.item])
             write_summary(folder / "summary.json", outcomes)
             if outcome.exit_code:
                 line(outcome.why, _STYLE.get(outcome.status, ""))

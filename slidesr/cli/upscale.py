@@ -21,8 +21,6 @@ from slidesr.trial import tried
 if TYPE_CHECKING:
     from slidesr.upscale import Job, Options
 
-_FILLED = 3  # the exit code of a run that filled unreadable source tiles
-
 
 class _CropType(click.ParamType[Box]):
     name = "x,y,w,h"
@@ -195,7 +193,7 @@ def _upscaled(source: Path, output: Path | None, some: Workers, *, json_: bool) 
     with opened(source, _in_folder(source, output, some.options), some) as job:
         summary = run_job(job, make=some.make)
     show_summary(summary, json_=json_)
-    return _FILLED if summary.filled_tiles else 0
+    return summary.exit_code
 
 
 def _profiled(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
@@ -207,7 +205,7 @@ def _profiled(source: Path, output: Path | None, some: Workers, *, json_: bool) 
         summary = run_job(job, watch)
         show_summary(summary, json_=json_)
         show_profile(job, summary, watch)
-    return _FILLED if summary.filled_tiles else 0
+    return summary.exit_code
 
 
 def _estimated(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:

@@ -106,7 +106,7 @@ def _outcome(item: Item, options: Options, model: Model, run: Callable[[Job], Su
         summary = run(job)
     if summary.filled_tiles:
         why = f"{len(summary.filled_tiles)} unreadable source tiles are background"
-        return Outcome(item, "filled", why, 3, summary)
+        return Outcome(item, "filled", why, summary.exit_code, summary)
     return Outcome(item, "resumed" if summary.resumed_px else "done", summary=summary)
 
 

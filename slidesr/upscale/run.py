@@ -68,6 +68,11 @@ class Summary:
     stage_s: dict[str, float]
     peak_memory_bytes: int
 
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where unreadable source tiles are background."""
+        return 3 if self.filled_tiles else 0
+
 
 @dataclass(frozen=True)
 class Estimate:
