@@ -30,9 +30,18 @@ class Ours:
     surroundings: _U8
 
     @property
+    def phase_px(self) -> int:
+        """Where attention windows begin in the region."""
+        return self.job.model.spec.generator.phase_px
+
+    @property
     def image(self) -> _U8:
-        """The region alone, which is all that the peers get: u8[side, side, 3]."""
-        return np.ascontiguousarray(self._read(self.job.plan.region))
+        """What the peers get: u8[side, side, 3].
+
+        The region, but that it begins so much before it that windows begin at its corner.
+        """
+        region = self.job.plan.region.moved(-self.phase_px, -self.phase_px)
+        return np.ascontiguousarray(self._read(region))
 
     def network_alone(self) -> _U8:
         """The tiles of the command's own plan through the model, out of memory and into it."""

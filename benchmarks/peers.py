@@ -183,7 +183,13 @@ def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
         if made is None:
             continue
         inside = interior(row.patches, reach).repeat(_SCALE)
-        alike[name] = _likeness(made, reference, inside, model.halo_px * _SCALE)
+        ahead = spec.phase_px * _SCALE
+        alike[name] = _likeness(
+            made[ahead:, ahead:],
+            reference[: len(made) - ahead, : len(made) - ahead],
+            inside[ahead:],
+            2 * model.halo_px * _SCALE,
+        )
         if alike[name].psnr_db < _LEAST_DB:
             raise SystemExit(
                 f"{name}: {alike[name].psnr_db:.1f} dB from slidesr: not the same function, so no"

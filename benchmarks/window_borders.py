@@ -27,7 +27,8 @@ _U8 = npt.NDArray[np.uint8]
 def border_ratio(upscaler: Upscaler, read: Callable[[Box], _U8], region: Box) -> float:
     """Mean squared step across window borders in `region`, over the same places without.
 
-    `region` is whole windows in source pixels; `read` gives it, its halo and half a window more.
+    `region` is whole windows in source pixels, half a window beside them as all tiles are; `read`
+    gives it, its halo and half a window more.
     The places are the borders of both grids, each with the other's picture as its reference.
     """
     half, window = upscaler.window_px // 2, upscaler.window_px
@@ -37,8 +38,8 @@ def border_ratio(upscaler: Upscaler, read: Callable[[Box], _U8], region: Box) ->
     )
     moved = moved[(region.within(wider) * upscaler.scale).slices]
     step_px, half_px = window * upscaler.scale, half * upscaler.scale
-    on_border = _energy(in_place, step_px, step_px) + _energy(moved, half_px, step_px)
-    inside = _energy(moved, step_px, step_px) + _energy(in_place, half_px, step_px)
+    on_border = _energy(in_place, half_px, step_px) + _energy(moved, step_px, step_px)
+    inside = _energy(moved, half_px, step_px) + _energy(in_place, step_px, step_px)
     return on_border / inside
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
 from slidesr.nets.consistency import BEYOND_PX, consistent
-from slidesr.nets.folding import folded, same_on_any_threads
+from slidesr.nets.folding import folded, same_on_any_threads, unpadded
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import trimmed
 from slidesr.weights import ModelSpec, find_model, read_model, sha256_of
@@ -170,12 +170,16 @@ class Model:
     def enlarge(self, image: _U8) -> _U8:
         """A whole image as one tile, mirrored at its borders: u8[h, w, 3] -> u8[h*s, w*s, 3].
 
-        Memory is linear in the image; for more than a patch use `slidesr.upscale`.
+        Attention windows begin at its top left, as in training. Memory is linear in the image; for
+        more than a patch use `slidesr.upscale`.
         """
-        height, width = image.shape[:2]
-        beyond = [(self.halo_px, self.halo_px + -side % self.window_px) for side in (height, width)]
+        before = self.spec.generator.phase_px
+        after = [-(before + side) % self.window_px for side in image.shape[:2]]
+        beyond = [(self.halo_px + before, self.halo_px + side) for side in after]
         padded = np.pad(image, (*beyond, (0, 0)), mode="symmetric")
-        return self.upscale(padded[None])[0, : height * self.scale, : width * self.scale]
+        inside = Box(before, before, image.shape[1], image.shape[0]) * self.scale
+        high: _U8 = self.upscale(padded[None])[0][inside.slices]
+        return high
 
     @torch.inference_mode()
     def _forward(self, tiles: _U8) -> _U8:
@@ -220,7 +224,7 @@ class Model:
 
     def _ready(self, precision: str) -> Generator:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        ready = folded(self._trained, dtype)
+        ready = unpadded(folded(self._trained, dtype))
         return same_on_any_threads(ready) if self._device.type == "cpu" else ready.to(self._device)
 
     @cached_property

@@ -12,22 +12,31 @@ _Out = TypeVar("_Out")
 
 
 def ordered_map(
-    work: Callable[[_In], _Out], items: Iterable[_In], *, workers: int, ahead: int
+    work: Callable[[_In], _Out],
+    items: Iterable[_In],
+    *,
+    workers: int,
+    ahead: int,
+    prompt: bool = False,
 ) -> Generator[_Out, None, None]:
     """Yields `work(item)` in the order of `items`, made by threads up to `ahead` items early.
 
-    At most `ahead` results are held. The first error of `work` is raised in its place, one of
-    `items` at once; what had not begun by then never begins. Closing the iterator early waits for
-    what runs, and closes `items` too.
+    At most `ahead` results are held. `prompt` is for items that take long to come: a result that is
+    there is not held while the next item is made, and the first is waited for.
+
+    The first error of `work` is raised in its place, one of `items` at once; what had not begun by
+    then never begins. Closing the iterator early waits for what runs, and closes `items` too.
     """
     running: deque[Future[_Out]] = deque()
     source = iter(items)
+    limit = 1 if prompt else ahead
     pool = ThreadPoolExecutor(workers)
     try:
         for item in source:
             running.append(pool.submit(work, item))
-            if len(running) >= ahead:
+            while running and (len(running) >= limit or (prompt and running[0].done())):
                 yield running.popleft().result()
+                limit = ahead
         while running:
             yield running.popleft().result()
     finally:

@@ -218,3 +218,20 @@ def test_a_fault_of_ours_is_one_line(
     line = capsys.readouterr().err
     assert "ZeroDivisionError" in line
     assert "Traceback" not in line
+
+
+def test_a_stop_that_a_library_takes_for_a_fault_is_a_stop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pydantic does, where a signal meets it at work."""
+
+    def stopped(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ValueError("a schema is wrong") from error
+
+    monkeypatch.setattr("slidesr.slide.open_slide", stopped)
+    monkeypatch.setattr("slidesr.cli._received", [15])
+    assert run(["info", "slide.tif"]) == 143
+    assert "stopped" in capsys.readouterr().err

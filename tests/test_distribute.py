@@ -247,6 +247,24 @@ def test_a_block_that_kills_its_workers_ends_in_one_line(folder: Path, tmp_path:
         assert run.is_whole(tmp_path / "out.ome.tif")
 
 
+def test_workers_of_our_own_that_never_come_back_end_the_run(folder: Path, tmp_path: Path) -> None:
+    with connected("local:1") as cluster:
+        assert cluster._most_alone_s == clusters._START_S
+        cluster._most_alone_s = 1.5
+        run = Run(folder, cluster)
+        with pytest.raises(
+            SlidesrError, match=r"all workers died, and none came back\. .* goes on"
+        ):
+            run(tmp_path / "out.ome.tif", at_three=lambda: retire(cluster))
+    with prepared(folder / "slide.tif", tmp_path / "out.ome.tif", options_of(folder)) as job:
+        upscale(job)
+    assert run.is_whole(tmp_path / "out.ome.tif")
+
+
+def retire(cluster: Cluster) -> None:
+    cluster.client.retire_workers(list(cluster.client.nthreads()), close_workers=True)
+
+
 def test_a_block_that_cannot_be_read_ends_in_one_line(
     folder: Path, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -225,7 +225,7 @@ class Fragile(Model):
 @pytest.fixture
 def tiles() -> U8:
     spec, generator = tiny_generator(scale=4)
-    side = 32 + 2 * Model(spec, generator, "").halo_px
+    side = 64 + 2 * Model(spec, generator, "").halo_px
     return np.random.default_rng(0).integers(0, 256, (11, side, side, 3), np.uint8)
 
 

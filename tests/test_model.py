@@ -65,7 +65,7 @@ def test_a_loaded_model_knows_its_file(
     assert model.sha256 == sha256(saved.read_bytes()).hexdigest()
     assert model.spec == spec == read_spec(saved)
     assert (model.scale, model.window_px) == (2, 4)
-    assert model.halo_px == TINY.halo_px == 7 + 4  # 4 + 1 block + 2, then a window
+    assert model.halo_px == TINY.halo_px == 7 + 6  # 4 + 1 block + 2, then half a window and one
     assert model.engine == Engine("cpu", "fp32", 16)
 
 
@@ -87,7 +87,8 @@ def test_upscale_is_the_network_rounded_once(tiny: Model, trained_looking: Make)
 def test_what_lies_outside_0_to_255_is_clipped(
     tiny: Model, spec: ModelSpec, trained_looking: Make
 ) -> None:
-    generator, tiles = trained_looking(TINY), noise(1, 26, 26, 3)
+    generator = trained_looking(TINY)
+    tiles = noise(1, 4 + 2 * TINY.halo_px, 4 + 2 * TINY.halo_px, 3)
     for bias, value in ((2.0, 255), (-2.0, 0)):
         nn.init.zeros_(generator.output.conv.weight)
         nn.init.constant_(generator.output.conv.bias, bias)  # type: ignore[arg-type]
@@ -156,14 +157,18 @@ def test_enlarge_equals_its_tiles(tiny: Model) -> None:
                 :, columns[left : left + window + 2 * halo]
             ]
             whole[2 * top :, 2 * left :][: 2 * window, : 2 * window] = tiny.upscale(tile[None])[0]
-    np.testing.assert_array_equal(tiny.enlarge(image), whole[:26, :12])
+    np.testing.assert_array_equal(tiny.enlarge(image), whole[4:30, 4:16])
 
 
 def mirrored(side: int, halo: int, window: int) -> list[int]:
-    """The pixel that stands at each place from -halo on: ... 1 0 | 0 1 2 ... n-1 | n-1 ..."""
+    """The pixel that stands at each place: ... 1 0 | 0 1 2 ... n-1 | n-1 ...
+
+    From the first tile's halo on; it begins half a window before the image.
+    """
     there_and_back = [*range(side), *reversed(range(side))]
-    end = -(-side // window) * window + halo
-    return [there_and_back[place % (2 * side)] for place in range(-halo, end)]
+    half = window // 2
+    end = -(-(side + half) // window) * window - half + halo
+    return [there_and_back[place % (2 * side)] for place in range(-half - halo, end)]
 
 
 def test_what_is_not_a_number_is_never_an_image(spec: ModelSpec, trained_looking: Make) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slidesr.nets.folding import folded
+from slidesr.nets.folding import folded, unpadded
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import (
     SubPixelOutput,
@@ -353,6 +353,19 @@ def test_folding_changes_nothing_but_the_operations(
     assert shared.isdisjoint(p.data_ptr() for p in ready.parameters())
 
 
+@pytest.mark.parametrize("beyond", [0, 3])
+@pytest.mark.parametrize("spec", VARIANTS, ids=name_of)
+def test_without_padding_the_core_is_the_same(
+    spec: GeneratorSpec, beyond: int, trained_looking: Make
+) -> None:
+    generator = trained_looking(spec)
+    sides = (2 * spec.grid_px + 2 * spec.halo_for(beyond), spec.grid_px + 2 * spec.halo_for(beyond))
+    low = noise(2, 3, *sides)
+    with torch.inference_mode():
+        core = unpadded(folded(generator)).core(low, beyond)
+        torch.testing.assert_close(core, generator.core(low, beyond), rtol=0, atol=1e-5)
+
+
 def test_folding_in_training_mode_leaves_it_in_training_mode(trained_looking: Make) -> None:
     generator = trained_looking(VARIANTS[1]).train()
     assert not folded(generator).training
@@ -386,7 +399,8 @@ def test_a_tile_reaches_exactly_its_halo(scale: int, window: int, trained_lookin
     """A pixel more would be read for nothing, a pixel less would leave a seam."""
     spec = GeneratorSpec(scale, "weight", window, bicubic_skip=True, channels=8, blocks=1)
     generator = trained_looking(spec).double()
-    start = -(-(spec.halo_px + 1) // window) * window  # the tile's, on the grid of windows
+    first = -(-(spec.halo_px + 1 + spec.phase_px) // window)  # window of the tile's border
+    start = first * window - spec.phase_px
     side = 2 * start + window
     sources = noise(1, 3, side, side, dtype=torch.float64).requires_grad_()
     tile = slice(start * scale, (start + window) * scale)
@@ -399,7 +413,8 @@ def test_a_tile_reaches_exactly_its_halo(scale: int, window: int, trained_lookin
 def test_tiles_are_the_middle_of_the_whole(spec: GeneratorSpec, trained_looking: Make) -> None:
     generator = trained_looking(spec).double()
     halo, window, cells = spec.halo_px, spec.grid_px, 3
-    first = -(-halo // window)  # the first window that no border of the map reaches
+    first = -(-(halo + spec.phase_px) // window)  # the first window no border of the map reaches
+    start = first * window - spec.phase_px
     whole = noise(1, 3, *[(2 * first + cells) * window] * 2, dtype=torch.float64)
     with torch.inference_mode():
         high = generator(whole)
@@ -408,7 +423,7 @@ def test_tiles_are_the_middle_of_the_whole(spec: GeneratorSpec, trained_looking:
     @settings(max_examples=8, deadline=None)
     @given(rows=parts(cells, 1), columns=parts(cells, 1))
     def check(rows: tuple[int, int], columns: tuple[int, int]) -> None:
-        box = tuple(((first + a) * window, (first + b) * window) for a, b in (rows, columns))
+        box = tuple((start + a * window, start + b * window) for a, b in (rows, columns))
         core = generator.core(cut(whole, box, halo))
         torch.testing.assert_close(core, cut(high, box, 0, spec.scale), rtol=0, atol=tolerance)
 
@@ -422,7 +437,7 @@ def test_wide_tiles_are_the_whole_bit_for_bit(
     spec: GeneratorSpec, dtype: torch.dtype, trained_looking: Make
 ) -> None:
     """From 64 px with the halo on: narrower maps get kernels that add up in another order."""
-    ready = folded(trained_looking(spec), dtype)
+    ready = unpadded(folded(trained_looking(spec), dtype))
     halo, window = spec.halo_px, spec.grid_px
     cells, least = 80 // window, 48 // window
     side = cells * window + 2 * halo

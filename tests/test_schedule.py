@@ -92,6 +92,39 @@ def test_no_more_than_ahead_items_are_taken_before_they_are_asked_for(
     assert source.closed
 
 
+def test_prompt_results_are_not_held_while_an_item_is_made() -> None:
+    second_is_done = Event()
+
+    def work(item: int) -> int:
+        if item == 1:
+            second_is_done.set()
+        return item
+
+    def items() -> Generator[int, None, None]:
+        yield 0
+        assert received == [0], "the first was not waited for"
+        yield 1
+        wait(second_is_done)
+        yield 2
+        assert received == [0, 1], "the second was held"
+
+    received: list[int] = []
+    for item in ordered_map(work, items(), workers=1, ahead=5, prompt=True):
+        received.append(item)
+    assert received == [0, 1, 2]
+
+
+@given(count=st.integers(0, 20), workers=st.integers(1, 4), ahead=st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_prompt_keeps_order_and_bound(count: int, workers: int, ahead: int) -> None:
+    source, received = Source(count), list[int]()
+    for item in ordered_map(abs, iter(source), workers=workers, ahead=ahead, prompt=True):
+        assert source.given - len(received) <= ahead
+        received.append(item)
+    assert received == list(range(count))
+    assert source.closed
+
+
 def test_the_workers_work_at_once_and_no_more_of_them() -> None:
     all_met = Barrier(3)
 

@@ -61,7 +61,7 @@ class Stepped:
 
     def upscale(self, tiles: _U8) -> _U8:
         low = tiles[:, 2:-2, 2:-2].clip(4, 250)
-        cells = (np.indices(low.shape[1:3]) // self.window_px).sum(axis=0) % 2
+        cells = ((np.indices(low.shape[1:3]) + 16) // self.window_px).sum(axis=0) % 2
         stepped: _U8 = low + (cells * 4).astype(np.uint8)[..., None]
         return stepped.repeat(4, 1).repeat(4, 2)
 

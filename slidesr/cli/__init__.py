@@ -23,7 +23,7 @@ from slidesr.cli.train import train
 from slidesr.cli.upscale import upscale
 from slidesr.cli.verify import verify
 from slidesr.cli.view import view
-from slidesr.errors import StoppedError, explained
+from slidesr.errors import SlidesrError, StoppedError, explained
 
 _received: list[int] = []  # the signal that asked to stop
 
@@ -64,12 +64,12 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say("stopped; nothing was left behind")
-        return _stopped_code()
+        return _stopped("stopped; nothing was left behind")
     except StoppedError as error:
-        _say(str(error))
-        return _stopped_code()
+        return _stopped(str(error))
     except Exception as error:
+        if _received and not isinstance(error, SlidesrError):  # a library met the stop as a fault
+            return _stopped("stopped; nothing was left behind")
         message, code = explained(error)
         _say(message)
         return code
@@ -90,5 +90,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _stopped_code() -> int:
+def _stopped(message: str) -> int:
+    _say(message)
     return 128 + _received[-1] if _received else StoppedError.exit_code

@@ -22,13 +22,9 @@ def info(source: Path, *, json_: bool) -> None:
     """Tells what a slide is, and what `upscale` would make of it."""
     with tried(source):
         from slidesr.slide import open_slide
-        from slidesr.tissue import find_tissue
 
     with open_slide(source) as slide:
-        thumbnail = slide.thumbnail(2048)
-        downsample = slide.size.width / thumbnail.shape[1]
-        um_per_px = slide.mpp.mean * downsample if slide.mpp else None
-        share = find_tissue(thumbnail, um_per_px=um_per_px).share
+        share = slide.find_tissue().share
         told: dict[str, Any] = {
             "file": source.name,
             "vendor": slide.vendor,

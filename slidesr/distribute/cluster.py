@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from math import inf
 from typing import Any
 
 import dask
@@ -17,7 +18,7 @@ from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from distributed.comm.core import connect
 
 from slidesr.distribute.line import Line
-from slidesr.distribute.worker import Blocks, choose_engine, packed
+from slidesr.distribute.worker import Blocks, Order, choose_engine, packed
 from slidesr.errors import RefusedError
 from slidesr.model import Engine
 from slidesr.output.sink import Encoder
@@ -47,8 +48,9 @@ class Cluster:
     nothing. A job's driver holds the result of one task; the others wait where they were made.
     """
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, client: Client, *, most_alone_s: float = inf) -> None:
+        """Without any worker for `most_alone_s` a job gives up."""
+        self.client, self._most_alone_s = client, most_alone_s
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._jobs, self._threads, self._looked_s = 0, 1, -_LOOK_S
@@ -79,13 +81,16 @@ class Cluster:
     ) -> Generator[Made, None, None]:
         """A `Maker`: blocks go out in the plan's order and come back in it."""
         order = packed(Recipe.of(job), encode)
-        with self._sharing(), closing(Line(self.client, order, self._stopped)) as line:
+        with self._sharing(), closing(self._line(order)) as line:
             for blocks in grouped(todo, lambda block: bool(job.painter.tissue_cells(block).any())):
                 line.put(blocks)
                 while len(line) >= self._room():
                     yield from line.take(watch)
             while len(line):
                 yield from line.take(watch)
+
+    def _line(self, order: Order) -> Line:
+        return Line(self.client, order, self._stopped, most_alone_s=self._most_alone_s)
 
     def stop(self) -> None:
         """Ends all jobs, in whatever threads: each raises StoppedError within seconds."""
@@ -194,7 +199,8 @@ def _client(where: Any) -> Iterator[Cluster]:
                 f"--dask {name}: no worker came within {_START_S} s. Start some with"
                 f" `dask worker {name}`."
             ) from error
-        yield Cluster(client)
+        # dask never starts a worker again that dies while its nanny starts it.
+        yield Cluster(client, most_alone_s=inf if isinstance(where, str) else _START_S)
 
 
 def _check_answers(address: str) -> None:

@@ -7,6 +7,7 @@ import time
 from asyncio import CancelledError
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 from threading import Event
 from typing import Any
 from uuid import uuid4
@@ -38,11 +39,15 @@ class _Ticket:
 class Line(Closing):
     """`put` blocks, `take` them in the same order; closing takes all back that is in flight."""
 
-    def __init__(self, client: Client, order: Order, stopped: Event) -> None:
+    def __init__(
+        self, client: Client, order: Order, stopped: Event, *, most_alone_s: float = inf
+    ) -> None:
+        """Without any worker for `most_alone_s` it gives up: a SlidesrError."""
         self._client, self._order, self._stopped = client, order, stopped
         self._name = f"slidesr-{uuid4().hex[:8]}"
         self._tickets: deque[_Ticket] = deque()
-        self._slowest_s, self._has_workers = 0.0, True
+        self._slowest_s, self._most_alone_s = 0.0, most_alone_s
+        self._alone_since_s: float | None = None
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -116,14 +121,22 @@ class Line(Closing):
         return next((future for future in ticket.futures if future.done()), None)
 
     def _look(self) -> None:
-        """Tells when the last worker goes, and when one comes again."""
+        """Tells when the last worker goes, and when one comes again; gives up where none does."""
         if self._client.status != "running":
             raise SlidesrError(f"the scheduler {self._address} is gone. {_GO_ON}")
-        has_workers = bool(self._client.nthreads())
-        if has_workers != self._has_workers:
-            what = "workers are back" if has_workers else "no worker is left: waiting for one"
-            _log.warning("%s: %s", self._address, what)
-        self._has_workers = has_workers
+        now_s = time.monotonic()
+        if self._client.nthreads():
+            if self._alone_since_s is not None:
+                _log.warning("%s: workers are back", self._address)
+            self._alone_since_s = None
+        elif self._alone_since_s is None:
+            _log.warning("%s: no worker is left: waiting for one", self._address)
+            self._alone_since_s = now_s
+        elif now_s - self._alone_since_s > self._most_alone_s:
+            raise SlidesrError(
+                f"{self._address}: all workers died, and none came back. Too little memory is"
+                f" common. {_GO_ON}"
+            )
 
     def _try_elsewhere(self, ticket: _Ticket) -> None:
         """Lets another worker make a block whose worker seems to hang: the bytes are the same."""

@@ -17,6 +17,7 @@ from slidesr.nets.layers import (
     WideBlock,
     WindowAttention,
     map_from_windows,
+    middle,
     windows_from_map,
 )
 
@@ -43,6 +44,17 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> Generato
     if isinstance(ready.attention, WindowAttention):
         ready.attention = _InWindows(ready.attention)  # type: ignore[assignment]
     return ready.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def unpadded(generator: Generator) -> Generator:
+    """Lets convolutions take from the halo instead of adding zeros that are cut off afterwards.
+
+    For `core` and its halves alone: maps become smaller from layer to layer.
+    """
+    for module in generator.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding = (0, 0)
+    return generator
 
 
 def same_on_any_threads(generator: Generator) -> Generator:
@@ -105,7 +117,8 @@ class _InRows(nn.Module):
         expand, reduce, spread = self.residual
         rows = torch.split(x, max(1, _MOST_PX // x.shape[3]), dim=2)
         narrow = torch.cat([reduce(expand(part)) for part in rows], dim=2)
-        return cast(Tensor, spread(narrow)).add_(x)
+        made: Tensor = spread(narrow)
+        return made.add_(middle(x, *made.shape[2:]))
 
 
 class _InWindows(nn.Module):

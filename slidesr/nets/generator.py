@@ -15,7 +15,9 @@ from slidesr.nets.layers import (
     SubPixelOutput,
     WideBlock,
     WindowAttention,
+    added,
     bicubic,
+    middle,
     trimmed,
 )
 
@@ -101,9 +103,20 @@ class GeneratorSpec:
             radius = ceil(radius / 2) + 1  # into the map before the shuffle, then its 3x3 conv
         return max(radius, _BICUBIC_RADIUS) if self.bicubic_skip else radius
 
+    @property
+    def phase_px(self) -> int:
+        """Where attention windows begin, counted from the grid of tiles: half a window.
+
+        So a tile's border runs through the middle of windows, and what its tail sees beyond the
+        border lies in windows that the tile has anyway. On a common grid each tile would need one
+        window more on every side.
+        """
+        return self.window // 2 if self.window % 2 == 0 else 0
+
     def margin_px(self, beyond_px: int = 0) -> int:
-        """`tail_radius_px` and `beyond_px` in whole attention windows: a window is seen whole."""
-        return ceil((self.tail_radius_px + beyond_px) / self.grid_px) * self.grid_px
+        """`tail_radius_px` and `beyond_px` up to the border of a window: each is seen whole."""
+        beyond = self.tail_radius_px + beyond_px - self.phase_px
+        return self.phase_px + ceil(max(0, beyond) / self.grid_px) * self.grid_px
 
     @property
     def halo_px(self) -> int:
@@ -143,9 +156,9 @@ class Generator(nn.Module):
         """The enlargement of a tile from the tile with its halo, free of any border effect.
 
         f32[n, 3, h + 2*halo, w + 2*halo] in 0..1 -> f32[n, 3, (h + 2*beyond)*scale, (w + 2*beyond)
-        *scale], halo being `spec.halo_for(beyond_px)`. The tile starts on the grid of attention
-        windows and is a whole number of them. Each stage drops the part of the halo that the rest
-        has no use for.
+        *scale], halo being `spec.halo_for(beyond_px)`. The tile starts `spec.phase_px` before the
+        border of an attention window and is a whole number of them. Each stage drops the part of
+        the halo that the rest has no use for.
         """
         kept = self.spec.tail_radius_px + beyond_px
         near = trimmed(x, self.spec.halo_for(beyond_px) - kept)
@@ -158,17 +171,19 @@ class Generator(nn.Module):
         """
         spec = self.spec
         kept = spec.tail_radius_px + beyond_px
-        features = trimmed(self._features(x), spec.features_radius_px)  # tile + margin
+        sides = (side - 2 * spec.features_radius_px for side in x.shape[2:])
+        features = middle(self._features(x), *sides)  # tile + margin
         return trimmed(self.attention(features), spec.margin_px(beyond_px) - kept)
 
     def enlarged(self, x: Tensor, attended: Tensor) -> Tensor:
         """The second half, of any part: of both maps `spec.tail_radius_px` a side is used up."""
         spec = self.spec
-        return trimmed(self._enlarge(x, attended), spec.tail_radius_px * spec.scale)
+        sides = (spec.scale * (side - 2 * spec.tail_radius_px) for side in x.shape[2:])
+        return middle(self._enlarge(x, attended), *sides)
 
     def _features(self, x: Tensor) -> Tensor:
         head = self.head(x.to(next(self.parameters()).dtype))  # [n, 64, h, w]
-        features: Tensor = head + self.fuse(self.body(head))  # [n, 64, h, w]
+        features: Tensor = added(head, self.fuse(self.body(head)))  # [n, 64, h, w]
         return features
 
     def _enlarge(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -177,7 +192,7 @@ class Generator(nn.Module):
             wide = double(F.pixel_shuffle(wide, 2))  # [n, 256, 2h, 2w], ...
         image: Tensor = self.output(wide)  # [n, 3, h*scale, w*scale]
         if self.spec.bicubic_skip:
-            return bicubic(x, self.spec.scale) + image
+            return added(bicubic(x, self.spec.scale), image)
         return (image.float().tanh() + 1) / 2
 
 

@@ -32,7 +32,7 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.residual(x)
-        return x + residual
+        return added(x, residual)
 
 
 class PlainBlock(nn.Module):
@@ -50,7 +50,7 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.residual(x)
-        return x + residual
+        return added(x, residual)
 
 
 class SelfAttention(nn.Module):
@@ -164,3 +164,14 @@ def shrunk(x: Tensor, scale: int) -> Tensor:
 def trimmed(x: Tensor, margin: int) -> Tensor:
     """[n, c, h, w] without `margin` pixels on each side."""
     return x[:, :, margin : x.shape[2] - margin, margin : x.shape[3] - margin]
+
+
+def middle(x: Tensor, height: int, width: int) -> Tensor:
+    """[n, c, h, w] without what is too much of it, the same on opposite sides."""
+    top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+    return x[:, :, top : top + height, left : left + width]
+
+
+def added(x: Tensor, residual: Tensor) -> Tensor:
+    """The sum, as large as the residual, which is smaller where convolutions are not padded."""
+    return middle(x, residual.shape[2], residual.shape[3]) + residual

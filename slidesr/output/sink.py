@@ -11,7 +11,6 @@ from typing import Protocol, Self
 from slidesr.errors import RefusedError
 from slidesr.output.compression import Compression
 from slidesr.output.ome_tiff import OmeTiffWriter
-from slidesr.output.ome_zarr import OmeZarrWriter
 from slidesr.output.part import Target, sweep
 from slidesr.output.pyramid import EncodedBlock, Painted
 
@@ -65,6 +64,8 @@ class Sink(Protocol):
 def open_sink(target: Target, format_: Format) -> Sink:
     """The writer of the container that the output's name asks for; for errors see `Part`."""
     if is_zarr(target.path):
+        from slidesr.output.ome_zarr import OmeZarrWriter  # zarr takes 0.2 s to import
+
         return OmeZarrWriter(target, format_.ngff_version)
     return OmeTiffWriter(target, format_.compression, format_.layout)
 

@@ -29,11 +29,9 @@ from slidesr.patches.quality import blur, tissue_share
 from slidesr.roi import read_lesions
 from slidesr.schedule import ordered_map
 from slidesr.slide import Frame, Slide, open_slide
-from slidesr.tissue import Tissue, find_tissue
 from slidesr.trial import try_slide
 
 _log = logging.getLogger(__name__)
-_THUMBNAIL_PX = 2048
 _PNG_LEVEL = 1  # of H&E: a third of the time of level 6, and 1% larger
 
 
@@ -169,7 +167,7 @@ def _cutter(
             f"{item.slide}: {frame.size} px are less than a patch of {options.size_px} px."
             " Ask for a finer resolution, or smaller patches."
         )
-    tissue = _tissue(slide)
+    tissue = slide.find_tissue()
     found = places(frame, tissue.mask, _lesions(item, slide, options), options, item.name)
     coarse = _coarser(item, slide, frame, options.pairs) if options.pairs else None
     return _Cutter(item.name, frame, coarse, tissue.glass, patches, options), found
@@ -212,12 +210,6 @@ def _good(
                 if row is not None:
                     quota -= 1
                     yield row
-
-
-def _tissue(slide: Slide) -> Tissue:
-    thumbnail = slide.thumbnail(_THUMBNAIL_PX)
-    scale = slide.size.width / thumbnail.shape[1]
-    return find_tissue(thumbnail, um_per_px=slide.mpp.mean * scale if slide.mpp else None)
 
 
 def _lesions(item: Material, slide: Slide, options: PatchOptions) -> MultiPolygon | None:

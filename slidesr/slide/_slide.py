@@ -24,12 +24,15 @@ from slidesr.slide._index import refuse_names_elsewhere
 from slidesr.slide._openslide import OpenSlideSource
 from slidesr.slide._source import Pixels, Source
 from slidesr.slide._stamp import Stamp, stamp_of
+from slidesr.slide._store import is_store
 from slidesr.slide._tiff import TiffSource, tiff_layout
-from slidesr.slide._zarr import ZarrSource, is_store
+from slidesr.tissue import Tissue, find_tissue
 
 _TOLERANCE = 0.01  # resolutions this near count as equal
 _MAX_RATIO = 1024
 _PIECE_PX = 4096
+_TISSUE_PX, _LEAST_TISSUE_PX = 2048, 512
+_TISSUE_SHRINK = 4  # finer than an eighth of the plan's cells tissue is of no use
 _MPP_TIMES_MAGNIFICATION = 10.0  # the convention: 10x is 1 um a pixel
 
 
@@ -111,6 +114,13 @@ class Slide(Closing):
             box=(0, 0, width / factor, height / factor),
         )
         return np.array(small)
+
+    def find_tissue(self, max_px: int = _TISSUE_PX) -> Tissue:
+        """The tissue, as a thumbnail shows it whose longer side is at most `max_px`."""
+        longer = max(self.size.width, self.size.height)
+        thumbnail = self.thumbnail(min(max_px, max(_LEAST_TISSUE_PX, longer // _TISSUE_SHRINK)))
+        shrink = self.size.width / thumbnail.shape[1]
+        return find_tissue(thumbnail, um_per_px=self.mpp.mean * shrink if self.mpp else None)
 
     def _level_frame(self, level: int) -> Frame:
         count = len(self.levels)
@@ -195,6 +205,8 @@ def open_slide(
 def _source(path: Path) -> Source:
     """OpenSlide wherever it sees as much as the others do."""
     if is_store(path):
+        from slidesr.slide._zarr import ZarrSource  # zarr takes 0.2 s to import
+
         return ZarrSource(path)
     check_file(path)
     vendor = OpenSlideSource.vendor(path)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.slide._zarr import is_remote, metadata_crc
+from slidesr.slide._store import is_remote
 
 Stamp = tuple[int, int]
 
@@ -21,6 +21,8 @@ def stamp_of(path: Path) -> Stamp:
         if path.is_dir():
             stats = [entry for name in os.walk(path) for entry in _stats(Path(name[0]), name[2])]
         elif is_remote(path):
+            from slidesr.slide._zarr import metadata_crc  # zarr takes 0.2 s to import
+
             return 0, metadata_crc(path)
         else:
             stats = [path.stat()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -22,24 +21,10 @@ from slidesr.printable import printable
 from slidesr.slide._resolution import mpp_from_um, number
 from slidesr.slide._sane import check_sane
 from slidesr.slide._source import About, Pixels, levels_from_sizes, unreadable
+from slidesr.slide._store import URL, is_remote
 
-_MARKS = (".zgroup", ".zattrs", "zarr.json")
-# A scheme has two letters or more; a path has made one slash of the two.
-_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,3}(?=[^/])")
 _PLANE, _SINGLE = ("c", "y", "x"), ("t", "z")
 _UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
-
-
-def is_store(path: Path) -> bool:
-    """Whether a path is a Zarr store: a folder with its marks, a zip of one, or a URL."""
-    if is_remote(path) or path.name.lower().endswith(".zarr.zip"):
-        return True
-    return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
-
-
-def is_remote(path: Path) -> bool:
-    """Whether a path is a URL; a folder of ours may be called `ab:` too."""
-    return _URL.match(str(path)) is not None and not path.exists()
 
 
 def metadata_crc(path: Path) -> int:
@@ -140,7 +125,7 @@ class ZarrSource:
 
 
 def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:
-    url = _URL.match(str(path)) if is_remote(path) else None
+    url = URL.match(str(path)) if is_remote(path) else None
     if url:
         scheme, rest = url.group(1), str(path)[url.end() :]
         return _remote(f"{scheme}://{'/' if scheme == 'file' else ''}{rest}", path)

@@ -23,15 +23,15 @@ from slidesr.plan import CELL_PX, Block, Plan
 from slidesr.printable import printable
 from slidesr.roi import read_roi, roi_mask
 from slidesr.slide import Frame, Slide, open_slide
-from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
+from slidesr.tissue import Tissue, all_tissue, read_mask
 from slidesr.tuning import Tuner, remembered
 from slidesr.upscale.options import Options
 from slidesr.weights import default_model
 
 _log = logging.getLogger(__name__)
-_THUMBNAIL_PX = 2048
+_ROI_MASK_PX = 2048
 _TILE_PX = 256
-_LARGEST_TILE_PX = 1024  # a gigabyte of maps
+_LARGEST_TILE_PX = 512  # 1024 px: 3% faster, for half a gigabyte more and progress in leaps
 _LARGEST_BLOCK_PX = 4096  # 50 MB of output, of which eight or so are in memory
 _FAR = 2  # a pixel size this many times outside the training's gets a warning
 
@@ -226,16 +226,14 @@ def _tissue(slide: Slide, options: Options) -> Tissue:
         tissue = all_tissue()
     else:
         mask = None if options.tissue == "auto" else read_mask(Path(options.tissue), slide.size)
-        thumbnail = slide.thumbnail(_THUMBNAIL_PX)
-        scale = slide.size.width / thumbnail.shape[1]
-        tissue = find_tissue(thumbnail, um_per_px=slide.mpp.mean * scale if slide.mpp else None)
+        tissue = slide.find_tissue()
         tissue = replace(mask, glass=tissue.glass) if mask else tissue
     return tissue if options.roi is None else _inside(options.roi, slide, tissue)
 
 
 def _inside(roi: Path, slide: Slide, tissue: Tissue) -> Tissue:
     """The tissue that lies in a region of interest."""
-    shrink = max(1.0, max(slide.size.width, slide.size.height) / _THUMBNAIL_PX)
+    shrink = max(1.0, max(slide.size.width, slide.size.height) / _ROI_MASK_PX)
     size = Size(*(max(1, round(side / shrink)) for side in (slide.size.width, slide.size.height)))
     inside = roi_mask(read_roi(roi), slide.size, size)
     if not inside.any():

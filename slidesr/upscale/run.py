@@ -198,7 +198,7 @@ def by_threads(
 
     workers = job.options.num_workers
     raws = ordered_map(read, todo, workers=workers, ahead=workers + 1)
-    return ordered_map(store, paint(raws), workers=workers, ahead=workers + 1)
+    return ordered_map(store, paint(raws), workers=workers, ahead=workers + 1, prompt=True)
 
 
 def _progress(painter: Painter, blocks: Iterable[Block]) -> Progress:

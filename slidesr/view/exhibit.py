@@ -17,7 +17,6 @@ from scipy import ndimage
 from slidesr.errors import RefusedError
 from slidesr.shelf import shelf
 from slidesr.slide import Slide, open_slide
-from slidesr.tissue import find_tissue
 from slidesr.view.tiles import TILE_PX, Tiles
 
 _TISSUE_PX = 1024
@@ -60,11 +59,7 @@ class Exhibit:
 
     def tissue_png(self) -> bytes:
         """The tissue of the first slide, as a veil over all of it."""
-        slide = self.placed[0].slide
-        thumbnail = slide.thumbnail(_TISSUE_PX)
-        downsample = slide.size.width / thumbnail.shape[1]
-        um = slide.mpp.mean * downsample if slide.mpp else None
-        mask = find_tissue(thumbnail, um_per_px=um).mask
+        mask = self.placed[0].slide.find_tissue(_TISSUE_PX).mask
         veil = np.zeros((*mask.shape, 4), np.uint8)
         veil[mask] = _TISSUE_RGBA
         veil[mask & ~ndimage.binary_erosion(mask, iterations=2)] = _BORDER_RGBA
