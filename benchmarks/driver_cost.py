@@ -48,7 +48,7 @@ def main() -> None:
             mask = folder / "none.png"
             Image.fromarray(np.zeros((64, 64), np.uint8)).save(mask)
             for count, row in ((1_600, 16), (choices.queued, 1)):
-                clusters._AHEAD, clusters._MOST_IN_A_ROW = choices.queued, row
+                clusters._AHEAD, clusters._MOST_GLASS = choices.queued, row
                 side = 1024 * math.ceil(count**0.5)
                 glass = write_slide(folder / "glass.tif", side, 256)
                 ms, blocks, grown_mib = _run(folder, glass, str(mask), cluster)

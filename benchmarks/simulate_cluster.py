@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-_AHEAD, _MOST_TOGETHER = 4, 64  # as in slidesr.distribute and cli.batch
+_AHEAD, _MOST_TISSUE, _MOST_TOGETHER = 4, 4, 64  # as in slidesr.distribute and upscale.batch
 _UNIT_PX = 1024  # of the slide that gives the unit costs of a check
 _MOST_EVENTS, _MOST_SLIDES = 200_000, 500
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Unit costs: seconds of one core, bytes; a block is 1024 source pixels squared at x4."""
+    """Unit costs: seconds of one core, bytes; a block is 512 source pixels squared at x4."""
 
     network_s: float = 11.8  # of a block of tissue
     rest_s: float = 0.12  # to read and encode it
@@ -45,10 +45,10 @@ class Costs:
 
 @dataclass(frozen=True)
 class Load:
-    """Slides, their blocks, and the share of these that holds tissue; blocks go `grain` at once."""
+    """Slides, their blocks, and the share of these that holds tissue; `grain` blocks are a task."""
 
     slides: int
-    blocks: int = 1_600  # a slide of 40,000 px squared: 20 mm at 0.5 um a pixel
+    blocks: int = 6_241  # a slide of 40,000 px squared: 20 mm at 0.5 um a pixel
     tissue_share: float = 0.25
     grain: int = 1
 
@@ -91,6 +91,10 @@ class Simulation:
         return self.end_s
 
     @property
+    def _room(self) -> int:
+        return room(self.workers, max(1, len(self._active)))
+
+    @property
     def limit(self) -> str:
         """What is busiest, and how busy it is."""
         shares = {
@@ -125,9 +129,8 @@ class Simulation:
 
     def _wake(self, now_s: float) -> None:
         """Gives idle workers the earliest parts that may go out."""
-        room = max(2, _AHEAD * self.workers // max(1, len(self._active)))
         while self._idle:
-            ready = [s for s in self._active.values() if s.left and s.index - s.taken < room]
+            ready = [s for s in self._active.values() if s.left and s.index - s.taken < self._room]
             if not ready:
                 return
             slide = min(ready, key=lambda each: (each.index, each.number))
@@ -151,9 +154,7 @@ class Simulation:
 
     def _tissue(self, index: int) -> float:
         """How many blocks of a part hold tissue, which lies together."""
-        if self.load.grain > 1:
-            return self.load.grain * self.load.tissue_share
-        return float(index < self.load.tissue_share * self._parts)
+        return float(self.load.grain * (index < self.load.tissue_share * self._parts))
 
     def _fetching_s(self, index: int) -> float:
         tissue = self._tissue(index)
@@ -177,6 +178,11 @@ class Simulation:
         self._wake(now_s)
 
 
+def room(workers: int, jobs: int) -> int:
+    """How many tasks of one job may be in flight."""
+    return max(2, _AHEAD * workers // jobs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
@@ -193,7 +199,9 @@ def main() -> None:
     for slides in (1, 1_000, 100_000):
         for workers in (1, 10, 100, 1_000):
             some = min(slides, _MOST_SLIDES)  # after these it goes on at the same pace
-            load = Load(some, grain=max(1, some * Load.blocks // _MOST_EVENTS))
+            jobs = min(_MOST_TOGETHER, some)
+            together = min(_MOST_TISSUE, Load.blocks // (_MOST_TISSUE * room(workers, jobs)))
+            load = Load(some, grain=max(1, together, some * Load.blocks // _MOST_EVENTS))
             simulation = Simulation(load, costs, workers)
             seconds = simulation.run() * slides / some
             rate = 3600 * slides / seconds

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import cast
 
@@ -24,6 +24,7 @@ from slidesr.tuning import Tuner
 
 _U8 = npt.NDArray[np.uint8]
 _BICUBIC_HALO_PX = 2
+_KEPT_CELLS = 256  # a block's cells are asked for when it goes out, and when it comes back
 
 # A tile of plain glass is stored once for the whole slide, in the glass's own colour. A tile counts
 # as plain if its mean is that colour, to less than one can see at the border between two tiles, and
@@ -62,7 +63,9 @@ class Painter:
         self._frame, self._plan, self._tissue, self._model = frame, plan, tissue, model
         self._tuner = tuner or Tuner([plan.tile_px])
 
-    def tissue_cells(self, block: Block) -> npt.NDArray[np.bool_]:
+        self.tissue_cells = lru_cache(_KEPT_CELLS)(self._tissue_cells)
+
+    def _tissue_cells(self, block: Block) -> npt.NDArray[np.bool_]:
         """Which cells of the block's cover are tissue: bool[rows, columns]."""
         return self._tissue.cells(block.cover, self._frame.size, CELL_PX)
 

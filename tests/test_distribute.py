@@ -446,16 +446,14 @@ def test_a_stop_ends_all_slides(folder: Path, cluster: Cluster, tmp_path: Path) 
     assert "Traceback" not in said
 
 
-@given(st.lists(st.booleans(), max_size=60))
-def test_blocks_of_glass_go_together_and_the_order_stays(tissue: list[bool]) -> None:
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 4))
+def test_blocks_of_a_kind_go_together_and_the_order_stays(tissue: list[bool], most: int) -> None:
     blocks = [Block(index, Box(0, 0, 1, 1), Box(0, 0, 1, 1), ()) for index in range(len(tissue))]
-    groups = list(clusters.grouped(blocks, lambda block: tissue[block.index]))
+    groups = list(clusters.grouped(blocks, lambda block: tissue[block.index], most))
     assert [block for group in groups for block in group] == blocks
-    for group in groups:
-        assert 1 <= len(group) <= 16
-        assert len(group) == 1 or not any(tissue[block.index] for block in group)
-    neighbours = itertools.pairwise(groups)
-    assert all(
-        len(first) == 16 or tissue[first[0].index] or tissue[second[0].index]
-        for first, second in neighbours
-    )
+    kinds = [{tissue[block.index] for block in group} for group in groups]
+    assert all(len(kind) == 1 for kind in kinds)
+    most_of = [most if kind == {True} else 16 for kind in kinds]
+    assert all(len(group) <= limit for group, limit in zip(groups, most_of, strict=True))
+    for number, (first, second) in enumerate(itertools.pairwise(kinds)):
+        assert first != second or len(groups[number]) == most_of[number]

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -31,7 +32,7 @@ _START_S = 60  # that a cluster may take to show its first worker
 _ANSWER_S = 20  # that a scheduler may take
 _LOOK_S = 2.0  # between two looks at how many workers there are
 _AHEAD = 4  # tasks for each thread of the workers, in work or waiting to be fetched
-_MOST_IN_A_ROW = 16
+_MOST_GLASS, _MOST_TISSUE = 16, 4  # blocks of a task
 _TRIES = 3
 _TALKERS = ("distributed", "tornado", "bokeh", "asyncio")
 
@@ -44,8 +45,9 @@ class Cluster:
     """Workers that several jobs may share, each from a thread of its own.
 
     At most 4 tasks for each thread of the workers are in flight, and each job has an equal part of
-    them. A task is a block of tissue, or up to 16 in a row without, which cost a worker next to
-    nothing. A job's driver holds the result of one task; the others wait where they were made.
+    them. A task is a block of tissue, up to 4 in a row where each thread has more to do than it can
+    hold; or up to 16 without, which cost a worker next to nothing. A job's driver holds the result
+    of one task; the others wait where they were made.
     """
 
     def __init__(self, client: Client, *, most_alone_s: float = inf) -> None:
@@ -82,7 +84,9 @@ class Cluster:
         """A `Maker`: blocks go out in the plan's order and come back in it."""
         order = packed(Recipe.of(job), encode)
         with self._sharing(), closing(self._line(order)) as line:
-            for blocks in grouped(todo, lambda block: bool(job.painter.tissue_cells(block).any())):
+            together = job.plan.block_count // (_MOST_TISSUE * self._room())
+            is_tissue = partial(_is_tissue, job)
+            for blocks in grouped(todo, is_tissue, max(1, min(_MOST_TISSUE, together))):
                 line.put(blocks)
                 while len(line) >= self._room():
                     yield from line.take(watch)
@@ -111,22 +115,28 @@ class Cluster:
                 self._jobs -= 1
 
 
-def grouped(blocks: Iterable[Block], is_tissue: Callable[[Block], bool]) -> Iterator[Blocks]:
-    """Blocks of tissue alone, and those between them up to 16 in a row; the order stays."""
+def grouped(
+    blocks: Iterable[Block], is_tissue: Callable[[Block], bool], most_tissue: int
+) -> Iterator[Blocks]:
+    """Blocks of tissue, and those between them, some in a row; the order stays."""
     row: list[Block] = []
+    was_tissue = False
     for block in blocks:
-        if is_tissue(block):
-            if row:
-                yield tuple(row)
-                row = []
-            yield (block,)
-            continue
+        tissue = is_tissue(block)
+        if row and tissue != was_tissue:
+            yield tuple(row)
+            row = []
         row.append(block)
-        if len(row) == _MOST_IN_A_ROW:
+        was_tissue = tissue
+        if len(row) == (most_tissue if tissue else _MOST_GLASS):
             yield tuple(row)
             row = []
     if row:
         yield tuple(row)
+
+
+def _is_tissue(job: Job, block: Block) -> bool:
+    return bool(job.painter.tissue_cells(block).any())
 
 
 @contextmanager
