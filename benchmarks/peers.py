@@ -121,8 +121,11 @@ def _compared(choices: argparse.Namespace) -> Comparison:
         engine = ours.job.model.engine
         batch = ours.job.model.batch_size
         scene = Scene(ours.image, _SCALE, window, choices.patch, engine.device, batch)
-        released = as_released(trained.to(engine.device), window)
-        rows = _rows(ours, scene, released)
+        forms = {
+            "our network": as_ours(trained, engine),
+            "as released": as_released(trained.to(engine.device), window),
+        }
+        rows = _rows(ours, scene, forms)
         alike = _alike(rows, ours)
         work = {name: row.work for name, row in rows.items()}
         rounds = [
@@ -141,12 +144,11 @@ def _least_busy(choices: argparse.Namespace) -> float:
     return 0.75 * torch.get_num_threads() if choices.device == "cpu" else 0.0
 
 
-def _rows(ours: Ours, scene: Scene, released: Network) -> dict[str, Row]:
+def _rows(ours: Ours, scene: Scene, forms: dict[str, Network]) -> dict[str, Row]:
     model = ours.job.model
-    forms = {"as released": released, "our network": as_ours(model._generator)}
     rows = {
-        f"{peer}, {form}": _peer_row(peer, network, scene)
-        for form, network in forms.items()
+        f"{peer}, {form}": _peer_row(peer, forms[form], scene)
+        for form in ("as released", "our network")
         for peer in _PEERS
     }
     loop = rows[_BASE]

@@ -24,7 +24,8 @@ from monai.inferers import sliding_window_inference
 from spans import Span, spans
 from torch import Tensor
 
-from slidesr.model import _keep_freed_memory
+from slidesr.model import Engine, _keep_freed_memory
+from slidesr.nets.folding import folded, same_on_any_threads
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import as_pixels, as_tensor, map_from_windows, windows_from_map
 
@@ -111,11 +112,13 @@ def _explicit_attention(generator: Generator, features: Tensor, window_px: int) 
     return cast(Tensor, features + attention.gamma * attended)
 
 
-def as_ours(generator: Generator) -> Network:
-    """What `slidesr.model.Model` runs: its prepared generator."""
+def as_ours(trained: Generator, engine: Engine) -> Network:
+    """What `slidesr.model.Model` runs, but padded: the peers want a map as large as the patch."""
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    ready = same_on_any_threads(folded(trained.cpu(), dtype)).to(engine.device)
 
     def network(x: Tensor) -> Tensor:
-        made: Tensor = generator(x.contiguous(memory_format=torch.channels_last))
+        made: Tensor = ready(x.contiguous(memory_format=torch.channels_last))
         return made.float()
 
     return network

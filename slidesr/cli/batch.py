@@ -16,6 +16,7 @@ from slidesr.cli.run import run_job
 from slidesr.cli.show import as_json, inert, line, progress_bar, stoppable, time_text
 from slidesr.errors import RefusedError
 from slidesr.printable import printable
+from slidesr.stores import as_typed, is_remote
 
 if TYPE_CHECKING:
     from slidesr.cli.workers import Workers
@@ -36,6 +37,11 @@ def run_batch(inputs: Sequence[Path], folder: Path, workers: Workers, *, json_: 
     from slidesr.upscale.batch import as_plain, worst, write_summary
     from slidesr.upscale.items import find_items
 
+    if is_remote(folder):
+        raise RefusedError(
+            f"{as_typed(folder)}: many slides go into a folder here. Behind a URL give one at a"
+            " time, as an .ome.zarr."
+        )
     if folder.exists() and not folder.is_dir():
         raise RefusedError(f"{folder}: is a file. Many slides need a folder: give it with -o.")
     items = find_items(inputs, folder, workers.options.scale)

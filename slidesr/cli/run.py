@@ -22,6 +22,7 @@ from slidesr.cli.show import (
     stoppable,
     time_text,
 )
+from slidesr.stores import as_typed, is_remote
 
 if TYPE_CHECKING:
     from slidesr.cli.workers import Workers
@@ -75,7 +76,7 @@ def show_summary(summary: Summary, *, json_: bool = False) -> None:
     stages = ", ".join(f"{stage} {time_text(s)}" for stage, s in summary.stage_s.items())
     rate = (summary.tissue_px - summary.resumed_px) / 1e6 / summary.seconds
     rows = {
-        "output": summary.output,
+        "output": as_typed(summary.output),
         "size": f"{summary.size} px (source {summary.source} px), {summary.levels} levels",
         "file": bytes_text(summary.output_bytes),
         "pixel": f"{summary.mpp} um (source {summary.source_mpp} um)"
@@ -92,7 +93,7 @@ def show_summary(summary: Summary, *, json_: bool = False) -> None:
             summary.filled_tiles
         )
     facts("", rows)
-    line(f"Look at it: slidesr view {summary.input} {summary.output}", "dim")
+    line(f"Look at it: slidesr view {as_typed(summary.input)} {as_typed(summary.output)}", "dim")
     line("Synthetic: the details are the network's. Not for diagnosis.", "dim")
 
 
@@ -100,7 +101,8 @@ def show_profile(job: Job, summary: Summary, watch: Stopwatch) -> None:
     """Tells where the time of a job went, and writes its trace beside the output."""
     from slidesr.nets.cost import convolution_ceiling, flops_per_px
 
-    trace = job.output.with_name(f"{job.output.name}.trace.json")
+    folder = Path() if is_remote(job.output) else job.output.parent
+    trace = folder / f"{job.output.name}.trace.json"
     trace.write_text(json.dumps(watch.chrome_trace()))
     table = Table("stage", "busy", "share of the time", box=None)
     for stage, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1]):

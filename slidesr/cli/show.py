@@ -22,6 +22,7 @@ from rich.text import Text
 
 from slidesr.errors import StoppedError
 from slidesr.printable import printable
+from slidesr.stores import as_typed
 
 console = Console(stderr=True)
 
@@ -85,7 +86,7 @@ def as_json(value: Any) -> None:
 
 
 def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else repr(value)
+    return as_typed(value) if isinstance(value, Path) else repr(value)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from slidesr.cli.workers import Workers, workers
 from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
+from slidesr.stores import as_typed, is_store
 from slidesr.trial import tried
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _CropType(click.ParamType[Box]):
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The new slide, .ome.tif, .tif or .ome.zarr; for many, their folder."
+    help="The new slide, .ome.tif, .tif or .ome.zarr, which may be a URL; for many, their folder."
     " [default: NAME.x4.ome.tif in the current folder]",
 )
 @click.option("--scale", type=click.Choice(["2", "4", "8", "16"]), default="4", show_default=True)
@@ -183,8 +184,6 @@ def _is_many(source: Path) -> bool:
     """A folder or a list of slides."""
     if not source.is_dir():
         return source.suffix.lower() == ".csv"
-    from slidesr.slide import is_store
-
     return not is_store(source)
 
 
@@ -230,7 +229,7 @@ def _show_estimate(job: Job, *, json_: bool) -> None:
     with console.status("trying one sample of the tissue"):
         cost = estimate(job)
     rows = {
-        "output": str(job.output),
+        "output": as_typed(job.output),
         "width": job.plan.output.width,
         "height": job.plan.output.height,
         "levels": len(job.plan.levels),
@@ -249,7 +248,7 @@ def _show_estimate(job: Job, *, json_: bool) -> None:
     facts(
         "Nothing was written. It would be:",
         {
-            "output": job.output,
+            "output": as_typed(job.output),
             "size": f"{job.plan.output} px, {len(job.plan.levels)} levels,"
             f" about {bytes_text(cost.output_bytes)}",
             "pixel": f"{job.output_mpp} um" if job.output_mpp else "size unknown",

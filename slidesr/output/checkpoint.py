@@ -39,22 +39,34 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Replaces the state at `path`; a kill or a loss of power leaves the old or the new one."""
-        told = [self.identity, self.blocks, self.notes]
-        header = np.frombuffer(json.dumps(told).encode(), np.uint8)
         new = _new(path)
         try:
             with whole_file(path, new) as file:
-                np.savez(file, allow_pickle=False, header=header, **self.arrays)
+                self.write(file)
         finally:
             new.unlink(missing_ok=True)
         sync_folder(path.parent)
 
+    def write(self, file: BinaryIO) -> None:
+        told = [self.identity, self.blocks, self.notes]
+        header = np.frombuffer(json.dumps(told).encode(), np.uint8)
+        np.savez(file, allow_pickle=False, header=header, **self.arrays)
+
     @classmethod
-    def read(cls, path: Path) -> Checkpoint | None:
+    def load(cls, path: Path) -> Checkpoint | None:
         """What `save` wrote, or None where it is absent or damaged."""
         try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with path.open("rb") as file:
+                return cls.read(file)
+        except OSError:
+            return None
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> Checkpoint | None:
+        """What `write` wrote, or None where it is damaged."""
+        try:
+            with np.load(file, allow_pickle=False) as npz:
+                arrays = {name: npz[name] for name in npz.files}
             identity, blocks, notes = json.loads(arrays.pop("header").tobytes())
             return cls(dict(identity), int(blocks), dict(notes), arrays)
         except _DAMAGED:

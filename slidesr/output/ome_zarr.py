@@ -1,36 +1,33 @@
 """An OME-Zarr (NGFF 0.4 or 0.5) whose files are whole parts of blocks, written where they are made.
 
-    NAME.ome.zarr/  .zattrs | zarr.json
+    NAME.ome.zarr/  .zattrs | zarr.json    what makes an image of it; written last
                     0/ 1/ 2/ ...           a level each: u8[c, y, x]
                        0/ROW/COLUMN        0.4: a chunk of 512 px
                        c/0/ROW/COLUMN      0.5: a shard of such chunks, as large as a block there
 
-A file is written once, in any order. The checkpoint tells the CRC of each.
+A file is written once, in any order. The checkpoint tells the mark of each: its CRC and its bytes.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import zlib
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.storage import LocalStore
 
 from slidesr.closing import Closing
-from slidesr.durable import sync_folder
 from slidesr.geometry import Box
 from slidesr.output.checkpoint import Checkpoint
 from slidesr.output.ngff import NGFF_VERSIONS, group_attributes
-from slidesr.output.part import Part, Target
+from slidesr.output.part import Part, Target, Unfinished
+from slidesr.output.place import Folder, Place, bytes_of
 from slidesr.output.pyramid import EncodedBlock, EncodedTile, UpperPyramid
+from slidesr.output.remote import STATE, RemotePart
 from slidesr.output.zarr_files import ZarrEncoder, plain_glass
+from slidesr.stores import is_remote
 
 _U8 = npt.NDArray[np.uint8]
 
@@ -38,7 +35,8 @@ _U8 = npt.NDArray[np.uint8]
 class OmeZarrWriter(Closing):
     """Writes blocks to an OME-Zarr that appears under its name whole or not at all; a `Sink`.
 
-    For the errors raised see `Part`; where the disk refuses to go on it is a SlidesrError.
+    For the errors raised see `Part` and `RemotePart`; where the disk or the store refuses to go on
+    it is a SlidesrError.
     """
 
     def __init__(self, target: Target, ngff_version: str = "0.4") -> None:
@@ -47,12 +45,11 @@ class OmeZarrWriter(Closing):
         self._plan, self._metadata, self._version = target.plan, target.metadata, ngff_version
         self._upper = UpperPyramid(self._plan, lambda pixels: pixels, target.glass)
         self.resumed, self.notes = 0, dict[str, str]()
-        self._part = Part(target, is_folder=True)
-        self._root = self._part.hidden.absolute()  # the same for processes that stand elsewhere
-        self.encode = ZarrEncoder(target.path, self._root, target.plan, ngff_version, target.glass)
+        self._part, self._place = _part(target)
+        self.encode = ZarrEncoder(target.path, self._place, target.plan, ngff_version, target.glass)
         self._levels = self.encode.levels
-        self._crcs = [np.zeros(level.grid, np.uint64) for level in self._levels]
-        self._unsynced: list[Path] = []
+        self._marks = [np.zeros(level.grid, np.uint64) for level in self._levels]
+        self._unsynced: list[str] = []
         with ExitStack() as undo:
             undo.callback(self.close)
             with self._part.writing():
@@ -77,71 +74,88 @@ class OmeZarrWriter(Closing):
             self._part.settle(lambda: self._moment(blocks))
 
     def finish(self) -> int:
-        """Writes what was learnt, syncs and publishes the folder; its size in bytes."""
+        """Writes what makes an image of it, syncs and publishes it; its size in bytes."""
         self._part.unsettle()
-        for number, crcs in enumerate(self._crcs):
-            _check(number, crcs)
+        for number, marks in enumerate(self._marks):
+            _check(number, marks)
         with self._part.writing():
-            if self.notes:
-                metadata = self._metadata.noting(self.notes)
-                group = zarr.open_group(LocalStore(self._root), mode="r+")
-                group.attrs.put(group_attributes(self._version, metadata, len(self._levels)))
-            self._unsynced += _metadata_files(self._root)
+            self._unsynced += self._metadata_keys
             self._sync()
-            for folder, _, _ in os.walk(self._root):
-                sync_folder(Path(folder))
-            size = sum(file.stat().st_size for file in self._root.rglob("*") if file.is_file())
+            self._open()
+            size = sum(size for key, size in self._place.sizes().items() if key != STATE)
         self._part.publish()
         return size
 
     def _begin(self) -> None:
         state = self._part.resumed(self._is_there)
         if state is None:
-            _empty(self._root)
-            self._create()
+            self._place.clear()
+            for level in self._levels:
+                level.create()
             return
         self.resumed, self.notes = state.blocks, dict(state.notes)
         self._upper.restore(state.arrays)
-        for number, crcs in enumerate(self._crcs):
-            crcs[:] = state.arrays[f"crcs{number}"]
-        each = zip(self._levels, self._crcs, strict=True)
-        known = {path for level, crcs in each for path in level.files(crcs)}
-        for file in set(_data_files(self._root)) - known:
-            file.unlink()  # of blocks that the checkpoint does not tell
+        for number, marks in enumerate(self._marks):
+            marks[:] = state.arrays[f"marks{number}"]
+        known = {*self._known(self._marks), *self._metadata_keys, *self._root_keys, STATE}
+        self._place.remove(self._place.sizes().keys() - known)  # of blocks that it does not tell
 
-    def _create(self) -> None:
-        attributes = group_attributes(self._version, self._metadata, len(self._levels))
-        store = LocalStore(self._root)
-        zarr.create_group(
-            store, zarr_format=2 if self._version == "0.4" else 3, attributes=attributes
-        )
-        for level in self._levels:
-            level.create()
+    def _open(self) -> None:
+        """Writes the metadata by which a reader finds the image."""
+        metadata = self._metadata.noting(self.notes)
+        attributes = group_attributes(self._version, metadata, len(self._levels))
+        zarr.open_group(self._place.store(), mode="r+").attrs.put(attributes)
+        self._place.sync(self._root_keys)
+        if isinstance(self._place, Folder):
+            self._place.sync_folders()
+
+    @property
+    def _root_keys(self) -> list[str]:
+        """The group's files; zarr makes an empty one with the first array."""
+        return [".zgroup", ".zattrs"] if self._version == "0.4" else ["zarr.json"]
+
+    @property
+    def _metadata_keys(self) -> list[str]:
+        """The files that tell of the levels."""
+        names = [".zarray", ".zattrs"] if self._version == "0.4" else ["zarr.json"]
+        return [f"{level.number}/{name}" for level in self._levels for name in names]
+
+    def _crc_of_metadata(self) -> int:
+        crc = 0
+        for key in self._metadata_keys:
+            crc = zlib.crc32(self._place.read(key) or b"", crc)
+        return crc
+
+    def _known(self, marks: list[npt.NDArray[Any]]) -> dict[str, int]:
+        """Every file of the levels and its mark."""
+        each = zip(self._levels, marks, strict=True)
+        return dict(file for level, some in each for file in level.by_key(some))
 
     def _is_there(self, state: Checkpoint) -> bool:
-        if int(state.arrays["metadata"]) != _crc_of_all(_metadata_files(self._root)):
+        if int(state.arrays["metadata"]) != self._crc_of_metadata():
             return False
-        return all(level.is_there(state.arrays[f"crcs{level.number}"]) for level in self._levels)
+        marks = [state.arrays[f"marks{level.number}"] for level in self._levels]
+        if any(some.shape != own.shape for some, own in zip(marks, self._marks, strict=True)):
+            return False
+        return self._place.is_there(self._known(marks))
 
     def _moment(self, blocks: int) -> Checkpoint:
         self._sync()
-        crcs = {f"crcs{number}": crcs.copy() for number, crcs in enumerate(self._crcs)}
-        told = {"metadata": np.array(_crc_of_all(_metadata_files(self._root)), np.uint32)}
-        arrays = {**self._upper.arrays(), **crcs, **told}
+        marks = {f"marks{number}": marks.copy() for number, marks in enumerate(self._marks)}
+        told = {"metadata": np.array(self._crc_of_metadata(), np.uint32)}
+        arrays = {**self._upper.arrays(), **marks, **told}
         return Checkpoint(self._part.identity, blocks, self.notes, arrays)
 
     def _sync(self) -> None:
-        for path in self._unsynced:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        self._place.sync(self._unsynced)
         self._unsynced.clear()
 
     def _note(self, files: tuple[EncodedTile[Any], ...] | list[EncodedTile[int]]) -> None:
         for file in files:
-            self._crcs[file.level][file.row, file.column] = file.data or 0
-            path = self._levels[file.level].file(file.row, file.column)
-            self._unsynced.append(path)
-            self._part.written_bytes += path.stat().st_size
+            mark = file.data or 0
+            self._marks[file.level][file.row, file.column] = mark
+            self._unsynced.append(self._levels[file.level].key(file.row, file.column))
+            self._part.written_bytes += bytes_of(mark)
 
     def _write_upper(self, tile: EncodedTile[_U8]) -> list[EncodedTile[int]]:
         level, side = self._levels[tile.level], self._plan.output_tile_px
@@ -152,37 +166,17 @@ class OmeZarrWriter(Closing):
         return level.write(x0, y0, pixels[: inside.height, : inside.width])
 
 
-def _check(level: int, crcs: npt.NDArray[np.uint64]) -> None:
-    missing = np.argwhere(crcs == 0)
+def _part(target: Target) -> tuple[Unfinished, Place]:
+    """The unfinished output, and where its files go."""
+    if is_remote(target.path):
+        remote = RemotePart(target)
+        return remote, remote.place
+    part = Part(target, is_folder=True)
+    return part, Folder(part.hidden.absolute())  # the same for processes that stand elsewhere
+
+
+def _check(level: int, marks: npt.NDArray[np.uint64]) -> None:
+    missing = np.argwhere(marks == 0)
     if len(missing):
         row, column = missing[0]
         raise ValueError(f"level {level}: no file at row {row}, column {column}")
-
-
-def _crc_of_all(paths: list[Path]) -> int:
-    crc = 0
-    for path in paths:
-        crc = zlib.crc32(path.read_bytes(), crc)
-    return crc
-
-
-def _metadata_files(root: Path) -> list[Path]:
-    names = (".zgroup", ".zattrs", ".zarray", "zarr.json")
-    return sorted(path for folder in (root, *root.glob("*")) for path in _named(folder, names))
-
-
-def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    return [path for name in names if (path := folder / name).is_file()]
-
-
-def _data_files(root: Path) -> Iterator[Path]:
-    metadata = set(_metadata_files(root))
-    return (path for path in root.rglob("*") if path.is_file() and path not in metadata)
-
-
-def _empty(root: Path) -> None:
-    for path in root.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

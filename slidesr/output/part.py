@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,8 +23,11 @@ from slidesr.errors import BusyError, RefusedError, SlidesrError
 from slidesr.output.checkpoint import Checkpoint, Pause, discard
 from slidesr.output.metadata import Metadata
 from slidesr.plan import Plan
+from slidesr.printable import printable
+from slidesr.stores import as_typed, is_remote
 
 _log = logging.getLogger(__name__)
+_GO_ON = "Mend that and give the same command again: it goes on from here."
 
 
 @dataclass(frozen=True)
@@ -48,26 +52,18 @@ def identity_of(told: Mapping[str, object]) -> dict[str, str]:
     return {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
 
 
-class Part(Closing):
-    """The unfinished output of one process; `hidden` is where it is written.
+class Unfinished(Closing):
+    """An output that is not whole yet. What makes it `settle`s what can be gone on with.
 
     Leaving without `publish` removes it, unless there is a checkpoint: then the next one of the
     same identity goes on from there. `written_bytes` are there: told when the disk is full.
-
-    Raises RefusedError where the output exists and may not be replaced, or cannot be written;
-    BusyError where another process writes it.
     """
 
-    def __init__(self, target: Target, *, is_folder: bool = False) -> None:
-        path = target.path
-        if path.exists() and not target.overwrite:
-            raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
-        self.hidden, self.identity = _hidden(path), dict(target.identity)
+    def __init__(self, target: Target) -> None:
+        self.identity = dict(target.identity)
         self.written_bytes, self._needed_bytes = 0, target.needed_bytes
-        self._path, self._state, self._overwrite = path, _state_of(path), target.overwrite
+        self._path, self._overwrite = target.path, target.overwrite
         self._moment: Callable[[], Checkpoint] | None = None
-        self._is_published = False
-        self._lock = _locked(self.hidden, path, is_folder=is_folder)
         self._pause = Pause()
 
     def resumed(self, is_there: Callable[[Checkpoint], bool]) -> Checkpoint | None:
@@ -76,20 +72,21 @@ class Part(Closing):
         Raises RefusedError where the part was begun under another identity; with `overwrite` that
         is dropped.
         """
-        state = Checkpoint.read(self._state)
+        state = self._load()
         if state is not None and not self._overwrite:
             names = self.identity.keys() | state.identity.keys()
             other = [n for n in names if self.identity.get(n) != state.identity.get(n)]
             if other:
                 raise RefusedError(
-                    f"{self._path}: a run was stopped here with another {', '.join(sorted(other))}."
-                    " Give the same to go on with it, or begin anew with --overwrite."
+                    f"{as_typed(self._path)}: a run was stopped here with another"
+                    f" {', '.join(sorted(other))}. Give the same to go on with it, or begin anew"
+                    " with --overwrite."
                 )
         if state is not None and state.identity == self.identity:
             if is_there(state):
                 return state
             _log.warning("%s: what a stopped run left is damaged; starting over", self._path)
-        discard(self._state)
+        self._discard()
         return None
 
     def settle(self, moment: Callable[[], Checkpoint]) -> None:
@@ -99,11 +96,57 @@ class Part(Closing):
         """
         self._moment = moment
         if self._pause.is_over:
-            self._save()
+            self._save_moment()
 
     def unsettle(self) -> None:
         """What is there changes: it cannot be gone on with until it is settled again."""
         self._moment = None
+
+    def writing(self) -> AbstractContextManager[None]:
+        """What the system refuses inside becomes one line that says how to go on."""
+        return writing(self._path, self._needed_bytes - self.written_bytes)
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Gives the output its name, whole and durable, and drops its checkpoint."""
+
+    @abstractmethod
+    def _load(self) -> Checkpoint | None: ...
+
+    @abstractmethod
+    def _save(self, state: Checkpoint) -> None: ...
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Removes the checkpoint."""
+
+    def _save_moment(self) -> None:
+        moment, self._moment = self._moment, None
+        if moment is not None:
+            with self._pause.measured():
+                self._save(moment())
+
+    def _save_last(self) -> None:
+        if self._moment is not None:
+            with suppress(OSError, SlidesrError):  # the disk is full: the last checkpoint stands
+                self._save_moment()
+
+
+class Part(Unfinished):
+    """The unfinished output of one process; `hidden` is where it is written.
+
+    Raises RefusedError where the output exists and may not be replaced, or cannot be written;
+    BusyError where another process writes it.
+    """
+
+    def __init__(self, target: Target, *, is_folder: bool = False) -> None:
+        super().__init__(target)
+        path = target.path
+        if path.exists() and not target.overwrite:
+            raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
+        self.hidden, self._state = _hidden(path), _state_of(path)
+        self._is_published = False
+        self._lock = _locked(self.hidden, path, is_folder=is_folder)
 
     def publish(self) -> None:
         """Gives the part its name, whole and durable, and drops its checkpoint."""
@@ -115,30 +158,27 @@ class Part(Closing):
                 self._appear()
             self._is_published = True
             sync_folder(self._path.parent)
-        discard(self._state)
+        self._discard()
 
     def close(self) -> None:
         """Keeps what can be gone on with, and removes the rest."""
-        if self._moment is not None:
-            with suppress(OSError):  # the disk is full: the last checkpoint stands
-                self._save()
+        self._save_last()
         if not self._is_published and not self._state.exists():
             _remove(self.hidden)  # while it is still locked
         os.close(self._lock)
 
-    def writing(self) -> AbstractContextManager[None]:
-        """What the system refuses inside becomes one line that says how to go on."""
-        return writing(self._path, self._needed_bytes - self.written_bytes)
+    def _load(self) -> Checkpoint | None:
+        return Checkpoint.load(self._state)
 
-    def _save(self) -> None:
-        moment, self._moment = self._moment, None
-        if moment is not None:
-            with self._pause.measured():
-                moment().save(self._state)
+    def _save(self, state: Checkpoint) -> None:
+        state.save(self._state)
+
+    def _discard(self) -> None:
+        discard(self._state)
 
     def _replace(self) -> None:
         if self.hidden.is_dir():
-            discard(self._state)  # what is hidden after the exchange is not to be gone on with
+            self._discard()  # what is hidden after the exchange is not to be gone on with
             exchange(self.hidden, self._path)
             _remove(self.hidden)
         else:
@@ -165,15 +205,23 @@ def writing(path: Path, more_bytes: int = 0) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        if isinstance(error, SlidesrError):
+            raise
+        if is_remote(path):  # each kind of store has errors of its own
+            raise SlidesrError(
+                f"{as_typed(path)}: cannot be written: {type(error).__name__}:"
+                f" {printable(str(error))}. {_GO_ON}"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         told = []
         with suppress(OSError):  # the folder itself may be gone
             told.append(f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free")
         if more_bytes > 0:
             told.append(f"about {more_bytes / 1e6:.0f} MB more are needed")
         raise SlidesrError(
-            f"{path}: cannot be written: {error.strerror or error} ({', '.join(told)})."
-            " Mend that and give the same command again: it goes on from here."
+            f"{path}: cannot be written: {error.strerror or error} ({', '.join(told)}). {_GO_ON}"
         ) from error
 
 

@@ -13,6 +13,7 @@ from slidesr.output.compression import Compression
 from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.part import Target, sweep
 from slidesr.output.pyramid import EncodedBlock, Painted
+from slidesr.stores import as_typed, is_remote
 
 _ZARR = ".zarr"
 Encoder = Callable[[Painted], EncodedBlock]
@@ -77,6 +78,12 @@ def is_zarr(path: Path) -> bool:
 
 def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
     """Raises RefusedError where an output of this name cannot be made; tidies up after a kill."""
+    if is_remote(output):
+        if not is_zarr(output):
+            raise RefusedError(
+                f"{as_typed(output)}: behind a URL only an .ome.zarr can be written."
+            )
+        return  # the rest is asked of the store when writing begins
     if not output.name.lower().endswith(SUFFIXES):
         raise RefusedError(f"{output}: the name must end with one of {', '.join(SUFFIXES)}")
     if not output.parent.is_dir():

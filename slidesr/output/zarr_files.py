@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,11 @@ import numpy.typing as npt
 import zarr
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec
-from zarr.storage import LocalStore
 
 from slidesr.geometry import Box
 from slidesr.output.ngff import AXES
 from slidesr.output.part import writing
+from slidesr.output.place import MarkingStore, Place
 from slidesr.output.pyramid import EncodedBlock, EncodedTile, Painted, halved
 from slidesr.plan import Plan
 
@@ -32,13 +31,13 @@ _CODEC_LEVEL = 1
 
 @dataclass(frozen=True)
 class ZarrEncoder:
-    """Writes a block's own levels below `root` when it is called; what it gives are CRCs of files.
+    """Writes a block's own levels when it is called; what it gives are the marks of files.
 
-    For any thread, and for any process that sees the file system: pickled, it is its fields.
+    For any thread, and for any process that sees the place: pickled, it is its fields.
     """
 
     path: Path
-    root: Path
+    place: Place
     plan: Plan
     version: str
     glass: _Colour
@@ -58,17 +57,17 @@ class ZarrEncoder:
     @cached_property
     def levels(self) -> list[Level]:
         numbers = range(len(self.plan.levels))
-        return [Level(self.root, number, self.plan, self.version) for number in numbers]
+        return [Level(self.place, number, self.plan, self.version) for number in numbers]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ZarrEncoder, (self.path, self.root, self.plan, self.version, self.glass)
+        return ZarrEncoder, (self.path, self.place, self.plan, self.version, self.glass)
 
 
 @dataclass(frozen=True)
 class Level:
     """The array of one level and its files."""
 
-    root: Path
+    place: Place
     number: int
     plan: Plan
     version: str
@@ -91,7 +90,7 @@ class Level:
         return self.plan.output_tile_px
 
     def create(self) -> None:
-        """Writes the array's metadata into the group that is there."""
+        """Writes the array's metadata."""
         chunks, file = ((3, side, side) for side in (self.plan.output_tile_px, self._file_px))
         if self.version == "0.4":
             kind: dict[str, Any] = {
@@ -106,8 +105,10 @@ class Level:
                 "shards": file if file != chunks else None,
                 "dimension_names": AXES,
             }
-        zarr.open_group(LocalStore(self.root), mode="r+").create_array(
-            str(self.number),
+        zarr.create_array(
+            self.place.store(),
+            name=str(self.number),
+            zarr_format=2 if self.version == "0.4" else 3,
             shape=(3, *self._shape),
             chunks=chunks,
             dtype=np.uint8,
@@ -117,48 +118,38 @@ class Level:
         )
 
     @cached_property
+    def _marking(self) -> MarkingStore:
+        return MarkingStore(self.place.store())
+
+    @cached_property
     def _array(self) -> zarr.Array[Any]:
-        array = zarr.open_array(LocalStore(self.root), path=str(self.number), mode="r+")
-        # A chunk of zeros is a file too: each file has its CRC, and none is missing at the end.
+        array = zarr.open_array(self._marking, path=str(self.number), mode="r+")
+        # A chunk of zeros is a file too: each file has its mark, and none is missing at the end.
         return array.with_config({"write_empty_chunks": True})
 
     def write(self, x0: int, y0: int, pixels: _U8) -> list[EncodedTile[int]]:
-        """Writes u8[h, w, 3] at a place of level 0: whole files, but at the border; their CRCs."""
+        """Writes u8[h, w, 3] at a place of level 0: whole files, but at the border; their marks."""
         x, y = x0 >> self.number, y0 >> self.number
         height, width = pixels.shape[:2]
         self._array[:, y : y + height, x : x + width] = pixels.transpose(2, 0, 1)
         side = self._file_px
         return [
-            EncodedTile(self.number, row, column, _crc(self.file(row, column)))
+            EncodedTile(self.number, row, column, self._marking.marks.pop(self.key(row, column)))
             for row in range(y // side, -(-(y + height) // side))
             for column in range(x // side, -(-(x + width) // side))
         ]
 
-    def file(self, row: int, column: int) -> Path:
+    def key(self, row: int, column: int) -> str:
+        """The name of a file in its place."""
         prefix = "0" if self.version == "0.4" else "c/0"
-        return self.root / str(self.number) / prefix / str(row) / str(column)
+        return f"{self.number}/{prefix}/{row}/{column}"
 
-    def files(self, crcs: npt.NDArray[np.uint64]) -> Iterator[Path]:
-        """Those that are there."""
-        for row, column in np.argwhere(crcs).tolist():
-            yield self.file(row, column)
-
-    def is_there(self, crcs: npt.NDArray[Any]) -> bool:
-        """Whether every file is what its CRC tells."""
-        if crcs.shape != self.grid:
-            return False
-        places = np.argwhere(crcs).tolist()
-        return all(_crc(self.file(*place)) == crcs[tuple(place)] for place in places)
+    def by_key(self, marks: npt.NDArray[Any]) -> Iterator[tuple[str, int]]:
+        """The files that are there and their marks."""
+        for row, column in np.argwhere(marks).tolist():
+            yield self.key(row, column), int(marks[row, column])
 
 
 def plain_glass(box: Box, glass: _Colour) -> _U8:
     """Plain glass; a Zarr has no tile that many places share."""
     return np.full((box.height, box.width, 3), glass, np.uint8)
-
-
-def _crc(path: Path) -> int:
-    """A file's CRC-32 and one more bit, so that it is never 0; 0 where there is no file."""
-    try:
-        return zlib.crc32(path.read_bytes()) | 1 << 32
-    except FileNotFoundError:
-        return 0

@@ -3,6 +3,5 @@
 from slidesr.slide._frame import Frame
 from slidesr.slide._slide import Slide, open_slide
 from slidesr.slide._source import Level
-from slidesr.slide._store import is_store
 
-__all__ = ["Frame", "Level", "Slide", "is_store", "open_slide"]
+__all__ = ["Frame", "Level", "Slide", "open_slide"]

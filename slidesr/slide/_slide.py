@@ -24,8 +24,8 @@ from slidesr.slide._index import refuse_names_elsewhere
 from slidesr.slide._openslide import OpenSlideSource
 from slidesr.slide._source import Pixels, Source
 from slidesr.slide._stamp import Stamp, stamp_of
-from slidesr.slide._store import is_store
 from slidesr.slide._tiff import TiffSource, tiff_layout
+from slidesr.stores import is_store
 from slidesr.tissue import Tissue, find_tissue
 
 _TOLERANCE = 0.01  # resolutions this near count as equal

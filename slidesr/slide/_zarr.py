@@ -21,7 +21,7 @@ from slidesr.printable import printable
 from slidesr.slide._resolution import mpp_from_um, number
 from slidesr.slide._sane import check_sane
 from slidesr.slide._source import About, Pixels, levels_from_sizes, unreadable
-from slidesr.slide._store import URL, is_remote
+from slidesr.stores import as_typed, is_remote
 
 _PLANE, _SINGLE = ("c", "y", "x"), ("t", "z")
 _UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
@@ -125,10 +125,8 @@ class ZarrSource:
 
 
 def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:
-    url = URL.match(str(path)) if is_remote(path) else None
-    if url:
-        scheme, rest = url.group(1), str(path)[url.end() :]
-        return _remote(f"{scheme}://{'/' if scheme == 'file' else ''}{rest}", path)
+    if is_remote(path):
+        return _remote(as_typed(path), path)
     return ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from slidesr.errors import RefusedError
 from slidesr.printable import printable
-from slidesr.slide import is_store
+from slidesr.stores import is_store
 from slidesr.upscale.job import default_output
 
 _SLIDES = (

@@ -23,6 +23,7 @@ from slidesr.plan import CELL_PX, Block, Plan
 from slidesr.printable import printable
 from slidesr.roi import read_roi, roi_mask
 from slidesr.slide import Frame, Slide, open_slide
+from slidesr.stores import is_remote
 from slidesr.tissue import Tissue, all_tissue, read_mask
 from slidesr.tuning import Tuner, remembered
 from slidesr.upscale.options import Options
@@ -256,6 +257,8 @@ def _stem(path: Path) -> str:
 
 def _check_space(job: Job) -> None:
     """Refuses what cannot be: a guess is not trusted to more than a quarter."""
+    if is_remote(job.output):
+        return
     disk = shutil.disk_usage(job.output.parent)
     free = disk.free + part_bytes(job.output)
     if disk.total and job.about_bytes / 4 > free:
