@@ -24,7 +24,7 @@ from monai.inferers import sliding_window_inference
 from spans import Span, spans
 from torch import Tensor
 
-from slidesr.model import Engine, _keep_freed_memory
+from slidesr.engine import Engine, keep_freed_memory
 from slidesr.nets.folding import folded, same_on_any_threads
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import as_pixels, as_tensor, map_from_windows, windows_from_map
@@ -70,7 +70,7 @@ def glibc_as_it_comes(work: Callable[[], _Made]) -> Callable[[], _Made]:
         try:
             return work()
         finally:
-            _keep_freed_memory.__wrapped__()
+            keep_freed_memory.__wrapped__()
 
     return plain
 

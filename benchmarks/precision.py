@@ -20,10 +20,11 @@ from machine import parser, record
 from material import texture
 from rounds import markdown
 
+from slidesr.engine import Engine
 from slidesr.geometry import Box
 from slidesr.images import image_paths, read_rgb
 from slidesr.metrics import psnr_db
-from slidesr.model import Engine, load_model
+from slidesr.model import load_model
 from slidesr.resample import bicubic_down
 from slidesr.weights import default_model
 

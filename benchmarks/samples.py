@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from slidesr.engine import Engine
 from slidesr.images import image_paths, read_rgb
-from slidesr.model import Engine, load_model
+from slidesr.model import load_model
 from slidesr.resample import bicubic_down, bicubic_up
 
 _U8 = npt.NDArray[np.uint8]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from slidesr.engine import Engine
 from slidesr.images import image_paths, read_rgb
-from slidesr.model import Engine
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
 from slidesr.train.data import PatchSampler
 from slidesr.train.loop import Progress, Sources, train

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from slidesr.engine import Engine
 from slidesr.geometry import Box
-from slidesr.model import Engine, Upscaler, load_model
+from slidesr.model import Upscaler, load_model
 from slidesr.slide import open_slide
 from slidesr.weights import default_model
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import os
-import platform
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from slidesr.engine import Engine, keep_freed_memory, processor
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
 from slidesr.nets.consistency import BEYOND_PX, consistent
@@ -31,23 +28,6 @@ _log = logging.getLogger(__name__)
 _U8 = npt.NDArray[np.uint8]
 
 _PART_PX = 1024  # of the output at a time: 2048 took 1.3 GB more for 2% of speed on a CPU
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What a model runs on: cpu, cuda or cuda:N; fp32 or bf16; tiles a batch on a GPU."""
-
-    device: str = "cpu"
-    precision: str = "fp32"
-    batch_size: int = 16
-
-    @classmethod
-    def choose(cls, device: str = "auto", precision: str = "auto", batch_size: int = 16) -> Engine:
-        """Resolves `auto`: a GPU where torch sees one, bf16 where the device has it in hardware."""
-        device = _device(device)
-        if batch_size < 1:
-            raise RefusedError(f"batch size {batch_size} is not positive")
-        return cls(device, _precision(precision, device), batch_size)
 
 
 class Upscaler(Protocol):
@@ -93,7 +73,7 @@ class Model:
         self.engine = engine or Engine()
         self._device = torch.device(self.engine.device)
         if self._device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         self._trained = generator
         self._fitting = self.batch_size  # so many tiles fit into the device's memory
 
@@ -119,7 +99,7 @@ class Model:
     def machine(self) -> str:
         """What decides how fast it is: the network, and what it runs on."""
         if self._device.type == "cpu":
-            on = _processor()
+            on = processor()
         elif torch.cuda.is_available():
             on = torch.cuda.get_device_name(self._device)
         else:
@@ -154,7 +134,7 @@ class Model:
                 self._halve_batch()
             else:
                 made.append(high[: len(batch)])
-        return np.concatenate(made)
+        return made[0] if len(made) == 1 else np.concatenate(made)
 
     def _halve_batch(self) -> None:
         """Less at once, for good: the plan and its tiles stay as they are."""
@@ -183,7 +163,9 @@ class Model:
 
     @torch.inference_mode()
     def _forward(self, tiles: _U8) -> _U8:
-        pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
+        pixels = torch.from_numpy(np.ascontiguousarray(tiles))
+        if self._device.type == "cuda":
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
         low = pixels.permute(0, 3, 1, 2).float().div_(255)  # channels_last already
         high, good = self._made(self._generator, low)
         if not good.all() and self.engine.precision == "bf16":
@@ -194,7 +176,7 @@ class Model:
                 f"model {self.spec.name}: no number came out at fp32. Its weights are broken, or"
                 " the device is: try another with --device."
             )
-        return high.cpu().numpy()
+        return _on_host(high).numpy()
 
     def _made(self, generator: Generator, low: Tensor) -> tuple[Tensor, Tensor]:
         """u8[n, h*scale, w*scale, 3], and bool[n]: whether each came of finite numbers alone.
@@ -295,76 +277,13 @@ def _between(first: Generator, second: Generator, share: float) -> Generator:
     return blend.eval()
 
 
-def devices(names: str) -> list[str]:
-    """The devices of this machine that a user names: one, several with commas, or all GPUs.
-
-    Raises RefusedError for those that are not there, and for several kinds at once.
-    """
-    several = [_device(name) for name in names.split(",")]
-    if len({name.partition(":")[0] for name in several}) > 1:
-        raise RefusedError(f"device {names!r}: several devices must be of one kind")
-    if several == ["cuda"]:
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return several
-
-
-def use_threads(count: int) -> None:
-    """How many threads the network has on a CPU. The bytes are the same for any number."""
-    torch.set_num_threads(count)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Lets glibc keep large freed blocks for the next tile instead of returning them at once.
-
-    Each layer's map is a block of 10-140 MB; with fresh pages for each, half of the time went into
-    page faults (measured: 0.076 against 0.141 source Mpx/s at x4 on two cores). Peak memory is the
-    same. It helps in the main thread: other threads' heaps end at 64 MB. Elsewhere than on glibc
-    nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30)
-
-
-def _processor() -> str:
-    """The processor's name where Linux tells it."""
-    with suppress(OSError), Path("/proc/cpuinfo").open() as told:
-        for line in told:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _on_host(x: Tensor) -> Tensor:
+    """What a GPU made goes to pinned memory, by one copy of its own; torch keeps that for reuse."""
+    if x.device.type == "cpu":
+        return x
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
 
 
 def _padded(batch: _U8, size: int) -> _U8:
     missing = size - len(batch)
     return np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise RefusedError(f"device {device!r}: not one of auto, cpu, cuda, cuda:N") from error
-    if wanted.type not in ("cpu", "cuda"):
-        raise RefusedError(f"device {device!r}: not one of auto, cpu, cuda, cuda:N")
-    if wanted.type == "cuda" and not (0 <= (wanted.index or 0) < torch.cuda.device_count()):
-        raise RefusedError(
-            f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices"
-        )
-    return device
-
-
-def _precision(precision: str, device: str) -> str:
-    if precision not in ("auto", "fp32", "bf16"):
-        raise RefusedError(f"precision {precision!r}: not one of auto, fp32, bf16")
-    if precision != "auto":
-        return precision
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 else "fp32"

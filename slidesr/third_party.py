@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError
-from slidesr.model import Engine
 from slidesr.nets.layers import as_pixels, as_tensor
 from slidesr.torch_files import load_data, refusing
 from slidesr.weights import sha256_of

@@ -31,9 +31,10 @@ from slidesr.benchmark.results import Results
 from slidesr.benchmark.store import Store
 from slidesr.benchmark.suite import Comparison, Options, compare, mean_scores
 from slidesr.cli import run as run_cli
+from slidesr.engine import Engine
 from slidesr.errors import BusyError, RefusedError
 from slidesr.geometry import Box, Mpp
-from slidesr.model import Engine, Model
+from slidesr.model import Model
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.output.metadata import Metadata
 from slidesr.output.plain import write_plain

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError
-from slidesr.model import Engine, Model, load_model
+from slidesr.model import Model, load_model
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import shrunk
 from slidesr.resample import bicubic_down, through_jpeg

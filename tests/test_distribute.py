@@ -29,9 +29,9 @@ from slidesr.distribute import Cluster, connected, of_devices
 from slidesr.distribute import cluster as clusters
 from slidesr.distribute import line as lines
 from slidesr.distribute.worker import packed
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
-from slidesr.model import Engine
 from slidesr.output.pyramid import EncodedBlock, Painted
 from slidesr.output.sink import Encoder
 from slidesr.plan import Block
@@ -138,6 +138,11 @@ def test_two_workers_give_the_bytes_of_one_process(run: Run, tmp_path: Path) -> 
         assert run.is_whole(tmp_path / name)
         assert summary.stage_s["network"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.ome.tif", "out.ome.zarr"]
+
+
+def test_workers_write_behind_a_url(run: Run, tmp_path: Path) -> None:
+    run(Path(f"file://{tmp_path}/out.ome.zarr"))
+    assert run.is_whole(tmp_path / "out.ome.zarr")
 
 
 def test_blocks_go_out_no_further_than_the_bound_and_in_order(

@@ -25,9 +25,10 @@ from test_painter import tiny_generator
 from torch import Tensor
 
 from slidesr.cli import run as command
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
-from slidesr.model import Engine, Model
+from slidesr.model import Model
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
 from slidesr.output.sink import Format

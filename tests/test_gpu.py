@@ -7,7 +7,8 @@ import pytest
 import torch
 from skimage.data import immunohistochemistry
 
-from slidesr.model import Engine, load_model
+from slidesr.engine import Engine
+from slidesr.model import load_model
 from slidesr.weights import default_model
 
 pytestmark = [

@@ -18,8 +18,9 @@ from test_painter import tiny_generator
 from torch import Tensor, nn
 
 from slidesr.card import card
+from slidesr.engine import Engine, use_threads
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.model import Engine, Model, load_model, use_threads
+from slidesr.model import Model, load_model
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import WindowAttention
 from slidesr.weights import (

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.data import immunohistochemistry
 
+from slidesr.engine import Engine
 from slidesr.geometry import Box, Size
-from slidesr.model import Engine, Model, Upscaler
+from slidesr.model import Model, Upscaler
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.painter import Painter
 from slidesr.plan import CELL_PX, Plan

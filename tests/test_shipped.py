@@ -14,8 +14,9 @@ from skimage.data import immunohistochemistry
 from window_borders import border_ratio
 
 from slidesr.cli import run
+from slidesr.engine import Engine
 from slidesr.geometry import Box
-from slidesr.model import Engine, Model, load_model
+from slidesr.model import Model, load_model
 from slidesr.slide import open_slide
 from slidesr.weights import list_models
 

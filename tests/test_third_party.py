@@ -21,8 +21,8 @@ from slidesr import metrics
 from slidesr.benchmark.methods import Wanted, methods_for, wanted_models
 from slidesr.benchmark.results import Results
 from slidesr.cli import run as run_cli
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError
-from slidesr.model import Engine
 from slidesr.perceptual import Eye, ResNeXt
 from slidesr.resample import bicubic_down, bicubic_up
 

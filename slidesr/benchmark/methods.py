@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError
-from slidesr.model import Engine, Model, load_model
+from slidesr.model import Model, load_model
 from slidesr.resample import back_projected, bicubic_up
 from slidesr.third_party import ThirdParty
 from slidesr.weights import ModelSpec, find_model, is_of_others, list_models, read_spec

@@ -152,7 +152,7 @@ def benchmark(
         from slidesr.benchmark.methods import methods_for, wanted_models
         from slidesr.benchmark.pairs import find_pairs
         from slidesr.benchmark.suite import Comparison, Options
-        from slidesr.model import Engine
+        from slidesr.engine import Engine
         from slidesr.weights import models_folder
 
     pairs = _pairs(data, low, high, partial(_patches, output / "patches", per_slide, level))

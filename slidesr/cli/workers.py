@@ -41,7 +41,7 @@ def workers(dask: str | None, options: Options) -> Iterator[Workers]:
 
     Raises RefusedError where they cannot be had.
     """
-    from slidesr.model import devices
+    from slidesr.engine import devices
 
     names = [] if dask else devices(options.device)
     if dask and "," in options.device:

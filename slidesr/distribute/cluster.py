@@ -20,8 +20,8 @@ from distributed.comm.core import connect
 
 from slidesr.distribute.line import Line
 from slidesr.distribute.worker import Blocks, Order, choose_engine, packed
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError
-from slidesr.model import Engine
 from slidesr.output.sink import Encoder
 from slidesr.plan import Block
 from slidesr.printable import printable
@@ -37,7 +37,7 @@ _TRIES = 3
 _TALKERS = ("distributed", "tornado", "bokeh", "asyncio")
 
 # glibc gives each thread that is not the first an arena whose pieces end at 64 MB, so that the
-# network's maps would get fresh pages each time: see `model._keep_freed_memory`.
+# network's maps would get fresh pages each time: see `engine.keep_freed_memory`.
 _BEFORE_START = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 
 from distributed import get_worker
 
+from slidesr.engine import Engine, use_threads
 from slidesr.errors import SlidesrError, explained
-from slidesr.model import Engine, Model, use_threads
+from slidesr.model import Model
 from slidesr.output.sink import Encoder
 from slidesr.plan import Block
 from slidesr.tuning import remember

@@ -22,7 +22,7 @@ from slidesr.nets.layers import (
 )
 
 _HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-_MOST_PX = 1 << 17  # of a map that is a block's expansion wide: 67 MB in bf16 at the paper's width
+_MOST_PX = 1 << 14  # of a map that is a block's expansion wide: 8 MB in bf16 at the paper's width
 _MOST_SCORES = 1 << 20  # of attention at a time: 2 MB in bf16, what a core's cache holds
 
 
@@ -107,7 +107,7 @@ class _Activated(nn.Module):
 
 
 class _InRows(nn.Module):
-    """`WideBlock`, its widest map made of some rows at a time."""
+    """`WideBlock`; on a CPU its widest map is made of some rows at a time, in the cache."""
 
     def __init__(self, block: WideBlock) -> None:
         super().__init__()
@@ -115,7 +115,8 @@ class _InRows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         expand, reduce, spread = self.residual
-        rows = torch.split(x, max(1, _MOST_PX // x.shape[3]), dim=2)
+        most = _MOST_PX // x.shape[3] if x.device.type == "cpu" else x.shape[2]
+        rows = torch.split(x, max(1, most), dim=2)
         narrow = torch.cat([reduce(expand(part)) for part in rows], dim=2)
         made: Tensor = spread(narrow)
         return made.add_(middle(x, *made.shape[2:]))

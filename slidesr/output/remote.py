@@ -37,6 +37,11 @@ class RemotePart(Unfinished):
         self._is_published = False
         try:
             exists = any(_IS_IMAGE in (self.place.read(key) or b"") for key in _OPENS_IT)
+        except ImportError as error:
+            raise RefusedError(
+                f"{self.place.url}: {printable(str(error))}. Stores elsewhere need:"
+                " pip install 'slidesr[remote]', and s3fs, gcsfs or adlfs"
+            ) from error
         except Exception as error:  # each kind of store has errors of its own
             raise RefusedError(
                 f"{self.place.url}: does not answer: {type(error).__name__}:"
@@ -72,7 +77,8 @@ class RemotePart(Unfinished):
     def _save(self, state: Checkpoint) -> None:
         file = io.BytesIO()
         state.write(file)
-        self.place.write(STATE, file.getvalue())
+        with self.writing():
+            self.place.write(STATE, file.getvalue())
 
     def _discard(self) -> None:
         if self.place.read(STATE) is not None:

@@ -12,9 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from slidesr import __version__
+from slidesr.engine import Engine
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp, Size
-from slidesr.model import Engine, Model, load_model
+from slidesr.model import Model, load_model
 from slidesr.output.metadata import Metadata
 from slidesr.output.part import identity_of, part_bytes
 from slidesr.output.sink import SUFFIXES, Format, check_output, is_zarr

@@ -173,7 +173,7 @@ def by_threads(
     """The pipeline in this process, a `Maker`: threads read ahead and encode behind.
 
     The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
-    memory (see `slidesr.model`), which it does for the main thread alone.
+    memory (see `slidesr.engine`), which it does for the main thread alone.
     """
     painter = job.painter
 
