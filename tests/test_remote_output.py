@@ -17,7 +17,7 @@ from test_painter import tiny_generator
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.output.checkpoint import Pause
-from slidesr.output.place import MarkingStore
+from slidesr.output.place import Bucket, MarkingStore
 from slidesr.output.remote import STATE
 from slidesr.output.sink import Format
 from slidesr.slide import open_slide
@@ -163,7 +163,12 @@ def test_what_exists_is_replaced_only_if_that_is_wanted(
 def test_a_store_that_fails_is_one_line_and_gone_on_with(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, set_, count = tmp_path / "a.ome.zarr", MarkingStore.set, 0
+    output, set_, read, count = tmp_path / "a.ome.zarr", MarkingStore.set, Bucket.read, 0
+
+    def failing_too(bucket: Bucket, key: str) -> bytes | None:
+        if count > 9:
+            raise RuntimeError("the bucket is gone, and does not come back")
+        return read(bucket, key)
 
     async def failing(store: MarkingStore, key: str, value: object) -> None:
         nonlocal count
@@ -174,7 +179,8 @@ def test_a_store_that_fails_is_one_line_and_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(MarkingStore, "set", failing)
-        line = rf"file://{output}: cannot be written: RuntimeError: the bucket is gone\. .*goes on"
+        patch.setattr(Bucket, "read", failing_too)
+        line = rf"file://{output}: cannot be written: RuntimeError: the bucket is gone.* goes on"
         with pytest.raises(SlidesrError, match=line):
             upscaled(folder, url(output))
     upscaled(folder, url(output))

@@ -46,6 +46,8 @@ def main() -> None:
     logging.getLogger("slidesr").addHandler(LineHandler())
     logging.getLogger().addHandler(logging.NullHandler())  # what libraries say is not for users
     logging.captureWarnings(True)
+    if not os.environ.get("SLIDESR_DEBUG"):
+        sys.unraisablehook = _nothing  # of tasks that a library leaves behind at a failure
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
@@ -80,6 +82,10 @@ def _say(message: str) -> None:
     if os.environ.get("SLIDESR_DEBUG"):
         traceback.print_exc()
     console.print(Text.assemble(("slidesr: ", "bold red"), inert(message)), soft_wrap=True)
+
+
+def _nothing(told: object) -> None:
+    pass
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -128,7 +128,7 @@ class Unfinished(Closing):
 
     def _save_last(self) -> None:
         if self._moment is not None:
-            with suppress(OSError, SlidesrError):  # the disk is full: the last checkpoint stands
+            with suppress(SlidesrError), self.writing():  # else the last checkpoint stands
                 self._save_moment()
 
 
