@@ -30,15 +30,15 @@ _MOST_EVENTS, _MOST_SLIDES = 200_000, 500
 class Costs:
     """Unit costs: seconds of one core, bytes; a block is 512 source pixels squared at x4."""
 
-    network_s: float = 11.8  # of a block of tissue
-    rest_s: float = 0.12  # to read and encode it
-    glass_s: float = 0.03  # of a block of plain glass, all of it
-    driver_s: float = 0.011  # of the driver, a block of tissue
-    driver_glass_s: float = 0.0007  # of the driver, a block of glass
+    network_s: float = 2.8  # of a block of tissue
+    rest_s: float = 0.03  # to read and encode it
+    glass_s: float = 0.008  # of a block of plain glass, all of it
+    driver_s: float = 0.0034  # of the driver, a block of tissue
+    driver_glass_s: float = 0.0004  # of the driver, a block of glass
     prepare_s: float = 1.5  # of the driver, a slide: open, try, find tissue, publish
     open_s: float = 0.1  # of a worker, a slide
     start_s: float = 4.0  # of a worker, once: Python, torch, the model
-    block_bytes: float = 3.3e6  # read from the store and written to it
+    block_bytes: float = 0.85e6  # read from the store and written to it
     store_bytes_s: float = 1e9
     jitter: float = 0.05  # the spread of a block's time
 

@@ -57,7 +57,7 @@ class OmeTiffWriter(Closing):
         self._glass_place = 0, 0
         self.resumed, self.notes = 0, dict[str, str]()
         self._part = Part(target)
-        self._file = self._part.hidden.open("r+b", buffering=1 << 20)
+        self._file = self._part.hidden.open("r+b")
         with ExitStack() as undo:
             undo.callback(self.close)
             skeleton = _skeleton(plan, metadata, compression, layout)
