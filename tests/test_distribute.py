@@ -176,6 +176,24 @@ def test_four_workers_of_which_some_are_killed(folder: Path, tmp_path: Path) -> 
             assert run.is_whole(tmp_path / name)
 
 
+def test_a_worker_is_killed_that_has_blocks_in_a_row(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "_AHEAD", 1)  # so that each thread has many
+    rows, put = list[int](), lines.Line.put
+
+    def noted(line: lines.Line, blocks: tuple[Block, ...]) -> None:
+        rows.append(len(blocks))
+        put(line, blocks)
+
+    monkeypatch.setattr(lines.Line, "put", noted)
+    with connected("local:2") as cluster:
+        run = Run(folder, cluster)
+        run(tmp_path / "out.ome.tif", at_three=lambda: os.kill(pids(cluster)[0], signal.SIGKILL))
+    assert max(rows) == 2
+    assert run.is_whole(tmp_path / "out.ome.tif")
+
+
 def test_all_workers_are_killed_and_come_again(run: Run, cluster: Cluster, tmp_path: Path) -> None:
     def kill() -> None:
         for pid in pids(cluster):
