@@ -33,7 +33,7 @@ class Costs:
     network_s: float = 2.8  # of a block of tissue
     rest_s: float = 0.03  # to read and encode it
     glass_s: float = 0.008  # of a block of plain glass, all of it
-    driver_s: float = 0.0034  # of the driver, a block of tissue
+    driver_s: float = 0.0036  # of the driver, a block of tissue
     driver_glass_s: float = 0.0004  # of the driver, a block of glass
     prepare_s: float = 1.5  # of the driver, a slide: open, try, find tissue, publish
     open_s: float = 0.1  # of a worker, a slide

@@ -28,9 +28,6 @@ class Place(Protocol):
     def read(self, key: str) -> bytes | None:
         """A file, or None where there is none."""
 
-    def write(self, key: str, data: bytes) -> None:
-        """A file, whole or not at all."""
-
     def sizes(self) -> dict[str, int]:
         """All files and their bytes."""
 
@@ -69,9 +66,6 @@ class Folder:
             return (self.root / key).read_bytes()
         except FileNotFoundError:
             return None
-
-    def write(self, key: str, data: bytes) -> None:
-        (self.root / key).write_bytes(data)
 
     def sizes(self) -> dict[str, int]:
         files = (Path(name) / file for name, _, files in os.walk(self.root) for file in files)
