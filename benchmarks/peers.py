@@ -6,7 +6,8 @@ OME-TIFF. The peers have the image in memory and leave the result there; that is
 
 Every row makes the same function of the same pixels. Before anything is timed its pixels are
 compared with slidesr's, away from the borders of patches, where the peers cut the halo short; and
-the whole command's, without loss, must be those of the network alone.
+the whole command's, without loss, must be those of the network alone. In one row a tile loop has
+all of the halo, so that it makes the same pixels at its borders too.
 
 slidesr lets glibc keep freed memory, for the whole process. All rows have that, to the peers' good,
 but for the first, which is what a script of one's own does. So is a small image: at its edges their
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -44,6 +45,7 @@ from spans import Span, interior
 
 from slidesr.metrics import psnr_db
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
+from slidesr.nets.generator import GeneratorSpec
 from slidesr.weights import default_model, find_model, read_model
 
 _U8 = npt.NDArray[np.uint8]
@@ -52,6 +54,7 @@ _SCALE = 4
 _LEAST_DB = 40  # below it a row is not the same function
 _PEERS = {"tile loop": tile_loop, "MONAI": monai, "dask": dask}
 _SCRIPT = "tile loop, as released, glibc's memory as it comes"
+_WITHOUT_SEAMS = "tile loop, our network, no seams"
 _BASE, _ALONE, _WHOLE = "tile loop, as released", "slidesr, network alone", "slidesr, whole command"
 
 
@@ -151,6 +154,8 @@ def _rows(ours: Ours, scene: Scene, forms: dict[str, Network]) -> dict[str, Row]
         for form in ("as released", "our network")
         for peer in _PEERS
     }
+    whole = replace(scene, overlapping_windows=_windows_without_seams(model.spec.generator))
+    rows[_WITHOUT_SEAMS] = _peer_row("tile loop", forms["our network"], whole)
     loop = rows[_BASE]
     script = Row(loop.halo_px, glibc_as_it_comes(loop.work), loop.patches)
     halo = f"{model.halo_px}, all of it"
@@ -161,8 +166,8 @@ def _rows(ours: Ours, scene: Scene, forms: dict[str, Network]) -> dict[str, Row]
 def _peer_row(peer: str, network: Network, scene: Scene) -> Row:
     run = _PEERS[peer]
     is_monai = peer == "MONAI"
-    halo = f"{monai_overlap_px(scene)}, blended" if is_monai else str(scene.window_px // 2)
-    patches = scene.patches(monai_overlap_px(scene) if is_monai else scene.window_px)
+    halo = f"{monai_overlap_px(scene)}, blended" if is_monai else str(scene.overlap_px // 2)
+    patches = scene.patches(monai_overlap_px(scene) if is_monai else scene.overlap_px)
     return Row(halo, lambda: run(network, scene), patches)
 
 
@@ -178,8 +183,7 @@ def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
         _WHOLE: _likeness(whole, reference, everywhere, 0),
     }
     spec = model.spec.generator
-    # A patch's border is felt in the windows at it, and by the tail's radius beyond them.
-    reach = -(-spec.features_radius_px // spec.grid_px) * spec.grid_px + spec.tail_radius_px
+    reach = _reach_px(spec)
     for name, row in rows.items():
         made = None if name in alike else row.work()
         if made is None:
@@ -198,6 +202,15 @@ def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
                 " ratio is worth anything"
             )
     return alike
+
+
+def _reach_px(spec: GeneratorSpec) -> int:
+    """A patch's border is felt in the windows at it, and by the tail's radius beyond them."""
+    return -(-spec.features_radius_px // spec.grid_px) * spec.grid_px + spec.tail_radius_px
+
+
+def _windows_without_seams(spec: GeneratorSpec) -> int:
+    return -(-2 * _reach_px(spec) // spec.grid_px)
 
 
 def _likeness(made: _U8, ours: _U8, inside: npt.NDArray[np.bool_], edge_px: int) -> Likeness:
@@ -223,6 +236,9 @@ def _summary(calm: list[Round], ceilings: list[float]) -> dict[str, Ratio]:
         f"whole command, times as fast as: {_SCRIPT}": Ratio.of(seconds[_SCRIPT], seconds[_WHOLE]),
         f"whole command, times as fast as: {_BASE}": Ratio.of(seconds[_BASE], seconds[_WHOLE]),
         "whole command, times as fast as: best peer, our network": Ratio.of(best, seconds[_WHOLE]),
+        "whole command, times as fast as: tile loop, our network, no seams": Ratio.of(
+            seconds[_WITHOUT_SEAMS], seconds[_WHOLE]
+        ),
         "whole command, share of the network alone": Ratio.of(seconds[_ALONE], seconds[_WHOLE]),
         "network alone, share of the convolution ceiling": Ratio.of(reached, ceilings),
     }

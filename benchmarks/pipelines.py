@@ -2,8 +2,9 @@
 
 Attention runs in windows on the image's grid in each of them: a patch is whole windows and starts
 on the grid. In the tile loop and in dask patches overlap by one window, so that each has half of it
-as a halo: 16 px for the default weights, of the 46 that the network sees. (Real-ESRGAN's 10 are off
-the grid.) MONAI's overlap is a quarter of the patch, blended by a Gaussian.
+as a halo: 16 px for the default weights. (Real-ESRGAN's 10 are off the grid.) MONAI's overlap is a
+quarter of the patch, blended by a Gaussian. That leaves seams, since the network sees further; a
+tile loop that is to have none must overlap by three windows.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class Scene:
     patch_px: int
     device: str
     batch_size: int
+    overlapping_windows: int = 1
+
+    @property
+    def overlap_px(self) -> int:
+        return self.overlapping_windows * self.window_px
 
     def patches(self, overlap_px: int) -> list[Span]:
         """Along each axis."""
@@ -130,7 +136,7 @@ def tile_loop(network: Network, scene: Scene) -> _U8:
     whole, scale = as_tensor(scene.image).to(scene.device), scene.scale
     height, width = (side * scale for side in scene.image.shape[:2])
     result = torch.zeros(1, 3, height, width, device=scene.device)
-    patches = scene.patches(scene.window_px)
+    patches = scene.patches(scene.overlap_px)
     for rows, columns in product(patches, patches):
         made = network(whole[:, :, rows.seen, columns.seen])
         result[:, :, rows.kept(scale), columns.kept(scale)] = made[

@@ -54,10 +54,10 @@ def use_threads(count: int) -> None:
 def keep_freed_memory() -> None:
     """Lets glibc keep large freed blocks for the next tile instead of returning them at once.
 
-    Each layer's map is a block of 10-140 MB; with fresh pages for each, half of the time went into
-    page faults (measured: 0.076 against 0.141 source Mpx/s at x4 on two cores). Peak memory is the
-    same. It helps in the main thread: other threads' heaps end at 64 MB. Elsewhere than on glibc
-    nothing happens.
+    What a network makes some rows at a time are blocks of 5-15 MB; with fresh pages for each it
+    takes 2-4% longer, and without `nets.ready`, whose larger maps are kept, half as long again. It
+    helps in the main thread: other threads' heaps end at 64 MB. Elsewhere than on glibc nothing
+    happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:

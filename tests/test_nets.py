@@ -218,7 +218,8 @@ def attention_twin(layer: WindowAttention, x: Tensor) -> Tensor:
             for part in (layer.query, layer.key, layer.value)
         )
         assert len(query) == channels // 8
-        scores = torch.exp(query.T @ key)  # row i: what token i asks of each j
+        scores = query.T @ key  # row i: what token i asks of each j
+        scores = torch.exp(scores - scores.amax(dim=1, keepdim=True))
         shares = scores / scores.sum(dim=1, keepdim=True)
         attended = (value @ shares.T).reshape(cell.shape)
         out[image, :, top : top + window, left : left + window] = cell + layer.gamma * attended

@@ -190,7 +190,9 @@ class Generator(nn.Module):
         wide = self.up[0](attended)  # [n, 256, h, w]
         for double in self.up[1:]:
             wide = double(F.pixel_shuffle(wide, 2))  # [n, 256, 2h, 2w], ...
-        image: Tensor = self.output(wide)  # [n, 3, h*scale, w*scale]
+        return self._finished(x, self.output(wide))
+
+    def _finished(self, x: Tensor, image: Tensor) -> Tensor:
         if self.spec.bicubic_skip:
             return added(bicubic(x, self.spec.scale), image)
         return (image.float().tanh() + 1) / 2

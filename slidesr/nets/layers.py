@@ -76,6 +76,7 @@ class WindowAttention(SelfAttention):
     def __init__(self, channels: int, window: int) -> None:
         super().__init__(channels)
         self.window = window
+        self.scale = 1.0  # of the scores
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (
@@ -85,7 +86,7 @@ class WindowAttention(SelfAttention):
         # and equal widths are what the memory-linear kernels ask for.
         missing = value.shape[-1] - query.shape[-1]
         query, key = (F.pad(part, (0, missing)) for part in (query, key))
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        attended = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         return x + self.gamma * map_from_windows(attended, x.shape, self.window)
 
 
@@ -153,7 +154,8 @@ def as_pixels(image: Tensor) -> NDArray[np.uint8]:
 
 def bicubic(x: Tensor, scale: int) -> Tensor:
     """Pillow's bicubic (a = -0.5) enlargement: f32[n, c, h, w] -> f32[n, c, h*scale, w*scale]."""
-    return F.interpolate(x, scale_factor=float(scale), mode="bicubic", antialias=True)
+    planes = x.contiguous()  # torch takes half as long for them
+    return F.interpolate(planes, scale_factor=float(scale), mode="bicubic", antialias=True)
 
 
 def shrunk(x: Tensor, scale: int) -> Tensor:
