@@ -120,8 +120,8 @@ class Model:
     def upscale(self, tiles: _U8) -> _U8:
         """u8[n, h + 2*halo, w + 2*halo, 3] -> u8[n, h*scale, w*scale, 3], both RGB.
 
-        h and w are whole windows. One thread at a time. Raises SlidesrError if the network gives no finite number, or one
-        tile is too much for the device.
+        h and w are whole windows. One thread at a time. Raises SlidesrError if the network gives no
+        finite number, or one tile is too much for the device.
         """
         made: list[_U8] = []
         while (start := sum(map(len, made))) < len(tiles):
