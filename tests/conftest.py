@@ -94,3 +94,13 @@ def _save_images(folder: Path, images: Mapping[str, U8]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_blocks() -> Iterator[None]:
+    """Many blocks of a small slide: of 256 source pixels, not 512."""
+    from slidesr.upscale import job
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "_LARGEST_TILE_PX", 256)
+        yield

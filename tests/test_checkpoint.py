@@ -27,7 +27,10 @@ from slidesr.weights import save_model
 
 # A slide of 16 blocks, with a glass corner; every block is a checkpoint where a test says so.
 _EAGER = "from slidesr.output.checkpoint import Pause as p; p._LEAST_S = p._TIMES = 0;"
-_MAIN = [sys.executable, "-c", f"{_EAGER} from slidesr.cli import main; main()"]
+_SMALL = "import slidesr.upscale.job as job; job._LARGEST_TILE_PX = 256;"
+_MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from distributed import Scheduler, SpecCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from slides import camelyon_style, tissue
-from test_checkpoint import _EAGER, part_of, state_of, wait_for
+from test_checkpoint import _MAIN, part_of, state_of, wait_for
 from test_faults import break_tile
 from test_ome_zarr import content
 from test_painter import tiny_generator
@@ -47,23 +47,13 @@ from slidesr.upscale import (
     prepared,
     upscale,
 )
-from slidesr.upscale import job as jobs
 from slidesr.upscale.profile import Stopwatch
 from slidesr.weights import save_model
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own, in threads of its own
-
-
-_SMALL = "import slidesr.upscale.job as job; job._LARGEST_TILE_PX = 256;"
-_MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_blocks() -> Iterator[None]:
-    """Many blocks of a small slide."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_LARGEST_TILE_PX", 256)
-        yield
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # dask's own, in threads of its own
+    pytest.mark.usefixtures("small_blocks"),
+]
 
 
 @pytest.fixture(scope="module")

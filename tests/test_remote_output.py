@@ -24,7 +24,7 @@ from slidesr.slide import open_slide
 from slidesr.upscale import Options, Progress, Summary, prepared, upscale
 from slidesr.weights import save_model
 
-pytestmark = pytest.mark.usefixtures("_eager")
+pytestmark = pytest.mark.usefixtures("small_blocks", "_eager")
 
 
 @pytest.fixture

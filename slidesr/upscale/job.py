@@ -33,6 +33,7 @@ from slidesr.weights import default_model
 _log = logging.getLogger(__name__)
 _ROI_MASK_PX = 2048
 _TILE_PX = 256
+_LEAST_BLOCKS = 4
 _LARGEST_TILE_PX = 512  # 1024 px: 3% faster, for half a gigabyte more and progress in leaps
 _LARGEST_BLOCK_PX = 4096  # 50 MB of output, of which eight or so are in memory
 _FAR = 2  # a pixel size this many times outside the training's gets a warning
@@ -171,15 +172,18 @@ def _plan(region: Box, model: Model) -> Plan:
     """The blocks of a job.
 
     On a GPU a block holds a batch of tiles of one size. On a CPU it is the largest tile that may be
-    of use, smaller where the slide has no four of them: progress, and threads, want several.
+    of use, smaller where these would not be four: progress, and threads, want several.
     """
-    tiles = model.batch_size
-    if tiles > 1:
-        return Plan.near(_TILE_PX, region, model.scale, model.window_px, tiles=tiles)
+
+    def of(tile_px: int, tiles: int = 1) -> Plan:
+        return Plan.near(tile_px, region, model.scale, model.window_px, tiles=tiles)
+
+    if model.batch_size > 1:
+        return of(_TILE_PX, model.batch_size)
     tile_px = min(_LARGEST_TILE_PX, _LARGEST_BLOCK_PX // model.scale)
-    while tile_px > _TILE_PX and region.area < 4 * tile_px**2:
+    while tile_px > _TILE_PX and of(tile_px).block_count < _LEAST_BLOCKS:
         tile_px //= 2
-    return Plan.near(tile_px, region, model.scale, model.window_px)
+    return of(tile_px)
 
 
 def open_model(options: Options, engine: Engine | None = None) -> Model:
