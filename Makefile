@@ -25,6 +25,7 @@ lint: $(VENV)/tested
 # TILES: a folder of high-resolution images for the precision; without, scikit-image's colon.
 benchmark: $(VENV)/benchmarked
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/tiles.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/precision.py $(TILES)
 	$(BIN)/python benchmarks/startup.py
