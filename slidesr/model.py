@@ -199,7 +199,7 @@ class Model:
             good &= torch.isfinite(made.sum((1, 2, 3)))  # one bad number spoils it
             if self._tolerance is not None:
                 source = trimmed(near[:, :, *seen], kept - BEYOND_PX)
-                made = consistent(made.clamp(0, 1), source, scale, self._tolerance / 255)
+                made = consistent(made.clamp_(0, 1), source, scale, self._tolerance / 255)
             quantised = made.mul_(255).round_().clamp_(0, 255)
             high[:, *(part * scale).slices] = quantised.permute(0, 2, 3, 1)
         return high, good

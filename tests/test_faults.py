@@ -21,6 +21,7 @@ import tifffile
 import torch
 from conftest import U8
 from slides import camelyon_style, subifd_ome, tissue
+from test_checkpoint import _MAIN
 from test_painter import tiny_generator
 from torch import Tensor
 
@@ -35,6 +36,8 @@ from slidesr.output.sink import Format
 from slidesr.slide import open_slide
 from slidesr.upscale import Options, Progress, Summary, prepared, upscale
 from slidesr.weights import save_model
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 LOSSLESS = Format(Compression("lzw"))
 TILE = 128
@@ -414,7 +417,7 @@ def test_the_bytes_do_not_depend_on_zone_locale_and_umask(
     for name, (place, umask, workers) in places.items():
         output = tmp_path / f"{name}.ome.tif"
         subprocess.run(
-            [sys.executable, "-m", "slidesr", *arguments, str(output), "--num-workers", workers],
+            [*_MAIN, *arguments, str(output), "--num-workers", workers],
             env=os.environ | place,
             umask=umask,
             check=True,

@@ -23,4 +23,4 @@ def consistent(high: Tensor, low: Tensor, scale: int, tolerance: float) -> Tenso
     error = trimmed(low - shrunk(high, scale), _SHRINK_PX)
     beyond = error.sign() * (error.abs() - tolerance).clamp(min=0)
     correction = trimmed(bicubic(beyond, scale), _ENLARGE_PX * scale)
-    return trimmed(high, BEYOND_PX * scale) + correction
+    return correction.add_(trimmed(high, BEYOND_PX * scale))
