@@ -10,10 +10,11 @@ the whole command's, without loss, must be those of the network alone. In one ro
 all of the halo, so that it makes the same pixels at its borders too.
 
 slidesr lets glibc keep freed memory, for the whole process. All rows have that, to the peers' good,
-but for the first, which is what a script of one's own does. So is a small image: at its edges their
-patches have no halo to pay for; the table says what they would pay inside a large slide.
+but for the first, a tile loop in a process of its own, as a script is. So is a small image: at its
+edges their patches have no halo to pay for; the table says what they would pay in a large slide.
 
 python benchmarks/peers.py [--side 768] [--rounds 5] [--patch 256] [--slide FILE] [--device cpu]
+python benchmarks/peers.py --side 2048 --rounds 3 --only script    a large slide, one peer
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from ours import Ours, opened
 from pipelines import (
     Network,
     Scene,
+    Script,
     as_ours,
     as_released,
     dask,
-    glibc_as_it_comes,
     monai,
     monai_overlap_px,
     tile_loop,
@@ -53,7 +54,7 @@ _U8 = npt.NDArray[np.uint8]
 _SCALE = 4
 _LEAST_DB = 40  # below it a row is not the same function
 _PEERS = {"tile loop": tile_loop, "MONAI": monai, "dask": dask}
-_SCRIPT = "tile loop, as released, glibc's memory as it comes"
+_SCRIPT = "tile loop, as released, a script of its own"
 _WITHOUT_SEAMS = "tile loop, our network, no seams"
 _BASE, _ALONE, _WHOLE = "tile loop, as released", "slidesr, network alone", "slidesr, whole command"
 
@@ -63,8 +64,9 @@ class Row:
     """A way to the output; `patches` are a peer's, along each axis."""
 
     halo_px: str
-    work: Callable[[], _U8 | None]
+    work: Callable[[], object]
     patches: Sequence[Span] = ()
+    pixels: Callable[[], _U8] | None = None  # for rows that are compared with the network alone
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ def _choices() -> argparse.Namespace:
     made.add_argument("--side", type=int, default=768, help="source pixels, squared, or a bit less")
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--patch", type=int, default=256, help="what the peers' network sees, px")
+    made.add_argument(
+        "--only", metavar="WORDS", default="", help="peers whose name has these words"
+    )
     made.add_argument("--slide", type=Path, help="the middle of it instead of a made-up slide")
     made.add_argument(
         "--least-busy",
@@ -128,7 +133,11 @@ def _compared(choices: argparse.Namespace) -> Comparison:
             "our network": as_ours(trained, engine),
             "as released": as_released(trained.to(engine.device), window),
         }
-        rows = _rows(ours, scene, forms)
+        rows = {
+            name: row
+            for name, row in _rows(ours, scene, forms).items()
+            if choices.only in name or name in (_ALONE, _WHOLE)
+        }
         alike = _alike(rows, ours)
         work = {name: row.work for name, row in rows.items()}
         rounds = [
@@ -157,7 +166,7 @@ def _rows(ours: Ours, scene: Scene, forms: dict[str, Network]) -> dict[str, Row]
     whole = replace(scene, overlapping_windows=_windows_without_seams(model.spec.generator))
     rows[_WITHOUT_SEAMS] = _peer_row("tile loop", forms["our network"], whole)
     loop = rows[_BASE]
-    script = Row(loop.halo_px, glibc_as_it_comes(loop.work), loop.patches)
+    script = Row(loop.halo_px, Script(scene), loop.patches, loop.pixels)
     halo = f"{model.halo_px}, all of it"
     own = {_ALONE: Row(halo, ours.network_alone), _WHOLE: Row(halo, ours.whole_command)}
     return {_SCRIPT: script, **rows, **own}
@@ -168,7 +177,11 @@ def _peer_row(peer: str, network: Network, scene: Scene) -> Row:
     is_monai = peer == "MONAI"
     halo = f"{monai_overlap_px(scene)}, blended" if is_monai else str(scene.overlap_px // 2)
     patches = scene.patches(monai_overlap_px(scene) if is_monai else scene.overlap_px)
-    return Row(halo, lambda: run(network, scene), patches)
+
+    def work() -> _U8:
+        return run(network, scene)
+
+    return Row(halo, work, patches, work)
 
 
 def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
@@ -185,9 +198,9 @@ def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
     spec = model.spec.generator
     reach = _reach_px(spec)
     for name, row in rows.items():
-        made = None if name in alike else row.work()
-        if made is None:
+        if row.pixels is None:
             continue
+        made = row.pixels()
         inside = interior(row.patches, reach).repeat(_SCALE)
         ahead = spec.phase_px * _SCALE
         alike[name] = _likeness(
@@ -229,16 +242,18 @@ def _likeness(made: _U8, ours: _U8, inside: npt.NDArray[np.bool_], edge_px: int)
 def _summary(calm: list[Round], ceilings: list[float]) -> dict[str, Ratio]:
     """The figures that matter, each a ratio inside a round; of the ceiling, jobs a second."""
     seconds = {name: [each.runs[name].seconds for each in calm] for name in calm[0].runs}
-    of_ours = [seconds[f"{peer}, our network"] for peer in _PEERS]
-    best = [min(each) for each in zip(*of_ours, strict=True)]
+    times = "whole command, times as fast as:"
+    told = {
+        f"{times} {name}": Ratio.of(seconds[name], seconds[_WHOLE])
+        for name in (_SCRIPT, _BASE, _WITHOUT_SEAMS)
+        if name in seconds
+    }
+    of_ours = [seconds[name] for peer in _PEERS if (name := f"{peer}, our network") in seconds]
+    if of_ours:
+        best = [min(each) for each in zip(*of_ours, strict=True)]
+        told[f"{times} best peer, our network"] = Ratio.of(best, seconds[_WHOLE])
     reached = [1 / each for each in seconds[_ALONE]]
-    return {
-        f"whole command, times as fast as: {_SCRIPT}": Ratio.of(seconds[_SCRIPT], seconds[_WHOLE]),
-        f"whole command, times as fast as: {_BASE}": Ratio.of(seconds[_BASE], seconds[_WHOLE]),
-        "whole command, times as fast as: best peer, our network": Ratio.of(best, seconds[_WHOLE]),
-        "whole command, times as fast as: tile loop, our network, no seams": Ratio.of(
-            seconds[_WITHOUT_SEAMS], seconds[_WHOLE]
-        ),
+    return told | {
         "whole command, share of the network alone": Ratio.of(seconds[_ALONE], seconds[_WHOLE]),
         "network alone, share of the convolution ceiling": Ratio.of(reached, ceilings),
     }
@@ -264,7 +279,7 @@ def _table(made: Comparison) -> str:
 
 def _line(name: str, made: Comparison) -> list[str]:
     runs, alike = [each.runs[name] for each in made.rounds], made.alike[name]
-    base = [each.runs[_BASE].seconds for each in made.rounds]
+    base = [each.runs[_BASE if _BASE in made.rows else _WHOLE].seconds for each in made.rounds]
     megapixels = len(made.scene.image) ** 2 / 1e6
     return [
         name,

@@ -9,12 +9,12 @@ tile loop that is to have none must overlap by three windows.
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeVar, cast
+from multiprocessing import get_context
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
@@ -22,19 +22,19 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
+from rounds import Run, measured
 from spans import Span, spans
 from torch import Tensor
 
-from slidesr.engine import Engine, keep_freed_memory
+from slidesr.engine import Engine
 from slidesr.nets.folding import folded, same_on_any_threads
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import as_pixels, as_tensor, map_from_windows, windows_from_map
+from slidesr.weights import default_model, find_model, read_model
 
 _U8 = npt.NDArray[np.uint8]
 Network = Callable[[Tensor], Tensor]
 """f32[n, 3, h, w] in 0..1 -> f32[n, 3, h*scale, w*scale]; h and w are whole windows."""
-
-_Made = TypeVar("_Made")
 
 _MONAI_OVERLAP = 0.25
 
@@ -60,25 +60,25 @@ class Scene:
         return spans(len(self.image), self.patch_px, overlap_px)
 
 
-def glibc_as_it_comes(work: Callable[[], _Made]) -> Callable[[], _Made]:
-    """The same without what slidesr does to glibc's memory; elsewhere than on glibc nothing.
+class Script:
+    """A tile loop over the network as released in a process of its own, as a script has it.
 
-    The limits are those at which glibc's own, which move, end up: malloc.h, DEFAULT_MMAP_THRESHOLD.
+    Nothing of slidesr's is set there: glibc returns memory as it does by itself. In a process that
+    has run other rows it would find their freed memory, and take half as long.
     """
-    glibc = ctypes.CDLL(None) if os.name == "posix" else None
-    if glibc is None or not hasattr(glibc, "malloc_trim"):
-        return work
 
-    def plain() -> _Made:
-        glibc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
-        glibc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-        glibc.malloc_trim(0)
-        try:
-            return work()
-        finally:
-            keep_freed_memory.__wrapped__()
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
-    return plain
+    def __call__(self) -> Run:
+        return self._process.submit(_run_script, self._scene).result()
+
+
+def _run_script(scene: Scene) -> Run:
+    _, trained = read_model(find_model(default_model(scene.scale)))
+    network = as_released(trained.to(scene.device), scene.window_px)
+    return measured(lambda: tile_loop(network, scene), scene.device)
 
 
 def monai_overlap_px(scene: Scene) -> int:

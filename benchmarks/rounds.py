@@ -71,14 +71,19 @@ def alternating(
 
 
 def measured(work: Callable[[], object], device: str) -> Run:
-    """Runs it once; it is over when the device has done all of it."""
+    """Runs it once; it is over when the device has done all of it.
+
+    What is measured in another process gives its `Run` itself.
+    """
     is_gpu = device.startswith("cuda")
     if is_gpu:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     cpu_s, started = time.process_time(), time.perf_counter()
-    work()
+    made = work()
+    if isinstance(made, Run):
+        return made
     if is_gpu:
         torch.cuda.synchronize(device)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
