@@ -55,7 +55,7 @@ def keep_freed_memory() -> None:
     """Lets glibc keep large freed blocks for the next tile instead of returning them at once.
 
     What a network makes some rows at a time are blocks of 5-15 MB; with fresh pages for each it
-    takes 2-4% longer, and without `nets.ready`, whose larger maps are kept, half as long again. It
+    takes 2-4% longer. (Whole maps, which `nets.ready` keeps itself, would take twice as long.) It
     helps in the main thread: other threads' heaps end at 64 MB. Elsewhere than on glibc nothing
     happens.
     """
