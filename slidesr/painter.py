@@ -148,25 +148,13 @@ class Painter:
         """The tissue of a part as one tile or as several, whichever costs less."""
         if not self._any_tissue(raw, part):
             return []
-        tissue = self._tissue_part(raw, part)
-        whole = self._usual(tissue, raw.block.cover)
-        longer = max(tissue.width, tissue.height)
-        halves = tissue.cut(-(-longer // 2), self._plan.grid_px)
+        whole = self._tissue_part(raw, part)
+        longer = max(whole.width, whole.height)
+        halves = whole.cut(-(-longer // 2), self._plan.grid_px)
         if len(halves) == 1:
             return [whole]
         parts = [each for half in halves for each in self._without_waste(raw, half)]
         return parts if sum(map(self._cost, parts)) < self._cost(whole) else [whole]
-
-    def _usual(self, tile: Box, cover: Box) -> Box:
-        """A tile of a usual size around one, inside the block's cover.
-
-        For each shape that is new kernels are made, and memory is cut up in another way.
-        """
-        grid = self._plan.grid_px
-        width, height = (usual_cells(side // grid) * grid for side in (tile.width, tile.height))
-        width, height = min(width, cover.width), min(height, cover.height)
-        x, y = min(tile.x, cover.right - width), min(tile.y, cover.bottom - height)
-        return Box(x, y, width, height)
 
     def _cost(self, tile: Box) -> int:
         """About half of the work is done for the halo too."""
@@ -206,16 +194,6 @@ class Painter:
     def _output_tile(self, block: Block, row: int, column: int) -> Box:
         side, write = self._plan.output_tile_px, block.write
         return Box(write.x + column * side, write.y + row * side, side, side).clipped(write)
-
-
-def usual_cells(count: int) -> int:
-    """The least of 1, 2, ..., 7, 8, 10, 12, 14, 16, 20, ... that is no less.
-
-    >>> [usual_cells(count) for count in (5, 9, 13, 17)]
-    [5, 10, 14, 20]
-    """
-    step = 1 << max(0, (count - 1).bit_length() - 3)
-    return -(-count // step) * step
 
 
 def _within(pixels: _U8, colour: tuple[int, int, int], tolerance: int) -> bool:
