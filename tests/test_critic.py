@@ -393,7 +393,7 @@ def test_feature_matching_wants_maps_of_one_critic() -> None:
 
 
 def test_a_critic_learns_to_tell_bright_images_from_dark_ones() -> None:
-    critic, rng = make(SMALL), seeded(0)
+    critic, rng = make(SMALL), seeded(4)
     optimizer = torch.optim.Adam(critic.parameters(), 0.01)
     penalties = []
     for _ in range(20):

@@ -102,7 +102,8 @@ def test_the_curves_are_there_for_tensorboard(gan: Finished) -> None:
     scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
     steps = {name: [event.step for event in curve] for name, curve in scalars.items()}
     scores = {f"{metric}/{data}" for metric in ("psnr_db", "ssim") for data in "ab"}
-    assert set(scalars) == scores | {f"loss/{name}" for name in reports[-1].losses}
+    losses = {f"loss/{name}" for name in reports[-1].losses}
+    assert set(scalars) == scores | losses | {"patches_per_s"}
     assert steps["psnr_db/a"] == [20, 40, 60]
     assert steps["loss/pixel"] == list(range(2, 61, 2))
     assert steps["loss/critic"] == list(range(12, 61, 2))  # begins after 10 patches

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     help="Where the checkpoint, the log, the weights and their card go.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that stopped here, if any.")
-@click.option("--patches", type=click.IntRange(1), help="So many, not as the recipe says.")
+@click.option(
+    "--patches", type=click.IntRange(1), help="Number of training patches; overrides the recipe."
+)
+@click.option("--no-score", is_flag=True, help="Write the weights without scoring them.")
 @click.option("--start", help="Weights to begin with, a shipped name or a file, for the recipe's.")
 @click.option(
     "--vgg19",
@@ -48,6 +51,7 @@ def train(
     patches: int | None,
     start: str | None,
     vgg19: Path | None,
+    no_score: bool,
 ) -> None:
     """Trains by a RECIPE, scores the result, and writes weights and a model card.
 
@@ -78,10 +82,10 @@ def train(
         if isinstance(plan, EncoderRecipe):
             _train_encoder(plan, sources)
         else:
-            _train_generator(plan, sources)
+            _train_generator(plan, sources, scored=not no_score)
 
 
-def _train_generator(plan: Recipe, sources: Sources) -> None:
+def _train_generator(plan: Recipe, sources: Sources, *, scored: bool) -> None:
     from slidesr.benchmark.methods import classical, of_model
     from slidesr.benchmark.pairs import find_pairs
     from slidesr.benchmark.suite import Comparison, Options, mean_scores
@@ -102,12 +106,16 @@ def _train_generator(plan: Recipe, sources: Sources) -> None:
             )
             losses = ", ".join(f"{name} {value:.5f}" for name, value in now.losses.items())
             bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
-            bar.console.print(inert(f"{now.patches:>9,} patches  {losses}  {gains}"))
+            rate = f"{now.patches / now.seconds:.0f}/s"
+            bar.console.print(inert(f"{now.patches:>9,} patches ({rate})  {losses}  {gains}"))
 
         trained = run(plan, sources, world, report)
     if not world.is_first:
         return
     spec = described(plan, sources.data, trained)
+    if not scored:
+        click.echo(printable(str(write_model(sources.out, spec, {}, trained.generator))))
+        return
     made = of_model(Model(spec, trained.generator, ""))
     comparison = Comparison(
         find_pairs(sources.valid),

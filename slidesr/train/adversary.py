@@ -33,7 +33,7 @@ class Adversary:
 
     def learn(
         self, real: Tensor, made: Tensor, step: int, rng: torch.Generator
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """One step on f32[n, 3, h, w] in 0..1, real and made; what it saw, by name.
 
         The penalty is taken in fp32 on every `penalty_every`-th step and is heavier by as much
@@ -41,14 +41,14 @@ class Adversary:
         """
         with torch.autocast(real.device.type, torch.bfloat16):
             loss = critic_loss(self.critic(real), self.critic(made))
-        seen = {"critic": float(loss.detach())}
+        seen = {"critic": loss.detach()}
         every = self._recipe.penalty_every
         if step % every == 0:
             penalty = gradient_penalty(
                 self.critic, real, made, mix=self._recipe.penalty_mix, rng=rng
             )
             loss = loss + self._recipe.penalty_weight * every * penalty
-            seen["penalty"] = float(penalty.detach())
+            seen["penalty"] = penalty.detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._world.average_gradients(self.critic)

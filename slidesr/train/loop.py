@@ -23,6 +23,7 @@ from slidesr.schedule import ordered_map
 from slidesr.train.adversary import Adversary
 from slidesr.train.checkpoint import Checkpoint, Stateful
 from slidesr.train.data import Pair, PatchSampler
+from slidesr.train.device_sampler import DeviceSampler
 from slidesr.train.log import TrainingLog
 from slidesr.train.objective import Objective
 from slidesr.train.recipe import Recipe, learning_rate, recipe_as_dict
@@ -99,31 +100,27 @@ def train(
     never stopped, bit for bit.
     """
     torch.manual_seed(recipe.seed)
-    sampler = PatchSampler(
-        sources.data, recipe.data, scale=recipe.generator.scale, seed=recipe.seed
-    )
+    torch.backends.cudnn.benchmark = True  # shapes never change
     validation = Validation(sources.valid, recipe.generator)
     parts = _assembled(recipe, sources, world)
     state = Checkpoint(sources.out, recipe_as_dict(recipe), parts.to_save())
     patches, seconds = state.load()
 
     started = time.monotonic() - seconds
-    seen: list[dict[str, float]] = []
+    seen: list[dict[str, Tensor]] = []
     with (
-        closing(_batches(sampler, recipe, world, patches)) as batches,
+        closing(_batches(sources.data, recipe, world, patches)) as batches,
         TrainingLog(sources.out if world.is_first else None) as log,
     ):
         for pair in batches:
             for group in parts.optimizer.param_groups:
                 group["lr"] = learning_rate(recipe.optimizer, patches, recipe.patches)
-            losses = _step(recipe, parts, world, pair, patches)
-            if not all(map(math.isfinite, losses.values())):
-                raise SlidesrError(f"{sources.out}: not a number after {patches} patches: {losses}")
+            seen.append(_step(recipe, parts, world, pair, patches))
             before, patches = patches, patches + recipe.batch
-            seen.append(losses)
-            if _due(before, patches, recipe.validate_every / _LOGS_A_VALIDATION):
-                log.numbers(patches, {f"loss/{name}": value for name, value in losses.items()})
-            if _due(before, patches, recipe.validate_every) or patches >= recipe.patches:
+            validates = _due(before, patches, recipe.validate_every) or patches >= recipe.patches
+            if validates or _due(before, patches, recipe.validate_every / _LOGS_A_VALIDATION):
+                _log_losses(log, seen[-1], patches, time.monotonic() - started)
+            if validates:
                 world.average_buffers(parts.average)
                 seconds = time.monotonic() - started
                 if world.is_first:
@@ -140,7 +137,7 @@ def train(
 
 def _step(
     recipe: Recipe, parts: _Parts, world: World, pair: Pair, patches: int
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """One step of the critic, if there is one by now, and one of the generator; their losses."""
     high, low = (
         part.to(world.device, non_blocking=True, memory_format=torch.channels_last)
@@ -149,7 +146,7 @@ def _step(
     with torch.autocast(world.device.type, torch.bfloat16):
         made = parts.enlarge(low).float()
     losses = parts.objective.losses(made, high, low)
-    seen: dict[str, float] = {}
+    seen: dict[str, Tensor] = {}
     if parts.adversary and recipe.critic and patches >= recipe.critic.begins_after:
         step = patches // recipe.batch
         seed = np.random.SeedSequence((recipe.seed, step, world.rank, 1)).generate_state(1)[0]
@@ -163,7 +160,7 @@ def _step(
     nn.utils.clip_grad_norm_(parts.generator.parameters(), recipe.optimizer.clip_norm)
     parts.optimizer.step()
     parts.average.update_parameters(parts.generator)
-    return seen | {name: float(value.detach()) for name, value in losses.items()}
+    return seen | {name: value.detach() for name, value in losses.items()}
 
 
 def _assembled(recipe: Recipe, sources: Sources, world: World) -> _Parts:
@@ -181,36 +178,52 @@ def _assembled(recipe: Recipe, sources: Sources, world: World) -> _Parts:
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,
             weight_decay=recipe.optimizer.weight_decay,
+            fused=world.device.type == "cuda",
         ),
         objective=Objective(recipe.loss, recipe.generator.scale, world.device, sources.vgg19),
         adversary=Adversary(recipe.critic, world) if recipe.critic else None,
     )
 
 
-def _batches(
-    sampler: PatchSampler, recipe: Recipe, world: World, first: int
-) -> Batches[Pair, None, None]:
-    """This process's share of each batch, drawn by threads while the network works."""
+def _batches(data: Path, recipe: Recipe, world: World, first: int) -> Batches[Pair, None, None]:
+    """This process's share of each batch: drawn on the GPU, or by threads ahead of the network."""
     share, rest = divmod(recipe.batch, world.size)
     if rest:
         raise RefusedError(f"a batch of {recipe.batch} does not divide by {world.size} processes")
-    on_gpu = world.device.type == "cuda"
-    workers = max(1, min(8, (os.cpu_count() or 1) // world.size)) if on_gpu else 1
+    scale, seed = recipe.generator.scale, recipe.seed
+    firsts = range(first, recipe.patches, recipe.batch)
+    if world.device.type == "cuda" and recipe.data.degradation == "bicubic":
+        on_device = DeviceSampler(data, recipe.data, scale=scale, seed=seed, device=world.device)
+        return (on_device.draw(start + world.rank * share, share) for start in firsts)
+    sampler = PatchSampler(data, recipe.data, scale=scale, seed=seed)
+    workers = 1
+    if world.device.type == "cuda":
+        workers = max(1, min(8, (os.cpu_count() or 1) // world.size))
     return ordered_map(
         lambda start: sampler.draw(start + world.rank * share, share),
-        range(first, recipe.patches, recipe.batch),
+        firsts,
         workers=workers,
         ahead=2 * workers,
     )
+
+
+def _log_losses(log: TrainingLog, losses: dict[str, Tensor], patches: int, seconds: float) -> None:
+    """Fetches the losses of one step, and stops a run whose losses are no numbers any more."""
+    values = {name: float(value) for name, value in losses.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise SlidesrError(f"not a number after {patches} patches: {values}")
+    log.numbers(patches, {f"loss/{name}": value for name, value in values.items()})
+    log.numbers(patches, {"patches_per_s": patches / seconds})
 
 
 def _due(before: int, now: int, every: float) -> bool:
     return before // every != now // every
 
 
-def _means(seen: list[dict[str, float]]) -> dict[str, float]:
+def _means(seen: list[dict[str, Tensor]]) -> dict[str, float]:
     names = sorted({name for one in seen for name in one})
-    return {name: float(np.mean([one[name] for one in seen if name in one])) for name in names}
+    each = {name: torch.stack([one[name] for one in seen if name in one]) for name in names}
+    return {name: float(values.double().mean()) for name, values in each.items()}
 
 
 def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
