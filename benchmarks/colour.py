@@ -29,13 +29,15 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from slidesr.geometry import Box, Mpp
+from slidesr.imaging.resample import bicubic_down
 from slidesr.output.compression import COMPRESSIONS, Compression
+from slidesr.output.copy import write_plain
 from slidesr.output.metadata import Metadata
-from slidesr.output.plain import write_plain
-from slidesr.output.sink import Format
-from slidesr.resample import bicubic_down
+from slidesr.output.writer import Format
+from slidesr.pipeline.job import Job, prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
-from slidesr.upscale import Job, Options, prepared, upscale
 
 _U8 = npt.NDArray[np.uint8]
 _F64 = npt.NDArray[np.float64]

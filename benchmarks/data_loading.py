@@ -21,7 +21,7 @@ from material import texture
 from PIL import Image
 
 from slidesr.geometry import Box
-from slidesr.resample import bicubic_down
+from slidesr.imaging.resample import bicubic_down
 from slidesr.train.data import DataRecipe, PatchSampler
 
 _BATCH = 8

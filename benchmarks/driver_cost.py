@@ -19,11 +19,13 @@ from hand_started import hand_started
 from material import write_slide
 from PIL import Image
 
-from slidesr.distribute import cluster as clusters
-from slidesr.distribute import connected
+from slidesr.model.weights import ModelSpec, save_model
 from slidesr.nets.generator import Generator, GeneratorSpec
-from slidesr.upscale import Options, prepared, upscale
-from slidesr.weights import ModelSpec, save_model
+from slidesr.pipeline.dask_cluster import cluster as clusters
+from slidesr.pipeline.dask_cluster.cluster import connected
+from slidesr.pipeline.job import prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import upscale
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from skimage.data import immunohistochemistry
 
 from slidesr.geometry import Box, Mpp
+from slidesr.output.copy import write_plain
 from slidesr.output.metadata import Metadata
-from slidesr.output.plain import write_plain
 
 GLASS = (243, 241, 244)
 

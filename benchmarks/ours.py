@@ -15,9 +15,11 @@ from material import write_slide
 
 from slidesr.geometry import Box
 from slidesr.output.compression import Compression
-from slidesr.output.sink import Format
+from slidesr.output.writer import Format
+from slidesr.pipeline.job import Job, open_model, prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
-from slidesr.upscale import Job, Options, open_model, prepared, upscale
 
 _U8 = npt.NDArray[np.uint8]
 

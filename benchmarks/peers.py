@@ -44,10 +44,10 @@ from pipelines import (
 from rounds import Ratio, Round, alternating, markdown, undisturbed
 from spans import Span, interior
 
-from slidesr.metrics import psnr_db
+from slidesr.imaging.metrics import psnr_db
+from slidesr.model.weights import default_model, find_model, read_model
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
 from slidesr.nets.generator import GeneratorSpec
-from slidesr.weights import default_model, find_model, read_model
 
 _U8 = npt.NDArray[np.uint8]
 

@@ -26,11 +26,11 @@ from rounds import Run, measured
 from spans import Span, spans
 from torch import Tensor
 
-from slidesr.engine import Engine
-from slidesr.nets.folding import folded, same_on_any_threads
+from slidesr.model.device import Engine
+from slidesr.model.weights import default_model, find_model, read_model
 from slidesr.nets.generator import Generator
+from slidesr.nets.inference_form import folded, same_on_any_threads
 from slidesr.nets.layers import as_pixels, as_tensor, map_from_windows, windows_from_map
-from slidesr.weights import default_model, find_model, read_model
 
 _U8 = npt.NDArray[np.uint8]
 Network = Callable[[Tensor], Tensor]
@@ -119,7 +119,7 @@ def _explicit_attention(generator: Generator, features: Tensor, window_px: int) 
 
 
 def as_ours(trained: Generator, engine: Engine) -> Network:
-    """What `slidesr.model.Model` runs, but padded: the peers want a map as large as the patch."""
+    """What `Model` runs, but padded: the peers want a map as large as the patch."""
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     ready = same_on_any_threads(folded(trained.cpu(), dtype)).to(engine.device)
 

@@ -20,13 +20,13 @@ from machine import parser, record
 from material import texture
 from rounds import markdown
 
-from slidesr.engine import Engine
 from slidesr.geometry import Box
-from slidesr.images import image_paths, read_rgb
-from slidesr.metrics import psnr_db
-from slidesr.model import load_model
-from slidesr.resample import bicubic_down
-from slidesr.weights import default_model
+from slidesr.imaging.image_files import image_paths, read_rgb
+from slidesr.imaging.metrics import psnr_db
+from slidesr.imaging.resample import bicubic_down
+from slidesr.model.device import Engine
+from slidesr.model.model import load_model
+from slidesr.model.weights import default_model
 
 _U8 = npt.NDArray[np.uint8]
 _SCALE, _SIDE_PX = 4, 256

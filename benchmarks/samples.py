@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from slidesr.engine import Engine
-from slidesr.images import image_paths, read_rgb
-from slidesr.model import load_model
-from slidesr.resample import bicubic_down, bicubic_up
+from slidesr.imaging.image_files import image_paths, read_rgb
+from slidesr.imaging.resample import bicubic_down, bicubic_up
+from slidesr.model.device import Engine
+from slidesr.model.model import load_model
 
 _U8 = npt.NDArray[np.uint8]
 _SHOWN_PX, _GAP_PX, _ROWS = 192, 4, 2

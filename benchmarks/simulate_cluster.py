@@ -21,7 +21,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-_AHEAD, _MOST_TISSUE, _MOST_TOGETHER = 4, 4, 64  # as in slidesr.distribute and upscale.batch
+_AHEAD, _MOST_TISSUE, _MOST_TOGETHER = (
+    4,
+    4,
+    64,
+)  # as in dask_cluster and batch
 _UNIT_PX = 1024  # of the slide that gives the unit costs of a check
 _MOST_EVENTS, _MOST_SLIDES = 200_000, 500
 
@@ -242,8 +246,10 @@ def _runs(
     """Seconds, unit costs and blocks of runs on slides of pure tissue; the first one warms up."""
     from material import write_slide
 
-    from slidesr.distribute import connected
-    from slidesr.upscale import Options, prepared, upscale
+    from slidesr.pipeline.dask_cluster.cluster import connected
+    from slidesr.pipeline.job import prepared
+    from slidesr.pipeline.options import Options
+    from slidesr.pipeline.run import upscale
 
     options = Options(tissue="all", device="cpu", overwrite=True)
     with connected(address) as cluster:

@@ -37,7 +37,9 @@ told = {}
 def tell(stage):
     told[stage] = time.monotonic() - begun
 from pathlib import Path
-from slidesr.upscale import Options, open_model, prepared, upscale
+from slidesr.pipeline.job import open_model, prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import upscale
 tell("imports")
 options = Options(device=device)
 model = open_model(options)

@@ -18,9 +18,10 @@ from material import texture
 from rounds import Ratio, alternating, markdown
 
 from slidesr.geometry import Box
-from slidesr.model import Model
+from slidesr.model.model import Model
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
-from slidesr.upscale import Options, open_model
+from slidesr.pipeline.job import open_model
+from slidesr.pipeline.options import Options
 
 _SIDES_PX = [256, 512, 1024]
 

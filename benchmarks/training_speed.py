@@ -17,13 +17,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from slidesr.engine import Engine
-from slidesr.images import image_paths, read_rgb
+from slidesr.imaging.image_files import image_paths, read_rgb
+from slidesr.model.device import Engine
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
 from slidesr.train.data import PatchSampler
-from slidesr.train.loop import Progress, Sources, train
+from slidesr.train.distributed import joined_world
+from slidesr.train.loop import Sources, TrainingProgress, train
 from slidesr.train.recipe import Recipe, find_recipe, recipe_from_toml
-from slidesr.train.world import joined_world
 
 _FORWARD_AND_BACKWARD = 3  # times the arithmetic of the forward pass
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _trained_per_s(recipe: Recipe, data: Path) -> float:
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     with tempfile.TemporaryDirectory() as folder, joined_world() as world:
         valid = Path(folder) / "valid"
         valid.mkdir()

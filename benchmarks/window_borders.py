@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from slidesr.engine import Engine
 from slidesr.geometry import Box
-from slidesr.model import Upscaler, load_model
+from slidesr.model.device import Engine
+from slidesr.model.model import Upscaler, load_model
+from slidesr.model.weights import default_model
 from slidesr.slide import open_slide
-from slidesr.weights import default_model
 
 _U8 = npt.NDArray[np.uint8]
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""An RGB image, u8[h, w, 3] in 0..255, where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class Size:

@@ -13,9 +13,9 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
+from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import WindowAttention
-from slidesr.weights import ModelSpec
 
 U8 = NDArray[np.uint8]
 
@@ -99,7 +99,7 @@ def _save_images(folder: Path, images: Mapping[str, U8]) -> Path:
 @pytest.fixture(scope="module")
 def small_blocks() -> Iterator[None]:
     """Many blocks of a small slide: of 256 source pixels, not 512."""
-    from slidesr.upscale import job
+    from slidesr.pipeline import job
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "_LARGEST_TILE_PX", 256)

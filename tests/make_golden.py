@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from slidesr.model import load_model
-from slidesr.weights import list_models
+from slidesr.model.model import load_model
+from slidesr.model.weights import list_models
 
 GOLDEN = Path(__file__).parent / "golden"
 

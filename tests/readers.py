@@ -29,8 +29,8 @@ from browser_driver import FLAGS
 from numpy.typing import NDArray
 from PIL import Image
 
-from slidesr.verify.by_bioformats import BioFormatsReader
-from slidesr.verify.reader import NotInstalledError
+from slidesr.verify.readers.by_bioformats import BioFormatsReader
+from slidesr.verify.readers.reader import NotInstalledError
 
 U8 = NDArray[np.uint8]
 ROOT = Path(__file__).parents[1]

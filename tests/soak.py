@@ -33,12 +33,12 @@ from slides import camelyon_style, tissue
 from soak_cluster import by_hand
 from test_painter import tiny_generator
 
-import slidesr.upscale.batch  # noqa: F401 - loaded before the forks
+import slidesr.pipeline.batch  # noqa: F401 - loaded before the forks
 from slidesr.cli import main as command
+from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
 from slidesr.output.ome_tiff import OmeTiffWriter
-from slidesr.output.ome_zarr import OmeZarrWriter
-from slidesr.weights import save_model
+from slidesr.output.zarr.writer import OmeZarrWriter
 
 _WRITERS = (OmeTiffWriter, OmeZarrWriter)
 _PAUSE_S = 0.2  # between checkpoints here: runs of a second must have some

@@ -17,8 +17,8 @@ from test_painter import tiny_generator
 from slidesr.cli import run
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
-from slidesr.upscale.items import Item, find_items
-from slidesr.weights import save_model
+from slidesr.model.weights import save_model
+from slidesr.pipeline.find_slides import BatchItem, find_items
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def test_folders_are_searched_for_slides_alone(tmp_path: Path) -> None:
 def test_outputs_never_share_a_name() -> None:
     twins = [Path("in/a.svs"), Path("in/a.tif"), Path("in/b.svs"), Path("in/a.svs")]
     assert find_items(twins, Path("out"), 2) == [
-        Item(Path("in/a.svs"), Path("out/a.svs.x2.ome.tif")),
-        Item(Path("in/a.tif"), Path("out/a.tif.x2.ome.tif")),
-        Item(Path("in/b.svs"), Path("out/b.x2.ome.tif")),
+        BatchItem(Path("in/a.svs"), Path("out/a.svs.x2.ome.tif")),
+        BatchItem(Path("in/a.tif"), Path("out/a.tif.x2.ome.tif")),
+        BatchItem(Path("in/b.svs"), Path("out/b.x2.ome.tif")),
     ]
     with pytest.raises(RefusedError, match="two slides have this name"):
         find_items([Path("in/a.svs"), Path("other/a.svs")], Path("out"), 2)

@@ -12,10 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage.data import immunohistochemistry
 
-from slidesr import metrics
-from slidesr.benchmark.cards import update_cards
 from slidesr.benchmark.cases import cases
-from slidesr.benchmark.files import refuse_other_results, write_results
+from slidesr.benchmark.export import refuse_other_results, update_cards, write_results
 from slidesr.benchmark.methods import (
     Method,
     Wanted,
@@ -27,20 +25,20 @@ from slidesr.benchmark.methods import (
 )
 from slidesr.benchmark.nuclei import find_nuclei
 from slidesr.benchmark.pairs import find_pairs
-from slidesr.benchmark.results import Results
-from slidesr.benchmark.store import Store
-from slidesr.benchmark.suite import Comparison, Options, compare, mean_scores
+from slidesr.benchmark.perceptual import PerceptualMetric
+from slidesr.benchmark.results import Results, Store
+from slidesr.benchmark.suite import Comparison, ComparisonOptions, compare, mean_scores
 from slidesr.cli import run as run_cli
-from slidesr.engine import Engine
 from slidesr.errors import BusyError, RefusedError
 from slidesr.geometry import Box, Mpp
-from slidesr.model import Model
+from slidesr.imaging import metrics
+from slidesr.imaging.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
+from slidesr.model.device import Engine
+from slidesr.model.model import Model
+from slidesr.model.weights import ModelSpec, list_models, save_model, sha256_of
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.output.copy import write_plain
 from slidesr.output.metadata import Metadata
-from slidesr.output.plain import write_plain
-from slidesr.perceptual import Eye
-from slidesr.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
-from slidesr.weights import ModelSpec, list_models, save_model, sha256_of
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, Mapping[str, U8]], Path]
@@ -77,7 +75,9 @@ def model(
 @pytest.fixture(scope="module")
 def comparison(folder: Path, model: Model) -> Comparison:
     return Comparison(
-        find_pairs(folder), lambda scale: [*classical(scale), of_model(model)], Options((2,))
+        find_pairs(folder),
+        lambda scale: [*classical(scale), of_model(model)],
+        ComparisonOptions((2,)),
     )
 
 
@@ -137,7 +137,7 @@ def test_every_number_is_that_of_its_image(
                 "ssim": metrics.ssim(made, high),
                 "ms_ssim": metrics.ms_ssim(made, high),
                 "qilv": metrics.qilv(made, high),
-                "distance": Eye().distances([made], high)["distance"][0],
+                "distance": PerceptualMetric().distances([made], high)["distance"][0],
                 "consistency": metrics.mean_absolute(bicubic_down(made, 2), low),
             }
             numbers = {name: values[index] for name, values in by_metric.items()}
@@ -154,7 +154,7 @@ def test_the_summary_is_the_mean_over_the_images_of_a_data_set(results: Results)
 
 
 def test_the_frechet_distance_is_that_of_all_tiles(results: Results, images: dict[str, U8]) -> None:
-    eye = Eye()
+    eye = PerceptualMetric()
     highs = [cut(images[name], 2) for name in ("a/1.png", "a/below/2.png")]
     made = [bicubic_up(bicubic_down(high, 2), 2) for high in highs]
     expected = metrics.frechet(
@@ -209,7 +209,7 @@ def test_another_comparison_does_not_go_on_with_what_one_left(
     comparison: Comparison, tmp_path: Path
 ) -> None:
     Store(tmp_path, comparison.identity()).close()
-    other = replace(comparison, options=Options((2,), jpeg_quality=50))
+    other = replace(comparison, options=ComparisonOptions((2,), jpeg_quality=50))
     with pytest.raises(RefusedError, match="another comparison was stopped here"):
         Store(tmp_path, other.identity())
     Store(tmp_path, comparison.identity()).close()
@@ -224,7 +224,7 @@ def test_other_results_are_not_replaced_unasked(
     comparison: Comparison, results: Results, output: Path
 ) -> None:
     refuse_other_results(output, results.protocol)
-    other = replace(comparison, options=Options((2,), jpeg_quality=50))
+    other = replace(comparison, options=ComparisonOptions((2,), jpeg_quality=50))
     with pytest.raises(RefusedError, match="--overwrite"):
         refuse_other_results(output, other.protocol)
 
@@ -240,15 +240,15 @@ def test_jpeg_and_scanner_change_what_the_methods_are_given(
     high = cut(images["a/1.png"], 2)
     first, *_ = comparison.pairs
 
-    def low(options: Options) -> U8:
+    def low(options: ComparisonOptions) -> U8:
         return replace(comparison, options=options).enlarged(2, [], first).low
 
     assert np.array_equal(
-        low(Options((2,), jpeg_quality=40)), through_jpeg(bicubic_down(high, 2), 40)
+        low(ComparisonOptions((2,), jpeg_quality=40)), through_jpeg(bicubic_down(high, 2), 40)
     )
-    scanned = low(Options((2,), "scanner"))
-    assert np.array_equal(scanned, low(Options((2,), "scanner")))
-    assert not np.array_equal(scanned, low(Options((2,), "scanner", seed=1)))
+    scanned = low(ComparisonOptions((2,), "scanner"))
+    assert np.array_equal(scanned, low(ComparisonOptions((2,), "scanner")))
+    assert not np.array_equal(scanned, low(ComparisonOptions((2,), "scanner", seed=1)))
     off = np.abs(scanned.astype(int) - bicubic_down(high, 2)).mean()
     assert 0.5 < off < 20
 
@@ -258,7 +258,7 @@ def test_small_images_are_compared_without_ms_ssim(
 ) -> None:
     folder = save_images(tmp_path, {"a.png": section[:160, :176]})
     found = mean_scores(
-        Comparison(find_pairs(folder), classical, Options((2,))), lambda done, total: None
+        Comparison(find_pairs(folder), classical, ComparisonOptions((2,))), lambda done, total: None
     )
     assert "ms_ssim" not in found[tmp_path.name]["bicubic"]
     assert found[tmp_path.name]["bicubic"]["ssim"] > 0.5
@@ -270,13 +270,14 @@ def test_images_too_small_for_the_metrics_are_refused(
     folder = save_images(tmp_path, {"small.png": section[:16, :16]})
     with pytest.raises(RefusedError, match=r"small\.png.*few"):
         mean_scores(
-            Comparison(find_pairs(folder), classical, Options((8,))), lambda done, total: None
+            Comparison(find_pairs(folder), classical, ComparisonOptions((8,))),
+            lambda done, total: None,
         )
 
 
 def test_equal_images_count_as_100_db(tmp_path: Path, save_images: Save) -> None:
     folder = save_images(tmp_path, {"flat.png": np.full((176, 176, 3), 200, np.uint8)})
-    comparison = Comparison(find_pairs(folder), classical, Options((2,)))
+    comparison = Comparison(find_pairs(folder), classical, ComparisonOptions((2,)))
     found = mean_scores(comparison, lambda done, total: None)
     assert found[tmp_path.name]["bicubic"]["psnr_db"] == 100
 
@@ -466,7 +467,7 @@ def test_nuclei_and_classifier_are_asked_of_every_method(
     folder = save_images(tmp_path / "images", tiles)
     rows = [f"{name},{name[:2]},{name[3:].rstrip('0123.png')},0.5" for name in tiles]
     (folder / "manifest.csv").write_text("file,slide,label,mpp\n" + "\n".join(rows) + "\n")
-    comparison = Comparison(find_pairs(folder), classical, Options((2,), downstream=True))
+    comparison = Comparison(find_pairs(folder), classical, ComparisonOptions((2,), downstream=True))
     results = run(comparison, tmp_path / "out")
     assert [row["method"] for row in results.classifier if row["data"] == "s1"] == [
         "high resolution",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from slidesr.card import card, score_table
+from slidesr.model.card import card, score_table
+from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import GeneratorSpec
-from slidesr.weights import ModelSpec
 
 TINY = GeneratorSpec(2, "weight", 8, bicubic_skip=True, channels=8, blocks=1)
 

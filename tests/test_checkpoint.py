@@ -20,14 +20,16 @@ from slides import camelyon_style, tissue
 from test_painter import tiny_generator
 
 from slidesr.errors import BusyError, RefusedError
+from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
-from slidesr.output.sink import Format
-from slidesr.upscale import Options, Progress, Summary, prepared, upscale
-from slidesr.weights import save_model
+from slidesr.output.writer import Format
+from slidesr.pipeline.job import prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import Progress, Summary, upscale
 
 # A slide of 16 blocks, with a glass corner; every block is a checkpoint where a test says so.
 _EAGER = "from slidesr.output.checkpoint import Pause as p; p._LEAST_S = p._TIMES = 0;"
-_SMALL = "import slidesr.upscale.job as job; job._LARGEST_TILE_PX = 256;"
+_SMALL = "import slidesr.pipeline.job as job; job._LARGEST_TILE_PX = 256;"
 _MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
 
 pytestmark = pytest.mark.usefixtures("small_blocks")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slidesr.benchmark.classifier import (
+from slidesr.benchmark.downstream import (
     Classifier,
     Patch,
     classifier_scores,

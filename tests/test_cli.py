@@ -15,7 +15,7 @@ from slides import camelyon_style, tissue
 
 from slidesr.cli import run
 from slidesr.cli.show import LineHandler
-from slidesr.weights import save_model
+from slidesr.model.weights import save_model
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_slide_that_kills_its_trial_is_refused_by_each_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     abort = [sys.executable, "-c", "import os; os.abort()"]
-    monkeypatch.setattr("slidesr.trial._command", lambda path: abort)
+    monkeypatch.setattr("slidesr.runtime.sandbox._command", lambda path: abort)
     limits = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, limits[1]))
     (folder / "second.tif").write_bytes((folder / "slide.tif").read_bytes())
@@ -213,7 +213,7 @@ def test_a_fault_of_ours_is_one_line(
     def fault(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("slidesr.upscale.prepared", fault)
+    monkeypatch.setattr("slidesr.pipeline.prepared", fault)
     assert run(["upscale", "slide.tif"]) == 1
     line = capsys.readouterr().err
     assert "ZeroDivisionError" in line

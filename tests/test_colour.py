@@ -14,9 +14,9 @@ from PIL import Image, ImageCms
 from slides import tissue
 from tifffile import TiffWriter
 
-from slidesr.colour import ICC_CHOICES, ProfileError, profile_name, srgb_profile, to_srgb
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
+from slidesr.imaging.icc import ICC_CHOICES, ProfileError, profile_name, srgb_profile, to_srgb
 from slidesr.slide import open_slide
 
 U8 = NDArray[np.uint8]

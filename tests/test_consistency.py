@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slidesr.engine import Engine
 from slidesr.errors import RefusedError
-from slidesr.model import Model, load_model
+from slidesr.imaging.resample import bicubic_down, through_jpeg
+from slidesr.model.device import Engine
+from slidesr.model.model import Model, load_model
+from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import shrunk
-from slidesr.resample import bicubic_down, through_jpeg
-from slidesr.weights import ModelSpec
 
 U8 = NDArray[np.uint8]
 Make = Callable[[GeneratorSpec, float | None], Model]

@@ -11,9 +11,9 @@ from slides import camelyon_style, tissue
 from test_ome_tiff import METADATA, Sheet, stained
 
 from slidesr.cli import run
-from slidesr.convert import convert
 from slidesr.output.compression import Compression
-from slidesr.output.sink import Format
+from slidesr.output.writer import Format
+from slidesr.pipeline.convert import convert
 from slidesr.slide import Slide, open_slide
 
 LOSSLESS = Format(Compression("lzw"))

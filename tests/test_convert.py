@@ -17,14 +17,14 @@ from PIL import Image
 from test_ome_tiff import METADATA, MPP, PROVENANCE, Sheet, stained
 
 from slidesr.cli import run
-from slidesr.colour import srgb_profile
-from slidesr.convert import convert
 from slidesr.errors import BusyError, RefusedError
+from slidesr.imaging.icc import srgb_profile
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata
 from slidesr.output.pyramid import halved
+from slidesr.pipeline.convert import convert
 from slidesr.slide import open_slide
-from slidesr.verify import Outcome, verify
+from slidesr.verify import Verdict, verify
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("wsidicomizer")
@@ -117,7 +117,7 @@ def test_slidesr_knows_its_own_dicom_again(write: Write, tmp_path: Path) -> None
     with open_slide(sorted(folder.iterdir())[0]) as slide:
         assert slide.provenance.items() >= {"synthetic": "true", "scale": "4"}.items()
     report = verify(folder)
-    assert {each.check for each in report.findings if each.outcome is Outcome.FAILED} == {
+    assert {each.check for each in report.findings if each.outcome is Verdict.FAILED} == {
         "provenance"  # the test's has no model
     }
 
@@ -201,7 +201,7 @@ def test_a_kill_between_the_two_names_loses_nothing(write: Write, tmp_path: Path
 
 
 def test_two_processes_do_not_write_one_folder(write: Write, tmp_path: Path) -> None:
-    from slidesr.durable import locked_folder
+    from slidesr.runtime.atomic_files import locked_folder
 
     (tmp_path / ".dcm.part").mkdir()
     locked_folder(tmp_path / ".dcm.part")

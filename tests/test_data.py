@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slidesr.degrade import Scanner
 from slidesr.errors import RefusedError
-from slidesr.resample import bicubic_down
-from slidesr.train.data import DataRecipe, Pair, PatchSampler
+from slidesr.imaging.degradation import Scanner
+from slidesr.imaging.resample import bicubic_down
+from slidesr.train.data import DataRecipe, PatchPair, PatchSampler
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, Mapping[str, U8]], Path]
@@ -62,7 +62,7 @@ def varied(
     tmp_path_factory: pytest.TempPathFactory,
     save_images: Save,
     section: U8,
-) -> tuple[PatchSampler, Pair]:
+) -> tuple[PatchSampler, PatchPair]:
     """A sampler that varies all it can, and the first 12 patches of its run."""
     folder = tmp_path_factory.mktemp("data") / "train"
     images = {"a.png": section[:40, :50], "b/c.png": section[300:340, :44]}
@@ -78,7 +78,7 @@ def varied(
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_a_patch_depends_on_its_number_alone(
-    varied: tuple[PatchSampler, Pair], data: st.DataObject
+    varied: tuple[PatchSampler, PatchPair], data: st.DataObject
 ) -> None:
     drawn, run = varied
     cuts = sorted(data.draw(st.sets(st.integers(1, 11))))
@@ -91,7 +91,7 @@ def test_a_patch_depends_on_its_number_alone(
             assert torch.equal(pair.low, run.low[first:end])
 
 
-def test_no_two_patches_are_the_same(varied: tuple[PatchSampler, Pair]) -> None:
+def test_no_two_patches_are_the_same(varied: tuple[PatchSampler, PatchPair]) -> None:
     for part in (varied[1].high, varied[1].low):
         assert len({patch.numpy().tobytes() for patch in part}) == 12
 

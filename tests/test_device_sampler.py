@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from slidesr.errors import RefusedError
-from slidesr.resample import bicubic_down, through_jpeg
+from slidesr.imaging.resample import bicubic_down, through_jpeg
 from slidesr.train.data import DataRecipe, PatchSampler
 from slidesr.train.device_sampler import DeviceSampler, through_jpeg_on_device
 

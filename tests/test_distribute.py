@@ -25,30 +25,22 @@ from test_ome_zarr import content
 from test_painter import tiny_generator
 
 from slidesr.cli import run as command
-from slidesr.distribute import Cluster, connected, of_devices
-from slidesr.distribute import cluster as clusters
-from slidesr.distribute import line as lines
-from slidesr.distribute.worker import packed
-from slidesr.engine import Engine
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
-from slidesr.output.pyramid import EncodedBlock, Painted
-from slidesr.output.sink import Encoder
-from slidesr.plan import Block
-from slidesr.upscale import (
-    Job,
-    Made,
-    Maker,
-    Options,
-    Progress,
-    Recipe,
-    Summary,
-    open_model,
-    prepared,
-    upscale,
-)
-from slidesr.upscale.profile import Stopwatch
-from slidesr.weights import save_model
+from slidesr.model.device import Engine
+from slidesr.model.weights import save_model
+from slidesr.output.pyramid import EncodedBlock, UpscaledBlock
+from slidesr.output.writer import Encoder
+from slidesr.pipeline.dask_cluster import cluster as clusters
+from slidesr.pipeline.dask_cluster import task_queue as lines
+from slidesr.pipeline.dask_cluster.cluster import Cluster, connected, of_devices
+from slidesr.pipeline.dask_cluster.worker import packed
+from slidesr.pipeline.job import Job, open_model, prepared
+from slidesr.pipeline.job_spec import JobSpec
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.profile import Stopwatch
+from slidesr.pipeline.run import BlockResult, Executor, Progress, Summary, upscale
+from slidesr.tiling import Block
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # dask's own, in threads of its own
@@ -92,7 +84,7 @@ class Run:
     def __call__(
         self,
         output: Path,
-        make: Maker | None = None,
+        make: Executor | None = None,
         at_three: Callable[[], None] = lambda: None,
         **choices: object,
     ) -> Summary:
@@ -143,7 +135,7 @@ def test_blocks_go_out_no_further_than_the_bound_and_in_order(
 
     def noted(
         job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
-    ) -> Generator[Made, None, None]:
+    ) -> Generator[BlockResult, None, None]:
         going = (out.append(block.index) or block for block in todo)  # type: ignore[func-returns-value]
         for made in cluster.make(job, encode, going, watch):
             back.append(made.encoded.block.index)
@@ -170,13 +162,13 @@ def test_a_worker_is_killed_that_has_blocks_in_a_row(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "_AHEAD", 1)  # so that each thread has many
-    rows, put = list[int](), lines.Line.put
+    rows, put = list[int](), lines.TaskQueue.put
 
-    def noted(line: lines.Line, blocks: tuple[Block, ...]) -> None:
+    def noted(line: lines.TaskQueue, blocks: tuple[Block, ...]) -> None:
         rows.append(len(blocks))
         put(line, blocks)
 
-    monkeypatch.setattr(lines.Line, "put", noted)
+    monkeypatch.setattr(lines.TaskQueue, "put", noted)
     with connected("local:2") as cluster:
         run = Run(folder, cluster)
         run(tmp_path / "out.ome.tif", at_three=lambda: os.kill(pids(cluster)[0], signal.SIGKILL))
@@ -233,7 +225,7 @@ class Deadly:
     encode: Encoder
     notes: Path
 
-    def __call__(self, painted: Painted) -> EncodedBlock:
+    def __call__(self, painted: UpscaledBlock) -> EncodedBlock:
         if painted.block.index == 5:
             with self.notes.open("a") as file:
                 file.write("try\n")
@@ -249,7 +241,7 @@ def test_a_block_that_kills_its_workers_ends_in_one_line(folder: Path, tmp_path:
 
         def deadly(
             job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
-        ) -> Generator[Made, None, None]:
+        ) -> Generator[BlockResult, None, None]:
             return cluster.make(job, Deadly(encode, notes), todo, watch)
 
         died = r"block 5 \(source .*all 3 workers that had it died"
@@ -347,7 +339,7 @@ def choices_without_dask(folder: Path) -> list[str]:
     return ["--model", str(folder / "tiny.safetensors"), "--tissue", "all", "--precision", "fp32"]
 
 
-def encode_nothing(painted: Painted) -> EncodedBlock:
+def encode_nothing(painted: UpscaledBlock) -> EncodedBlock:
     return EncodedBlock(painted.block, (), None)
 
 
@@ -371,7 +363,7 @@ def test_a_driver_needs_no_gpu_for_workers_that_have_one(folder: Path, tmp_path:
     with prepared(folder / "slide.tif", tmp_path / "out.ome.tif", options, model) as job:
         assert job.model.batch_size == 4
         assert job.tissue_px == 1000 * 800
-        assert len(packed(Recipe.of(job), encode_nothing)) < 10_000
+        assert len(packed(JobSpec.of(job), encode_nothing)) < 10_000
 
 
 def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.nets.encoder import Encoder, EncoderSpec, perceptual_distance
-from slidesr.train.data import tensor_from_images
-from slidesr.train.encoder import EncoderRecipe, balance
-from slidesr.train.encoder_finish import encoder_card
-from slidesr.train.recipe import recipe_from_toml
-from slidesr.train.views import degraded
-from slidesr.weights import (
+from slidesr.model.weights import (
     EncoderHeader,
     find_encoder,
     list_models,
@@ -32,6 +26,12 @@ from slidesr.weights import (
     read_model,
     save_encoder,
 )
+from slidesr.nets.encoder import Encoder, EncoderSpec, perceptual_distance
+from slidesr.train.data import tensor_from_images
+from slidesr.train.encoder.export import encoder_card
+from slidesr.train.encoder.training import EncoderRecipe, balance
+from slidesr.train.encoder.views import degraded
+from slidesr.train.recipe import recipe_from_toml
 
 U8 = NDArray[np.uint8]
 

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.nets.encoder import Encoder, EncoderSpec
-from slidesr.train.encoder import EncoderProgress, EncoderRecipe, info_nce, train_encoder
-from slidesr.train.encoder_finish import encoder_card, write_encoder
-from slidesr.train.encoder_scores import score_encoder
-from slidesr.train.views import ViewSampler, ViewsRecipe, degraded
-from slidesr.weights import (
+from slidesr.model.weights import (
     read_encoder,
 )
+from slidesr.nets.encoder import Encoder, EncoderSpec
+from slidesr.train.encoder.export import encoder_card, write_encoder
+from slidesr.train.encoder.scores import score_encoder
+from slidesr.train.encoder.training import EncoderProgress, EncoderRecipe, info_nce, train_encoder
+from slidesr.train.encoder.views import ViewSampler, ViewsRecipe, degraded
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, Mapping[str, U8]], Path]

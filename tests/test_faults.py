@@ -26,16 +26,18 @@ from test_painter import tiny_generator
 from torch import Tensor
 
 from slidesr.cli import run as command
-from slidesr.engine import Engine
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box
-from slidesr.model import Model
+from slidesr.model.device import Engine
+from slidesr.model.model import Model
+from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
-from slidesr.output.sink import Format
+from slidesr.output.writer import Format
+from slidesr.pipeline.job import prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import Progress, Summary, upscale
 from slidesr.slide import open_slide
-from slidesr.upscale import Options, Progress, Summary, prepared, upscale
-from slidesr.weights import save_model
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 

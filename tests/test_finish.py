@@ -14,14 +14,15 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 from training import RECIPE, run_alone, same, sources_in, tiny_encoder, write_toml
 
-from slidesr.card import card, write_model
 from slidesr.cli import run
 from slidesr.errors import RefusedError
-from slidesr.metrics import psnr_db
-from slidesr.model import load_model
+from slidesr.imaging.metrics import psnr_db
+from slidesr.imaging.resample import bicubic_down
+from slidesr.model.card import card, write_model
+from slidesr.model.model import load_model
+from slidesr.model.weights import read_model, save_model
 from slidesr.nets.generator import Generator
-from slidesr.resample import bicubic_down
-from slidesr.train.finish import described
+from slidesr.train.header import described
 from slidesr.train.loop import Sources, Trained
 from slidesr.train.recipe import (
     Recipe,
@@ -30,7 +31,6 @@ from slidesr.train.recipe import (
     recipe_as_dict,
     recipe_from_toml,
 )
-from slidesr.weights import read_model, save_model
 
 U8 = NDArray[np.uint8]
 TRAINED = Trained(Generator(RECIPE.generator), 60, 3.6, "")

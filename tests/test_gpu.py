@@ -7,9 +7,9 @@ import pytest
 import torch
 from skimage.data import immunohistochemistry
 
-from slidesr.engine import Engine
-from slidesr.model import load_model
-from slidesr.weights import default_model
+from slidesr.model.device import Engine
+from slidesr.model.model import load_model
+from slidesr.model.weights import default_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,17 +14,17 @@ from test_ome_tiff import Sheet, append, stained
 
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
-from slidesr.output.part import Target
-from slidesr.output.sink import Format, Sink, open_sink
+from slidesr.output.staging import Target
+from slidesr.output.writer import Format, SlideWriter, open_writer
 
 SHEET = Sheet(stained(401, 333), Compression("jpeg"))
 BLOCKS = list(SHEET.painted())
 IDENTITY = {"slide": "a", "model": "b"}
 
 
-def writer_of(path: Path) -> Sink:
+def writer_of(path: Path) -> SlideWriter:
     target = Target(path, SHEET.plan, SHEET.metadata, (243, 240, 238), identity=IDENTITY)
-    return open_sink(target, Format(SHEET.compression, ngff_version="0.5"))
+    return open_writer(target, Format(SHEET.compression, ngff_version="0.5"))
 
 
 @cache
@@ -62,7 +62,7 @@ class Journal(RuleBasedStateMachine):
         self._lives = 0
         self.folder = self._root / "0"
         self.folder.mkdir()
-        self.writer: Sink | None = None
+        self.writer: SlideWriter | None = None
         self.done = self.durable = 0
 
     def teardown(self) -> None:

@@ -17,10 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from training import GAN, RECIPE, run_alone, same, sources_in, tiny_encoder
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.metrics import psnr_db
+from slidesr.imaging.metrics import psnr_db
+from slidesr.imaging.resample import bicubic_down, bicubic_up
 from slidesr.nets.generator import Generator, GeneratorSpec
-from slidesr.resample import bicubic_down, bicubic_up
-from slidesr.train.loop import Progress, Sources, Trained
+from slidesr.train.loop import Sources, Trained, TrainingProgress
 from slidesr.train.recipe import CriticRecipe, OptimizerRecipe, Recipe, learning_rate
 
 U8 = NDArray[np.uint8]
@@ -38,12 +38,12 @@ def fresh(sources: Sources, tmp_path: Path) -> Sources:
     return replace(sources, out=tmp_path / "run")
 
 
-Finished = tuple[Trained, list[Progress], Sources]
+Finished = tuple[Trained, list[TrainingProgress], Sources]
 
 
 def finished_run(recipe: Recipe, sources: Sources, out: Path) -> Finished:
     """A run that nothing stopped: what came of it, its reports, its folder."""
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     own = replace(sources, out=out)
     return run_alone(recipe, own, reports.append), reports, own
 
@@ -139,7 +139,7 @@ def test_a_sample_shows_low_bicubic_made_and_high(fidelity: Finished) -> None:
 
 def test_the_critic_begins_when_the_recipe_says(gan: Finished, fresh: Sources) -> None:
     late = replace(GAN, critic=CriticRecipe(channels=8, begins_after=20), patches=40)
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     run_alone(late, fresh, reports.append)
     alone = {"pixel", "frequency", "colour", "grid", "total_variation"}
     both = alone | {"critic", "penalty", "adversarial", "feature_matching"}
@@ -158,7 +158,7 @@ def test_the_critic_begins_when_the_recipe_says(gan: Finished, fresh: Sources) -
 )
 def test_other_generators_learn_too(generator: GeneratorSpec, fresh: Sources) -> None:
     """In the paper's form, without a bicubic skip; SRGAN has no attention."""
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     recipe = replace(RECIPE, generator=generator, optimizer=OptimizerRecipe(1e-2, warmup=0, ema=0))
     trained = run_alone(recipe, fresh, reports.append)
     assert reports[-1].losses["pixel"] < 0.8 * reports[0].losses["pixel"]
@@ -167,7 +167,7 @@ def test_other_generators_learn_too(generator: GeneratorSpec, fresh: Sources) ->
 
 
 def test_another_seed_gives_another_run(fidelity: Finished, fresh: Sources) -> None:
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     run_alone(replace(RECIPE, patches=20, seed=1), fresh, reports.append)
     assert reports[0].losses["pixel"] != fidelity[1][0].losses["pixel"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slidesr.errors import RefusedError
-from slidesr.nets.imagenet import vgg19_features
+from slidesr.model.imagenet import vgg19_features
 from slidesr.nets.losses import (
     PerceptualLoss,
     colour_consistency,

@@ -19,7 +19,7 @@ from readers import (
 )
 from test_verify import store
 
-from slidesr.verify.by_zarr import ZarrReader
+from slidesr.verify.readers.by_zarr import ZarrReader
 
 U8 = NDArray[np.uint8]
 
@@ -69,7 +69,7 @@ def test_dicom_shows_the_same(
     slides: dict[str, Path], tmp_path: Path, name: str, read: object
 ) -> None:
     pytest.importorskip("wsidicomizer")
-    from slidesr.convert import convert
+    from slidesr.pipeline.convert import convert
 
     folder = convert(slides[name], tmp_path / "dcm")
     seen = levels_of_dicom(folder, read)

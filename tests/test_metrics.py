@@ -15,8 +15,8 @@ from scipy.signal import convolve2d
 from skimage import data
 from skimage.metrics import structural_similarity
 
-from slidesr import metrics
-from slidesr.resample import bicubic_down, bicubic_up
+from slidesr.imaging import metrics
+from slidesr.imaging.resample import bicubic_down, bicubic_up
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]

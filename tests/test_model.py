@@ -17,13 +17,11 @@ from PIL import Image
 from test_painter import tiny_generator
 from torch import Tensor, nn
 
-from slidesr.card import card
-from slidesr.engine import Engine, use_threads
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.model import Model, load_model
-from slidesr.nets.generator import Generator, GeneratorSpec
-from slidesr.nets.layers import WindowAttention
-from slidesr.weights import (
+from slidesr.model.card import card
+from slidesr.model.device import Engine, use_threads
+from slidesr.model.model import Model, load_model
+from slidesr.model.weights import (
     ModelSpec,
     list_models,
     models_folder,
@@ -31,6 +29,8 @@ from slidesr.weights import (
     read_spec,
     save_model,
 )
+from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.layers import WindowAttention
 
 U8 = NDArray[np.uint8]
 Make = Callable[[GeneratorSpec], Generator]
@@ -136,7 +136,7 @@ def in_company(batch_size: int) -> tuple[Model, U8, U8]:
 def test_parts_leave_no_trace(part_px: int, tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = noise(2, 20 + 2 * tiny.halo_px, 12 + 2 * tiny.halo_px, 3)
     whole = tiny.upscale(tiles)
-    monkeypatch.setattr("slidesr.model._PART_PX", part_px)
+    monkeypatch.setattr("slidesr.model.model._PART_PX", part_px)
     assert np.abs(tiny.upscale(tiles).astype(int) - whole).max() <= 1  # tiny maps, other kernels
 
 

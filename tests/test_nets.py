@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slidesr.nets.folding import folded, unpadded
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.inference_form import folded, unpadded
 from slidesr.nets.layers import (
     SubPixelOutput,
     WideBlock,

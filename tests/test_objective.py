@@ -13,9 +13,9 @@ from training import RECIPE, run_alone, same, sources_in
 from slidesr.errors import RefusedError
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.train.adversary import Adversary
+from slidesr.train.distributed import World
 from slidesr.train.objective import Objective
 from slidesr.train.recipe import CriticRecipe, LossRecipe
-from slidesr.train.world import World
 
 CPU = torch.device("cpu")
 PAPER = replace(

@@ -22,10 +22,10 @@ from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.ome_tiff import LAYOUTS, OmeTiffWriter
-from slidesr.output.part import Target
-from slidesr.output.pyramid import EncodedTile, Painted, UpperPyramid, encode_block
-from slidesr.output.sink import Sink
-from slidesr.plan import Block, Plan
+from slidesr.output.pyramid import EncodedTile, UpperPyramid, UpscaledBlock, encode_block
+from slidesr.output.staging import Target
+from slidesr.output.writer import SlideWriter
+from slidesr.tiling import Block, TilePlan
 
 U8 = NDArray[np.uint8]
 
@@ -47,16 +47,16 @@ class Sheet:
     metadata: Metadata = METADATA
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> TilePlan:
         height, width = self.image.shape[:2]
         region = Box(0, 0, width, height)
-        return Plan(region, 1, 8, output_tile_px=self.tile_px, block_doublings=1)
+        return TilePlan(region, 1, 8, output_tile_px=self.tile_px, block_doublings=1)
 
     def writer(self, path: Path, *, overwrite: bool = False) -> OmeTiffWriter:
         target = Target(path, self.plan, self.metadata, GLASS, overwrite)
         return OmeTiffWriter(target, self.compression, self.layout)
 
-    def painted(self) -> Iterator[Painted]:
+    def painted(self) -> Iterator[UpscaledBlock]:
         yield from map(self._painted, self.plan.blocks())
 
     def tiles(self) -> Iterator[EncodedTile[bytes]]:
@@ -66,14 +66,14 @@ class Sheet:
             encoded = encode_block(painted, plan, encode)
             yield from chain(encoded.tiles, upper.add(encoded))
 
-    def _painted(self, block: Block) -> Painted:
+    def _painted(self, block: Block) -> UpscaledBlock:
         pixels, side = self.image[block.write.slices], self.tile_px
         rows, columns = (-(-length // side) for length in pixels.shape[:2])
         glass = np.zeros((rows, columns), bool)
         for row, column in np.ndindex(rows, columns):
             tile = pixels[(Box(column, row, 1, 1) * side).slices]
             glass[row, column] = bool((tile == GLASS).all())
-        return Painted(block, None if glass.all() else pixels, glass)
+        return UpscaledBlock(block, None if glass.all() else pixels, glass)
 
     def write(self, path: Path, *, overwrite: bool = False) -> Path:
         with self.writer(path, overwrite=overwrite) as writer:
@@ -82,7 +82,7 @@ class Sheet:
         return path
 
 
-def append(sheet: Sheet, writer: Sink) -> None:
+def append(sheet: Sheet, writer: SlideWriter) -> None:
     for painted in sheet.painted():
         writer.append(writer.encode(painted))
 

@@ -19,9 +19,9 @@ from test_ome_tiff import GLASS, ICC_PROFILE, METADATA, Sheet, stained
 from slidesr.errors import BusyError, RefusedError, SlidesrError
 from slidesr.output.checkpoint import Pause
 from slidesr.output.metadata import Metadata
-from slidesr.output.ome_zarr import OmeZarrWriter
-from slidesr.output.part import Target, sweep
 from slidesr.output.pyramid import halved
+from slidesr.output.staging import Target, sweep
+from slidesr.output.zarr.writer import OmeZarrWriter
 
 U8 = NDArray[np.uint8]
 VERSIONS = ("0.4", "0.5")

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.data import immunohistochemistry
 
-from slidesr.engine import Engine
 from slidesr.geometry import Box, Size
-from slidesr.model import Model, Upscaler
+from slidesr.model.device import Engine
+from slidesr.model.model import Model, Upscaler
+from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
-from slidesr.painter import Painter
-from slidesr.plan import CELL_PX, Plan
+from slidesr.pipeline.block_upscaler import BlockUpscaler
+from slidesr.pipeline.tile_size import Tuner
+from slidesr.regions.tissue_mask import Tissue, all_tissue
 from slidesr.slide import Frame
-from slidesr.tissue import Tissue, all_tissue
-from slidesr.tuning import Tuner
-from slidesr.weights import ModelSpec
+from slidesr.tiling import CELL_PX, TilePlan
 
 _U8 = npt.NDArray[np.uint8]
 _GLASS = (240, 238, 242)
@@ -74,10 +74,10 @@ def frame_of(image: _U8) -> Frame:
 
 
 def painted(
-    image: _U8, plan: Plan, upscaler: Upscaler, tissue: Tissue, tuner: Tuner | None = None
+    image: _U8, plan: TilePlan, upscaler: Upscaler, tissue: Tissue, tuner: Tuner | None = None
 ) -> _U8:
     """The whole output, put together from blocks."""
-    painter = Painter(frame_of(image), plan, tissue, upscaler, tuner)
+    painter = BlockUpscaler(frame_of(image), plan, tissue, upscaler, tuner)
     canvas = np.zeros((plan.output.height, plan.output.width, 3), np.uint8)
     for block in plan.blocks():
         made = painter.paint(painter.read(block))
@@ -85,8 +85,8 @@ def painted(
     return canvas
 
 
-def plan_for(region: Box, upscaler: Upscaler, tile_cells: int, doublings: int) -> Plan:
-    plan = Plan.near(tile_cells * CELL_PX, region, upscaler.scale, upscaler.window_px)
+def plan_for(region: Box, upscaler: Upscaler, tile_cells: int, doublings: int) -> TilePlan:
+    plan = TilePlan.near(tile_cells * CELL_PX, region, upscaler.scale, upscaler.window_px)
     return replace(plan, output_tile_px=128, block_doublings=doublings)
 
 
@@ -160,7 +160,7 @@ def test_plain_glass_becomes_one_colour_and_is_told() -> None:
     image = (np.array(_GLASS) + noise).astype(np.uint8)
     stub = Nearest()
     plan = plan_for(Box(0, 0, 256, 256), stub, 4, 1)
-    painter = Painter(frame_of(image), plan, Tissue(np.zeros((1, 1), bool), _GLASS), stub)
+    painter = BlockUpscaler(frame_of(image), plan, Tissue(np.zeros((1, 1), bool), _GLASS), stub)
     blocks = [painter.paint(painter.read(block)) for block in plan.blocks()]
     assert all(made.pixels is None and made.glass.all() for made in blocks)
     assert stub.tiles == 0

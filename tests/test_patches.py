@@ -27,13 +27,12 @@ from tifffile import TiffWriter
 from slidesr.cli import run
 from slidesr.errors import BusyError, RefusedError
 from slidesr.geometry import Size
-from slidesr.images import group_of, image_paths, read_rgb
-from slidesr.patches.make import Progress, Summary, make_patches
-from slidesr.patches.material import find_material
+from slidesr.imaging.image_files import group_of, image_paths, read_rgb
+from slidesr.patches.dataset import split_slides
+from slidesr.patches.make import PatchProgress, PatchSummary, make_patches
 from slidesr.patches.options import SPLITS, PatchOptions
-from slidesr.patches.places import places, tissue_shares
-from slidesr.patches.quality import blur, tissue_share
-from slidesr.patches.split import split_slides
+from slidesr.patches.sampling import blur, places, tissue_share, tissue_shares
+from slidesr.patches.sources import find_material
 from slidesr.slide import open_slide
 from slidesr.train.data import DataRecipe, PatchSampler
 
@@ -83,7 +82,7 @@ def archive(scan: U8, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(archive: Path, output: Path, options: PatchOptions, workers: int = 2) -> Summary:
+def made(archive: Path, output: Path, options: PatchOptions, workers: int = 2) -> PatchSummary:
     material = find_material([archive], archive / "lesions")
     return make_patches(material, output, options, workers=workers)
 
@@ -356,11 +355,11 @@ def test_patches_of_a_slide_share_its_split(archive: Path, tmp_path: Path) -> No
 SOME = replace(EVERY, per_slide=8, split=(0.5, 0.5, 0.0))
 
 
-def stopping(after: int) -> Callable[[Progress], None]:
+def stopping(after: int) -> Callable[[PatchProgress], None]:
     """A report that interrupts the run at its n-th call."""
     calls = iter(range(after))
 
-    def report(now: Progress) -> None:
+    def report(now: PatchProgress) -> None:
         if next(calls, None) is None:
             raise KeyboardInterrupt
 
@@ -434,7 +433,7 @@ def test_nothing_half_written_stands_under_a_name(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("slidesr.patches.folder.os.fsync", sync)
+        patch.setattr("slidesr.patches.dataset.os.fsync", sync)
         with pytest.raises(OSError, match="No space left"):
             made(archive, tmp_path / "full", SOME, workers=1)
     assert len(times(tmp_path / "full" / "unfinished")) == 4

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidesr.geometry import Box, Size
-from slidesr.plan import CELL_PX, Block, Plan, _z_order
+from slidesr.tiling import CELL_PX, Block, TilePlan, _z_order
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn) -> TilePlan:
     """Plans of at most a few hundred output pixels a side."""
     scale = draw(st.sampled_from((1, 2, 4, 8)))
     window_px = draw(st.sampled_from((1, 8, 16, 24, 32)))
     origins = st.integers(-200, 3000)
     sides = st.integers(1, 320 // scale)
-    return Plan(
+    return TilePlan(
         Box(draw(origins), draw(origins), draw(sides), draw(sides)),
         scale,
         window_px,
@@ -42,19 +42,19 @@ def times_covered(frame: Box, boxes: list[Box]) -> NDArray[np.int_]:
 
 
 @given(plans())
-def test_blocks_cover_every_output_pixel_once(plan: Plan) -> None:
+def test_blocks_cover_every_output_pixel_once(plan: TilePlan) -> None:
     writes = [block.write for block in plan.blocks()]
     assert (times_covered(plan.output.box, writes) == 1).all()
 
 
 @given(plans())
-def test_blocks_are_numbered_and_counted(plan: Plan) -> None:
+def test_blocks_are_numbered_and_counted(plan: TilePlan) -> None:
     indices = [block.index for block in plan.blocks()]
     assert indices == list(range(plan.block_count))
 
 
 @given(plans())
-def test_a_block_is_a_cell_of_the_output_cut_at_its_border(plan: Plan) -> None:
+def test_a_block_is_a_cell_of_the_output_cut_at_its_border(plan: TilePlan) -> None:
     side = plan.output_tile_px * 2**plan.block_doublings
     for write in (block.write for block in plan.blocks()):
         assert (write.x % side, write.y % side) == (0, 0)
@@ -63,13 +63,13 @@ def test_a_block_is_a_cell_of_the_output_cut_at_its_border(plan: Plan) -> None:
 
 
 @given(plans())
-def test_a_block_reads_what_it_writes(plan: Plan) -> None:
+def test_a_block_reads_what_it_writes(plan: TilePlan) -> None:
     for block in plan.blocks():
         assert block.source.within(plan.region) * plan.scale == block.write
 
 
 @given(plans())
-def test_tiles_just_cover_the_source_on_the_grid(plan: Plan) -> None:
+def test_tiles_just_cover_the_source_on_the_grid(plan: TilePlan) -> None:
     grid = lcm(plan.window_px, CELL_PX)
     for block in plan.blocks():
         assert (times_covered(block.cover, list(block.tiles)) == 1).all()
@@ -87,7 +87,7 @@ def assert_on_grid(block: Block, grid: int) -> None:
 
 
 @given(plans())
-def test_tiles_keep_to_their_limit(plan: Plan) -> None:
+def test_tiles_keep_to_their_limit(plan: TilePlan) -> None:
     for block in plan.blocks():
         for tile in block.tiles:
             assert 0 < tile.width <= plan.tile_px + plan.grid_px
@@ -127,7 +127,7 @@ def morton_code(column: int, row: int) -> int:
 
 @given(st.integers(1, 60_000), st.integers(1, 60_000), st.sampled_from((16, 256, 512)))
 def test_levels_halve_until_one_tile_holds_all(width: int, height: int, tile_px: int) -> None:
-    levels = Plan(Box(-7, 5, width, height), 2, 8, output_tile_px=tile_px).levels
+    levels = TilePlan(Box(-7, 5, width, height), 2, 8, output_tile_px=tile_px).levels
     assert levels[0] == Size(2 * width, 2 * height)
     for finer, coarser in pairwise(levels):
         assert coarser == Size(-(-finer.width // 2), -(-finer.height // 2))
@@ -137,7 +137,7 @@ def test_levels_halve_until_one_tile_holds_all(width: int, height: int, tile_px:
 
 @given(plans())
 @settings(max_examples=50)
-def test_a_block_completes_the_levels_on_which_it_holds_whole_tiles(plan: Plan) -> None:
+def test_a_block_completes_the_levels_on_which_it_holds_whole_tiles(plan: TilePlan) -> None:
     complete = [
         level
         for level in range(len(plan.levels))
@@ -148,7 +148,7 @@ def test_a_block_completes_the_levels_on_which_it_holds_whole_tiles(plan: Plan) 
 
 
 def test_a_real_slide_has_few_blocks() -> None:
-    plan = Plan(Box(0, 0, 20_000, 15_000), scale=4, window_px=8)
+    plan = TilePlan(Box(0, 0, 20_000, 15_000), scale=4, window_px=8)
     assert plan.output == Size(80_000, 60_000)
     assert plan.block_px == 2048
     assert plan.block_count == 40 * 30
@@ -156,7 +156,7 @@ def test_a_real_slide_has_few_blocks() -> None:
 
 
 @given(plans(), st.integers(0, 50), st.integers(0, 50))
-def test_only_whole_source_pixels_are_converted(plan: Plan, x: int, y: int) -> None:
+def test_only_whole_source_pixels_are_converted(plan: TilePlan, x: int, y: int) -> None:
     source = Box(plan.region.x + x, plan.region.y + y, 3, 2)
     output = Box(x, y, 3, 2) * plan.scale
     assert plan.source_from_output(output) == source
@@ -168,14 +168,14 @@ def test_only_whole_source_pixels_are_converted(plan: Plan, x: int, y: int) -> N
 
 def test_a_tile_off_the_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="tile 256 px is not a multiple of the grid of 96 px"):
-        Plan(Box(0, 0, 10, 10), 2, window_px=24)
+        TilePlan(Box(0, 0, 10, 10), 2, window_px=24)
 
 
 def test_an_output_tile_that_tiff_forbids_is_refused() -> None:
     with pytest.raises(ValueError, match="output tile 250 px is not a multiple of 16"):
-        Plan(Box(0, 0, 10, 10), 2, 8, output_tile_px=250)
+        TilePlan(Box(0, 0, 10, 10), 2, 8, output_tile_px=250)
 
 
 def test_an_output_tile_of_split_source_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="output tile 512 px"):
-        Plan(Box(0, 0, 10, 10), scale=3, window_px=8)
+        TilePlan(Box(0, 0, 10, 10), scale=3, window_px=8)

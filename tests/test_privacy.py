@@ -16,9 +16,11 @@ from slides import pyramid, tissue
 from test_painter import tiny_generator
 
 from slidesr.cli import run
+from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
-from slidesr.upscale import Options, Progress, prepared, upscale
-from slidesr.weights import save_model
+from slidesr.pipeline.job import prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import Progress, upscale
 
 PLANTED = {
     "ImageDescription": "PLANT01 Doe^Jane",

@@ -18,13 +18,13 @@ from slidesr.output.compression import Compression
 from slidesr.output.pyramid import (
     EncodedBlock,
     EncodedTile,
-    Painted,
     UpperPyramid,
+    UpscaledBlock,
     encode_block,
     filled,
     halved,
 )
-from slidesr.plan import Block, Plan
+from slidesr.tiling import Block, TilePlan
 
 U8 = NDArray[np.uint8]
 Place = tuple[int, int, int]
@@ -66,19 +66,19 @@ def test_halving_rounds_every_sum_of_four() -> None:
 class Case:
     """An image as it is painted, with the level-0 tiles that are glass."""
 
-    plan: Plan
+    plan: TilePlan
     image: U8
     glass: NDArray[np.bool_]
 
     @property
-    def painted(self) -> Iterator[Painted]:
+    def painted(self) -> Iterator[UpscaledBlock]:
         for block in self.plan.blocks():
             rows, columns = (
                 slice(cut.start // SIDE, -(-cut.stop // SIDE)) for cut in block.write.slices
             )
             glass = self.glass[rows, columns]
             pixels = None if glass.all() else self.image[block.write.slices]
-            yield Painted(block, pixels, glass)
+            yield UpscaledBlock(block, pixels, glass)
 
     def is_glass(self, place: Place) -> bool:
         """Whether all level-0 tiles below a tile are glass."""
@@ -100,10 +100,10 @@ def cases(draw: st.DrawFn, longest: int = 150) -> Case:
     return Case(plan_of(width, height, doublings), image, glass)
 
 
-def plan_of(width: int, height: int, doublings: int) -> Plan:
+def plan_of(width: int, height: int, doublings: int) -> TilePlan:
     """Source pixels are output pixels, so that any size is possible."""
     region = Box(11, 7, width, height)
-    return Plan(region, 1, 8, 32, output_tile_px=SIDE, block_doublings=doublings)
+    return TilePlan(region, 1, 8, 32, output_tile_px=SIDE, block_doublings=doublings)
 
 
 def all_tiles(case: Case, compression: Compression) -> list[EncodedTile[bytes]]:

@@ -7,9 +7,9 @@ import torch
 from test_nets import PRECISIONS, VARIANTS, Make, attention, attention_twin, name_of, noise
 from torch import Tensor, nn
 
-from slidesr.nets import ready
-from slidesr.nets.folding import _take_powers_of_2, folded, unpadded
+from slidesr.nets import cpu_inference as ready
 from slidesr.nets.generator import GeneratorSpec
+from slidesr.nets.inference_form import _take_powers_of_2, folded, unpadded
 from slidesr.nets.layers import WindowAttention
 
 

@@ -11,6 +11,7 @@ import pytest
 from training import GAN, RECIPE, write_toml
 
 from slidesr.errors import RefusedError
+from slidesr.model.weights import find_model, read_spec
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.train.data import DataRecipe
 from slidesr.train.recipe import (
@@ -22,7 +23,6 @@ from slidesr.train.recipe import (
     is_for_encoder,
     recipe_from_toml,
 )
-from slidesr.weights import find_model, read_spec
 
 RECIPES = sorted((Path(__file__).parents[1] / "docs/recipes").glob("*.toml"))
 SHIPPED = [path.stem for path in RECIPES if not is_for_encoder(path)]

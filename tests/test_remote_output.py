@@ -16,13 +16,15 @@ from test_painter import tiny_generator
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
-from slidesr.output.place import Bucket, MarkingStore
-from slidesr.output.remote import STATE
-from slidesr.output.sink import Format
+from slidesr.output.writer import Format
+from slidesr.output.zarr.chunk_storage import Bucket, FingerprintingStore
+from slidesr.output.zarr.remote import STATE
+from slidesr.pipeline.job import prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import Progress, Summary, upscale
 from slidesr.slide import open_slide
-from slidesr.upscale import Options, Progress, Summary, prepared, upscale
-from slidesr.weights import save_model
 
 pytestmark = pytest.mark.usefixtures("small_blocks", "_eager")
 
@@ -163,14 +165,14 @@ def test_what_exists_is_replaced_only_if_that_is_wanted(
 def test_a_store_that_fails_is_one_line_and_gone_on_with(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, set_, read, count = tmp_path / "a.ome.zarr", MarkingStore.set, Bucket.read, 0
+    output, set_, read, count = tmp_path / "a.ome.zarr", FingerprintingStore.set, Bucket.read, 0
 
     def failing_too(bucket: Bucket, key: str) -> bytes | None:
         if count > 9:
             raise RuntimeError("the bucket is gone, and does not come back")
         return read(bucket, key)
 
-    async def failing(store: MarkingStore, key: str, value: object) -> None:
+    async def failing(store: FingerprintingStore, key: str, value: object) -> None:
         nonlocal count
         count += 1
         if count > 9:
@@ -178,7 +180,7 @@ def test_a_store_that_fails_is_one_line_and_gone_on_with(
         await set_(store, key, value)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(MarkingStore, "set", failing)
+        patch.setattr(FingerprintingStore, "set", failing)
         patch.setattr(Bucket, "read", failing_too)
         line = rf"file://{output}: cannot be written: RuntimeError: the bucket is gone.* goes on"
         with pytest.raises(SlidesrError, match=line):

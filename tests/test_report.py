@@ -21,9 +21,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from slidesr.benchmark.report import Case, write_report
-from slidesr.benchmark.results import Results, Row, Subject
+from slidesr.benchmark.results import Results, ScoreRow, Subject
 from slidesr.benchmark.statistics import summary
-from slidesr.resample import bicubic_down, bicubic_up
+from slidesr.imaging.resample import bicubic_down, bicubic_up
 
 U8 = NDArray[np.uint8]
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}"
@@ -55,7 +55,7 @@ def results() -> Results:
         summary=[
             *summary(2, SUBJECTS, scores),
             *(
-                Row(2, name, "a", "all", "image", "fid", 8, 9.5 - i)
+                ScoreRow(2, name, "a", "all", "image", "fid", 8, 9.5 - i)
                 for i, name in enumerate(METHODS)
             ),
         ],

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data
 
-from slidesr.metrics import psnr_db
-from slidesr.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
+from slidesr.imaging.metrics import psnr_db
+from slidesr.imaging.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]

@@ -19,7 +19,7 @@ from training import GAN, RECIPE, run_alone, same, sources_in
 
 from slidesr.errors import RefusedError
 from slidesr.nets.generator import GeneratorSpec
-from slidesr.train.loop import Progress, Sources
+from slidesr.train.loop import Sources, TrainingProgress
 from slidesr.train.recipe import Recipe
 
 SHORT_GAN = replace(GAN, patches=30, validate_every=10)
@@ -38,10 +38,10 @@ class Stopped(Exception):
     """What a power cut is to a run."""
 
 
-def stop_after(count: int) -> Callable[[Progress], None]:
-    reports: list[Progress] = []
+def stop_after(count: int) -> Callable[[TrainingProgress], None]:
+    reports: list[TrainingProgress] = []
 
-    def report(now: Progress) -> None:
+    def report(now: TrainingProgress) -> None:
         reports.append(now)
         if len(reports) == count:
             raise Stopped
@@ -76,7 +76,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return sources_in(tmp_path_factory.mktemp("training"))
 
 
-Whole = tuple[Recipe, list[Progress], Path]
+Whole = tuple[Recipe, list[TrainingProgress], Path]
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -84,7 +84,7 @@ def whole(
     request: pytest.FixtureRequest, sources: Sources, tmp_path_factory: pytest.TempPathFactory
 ) -> Whole:
     """A run that nothing stopped: its recipe, its reports, its folder."""
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     out = tmp_path_factory.mktemp("whole")
     recipe = RUNS[request.param]
     run_alone(recipe, replace(sources, out=out), reports.append)
@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     for count in stops:
         with pytest.raises(Stopped):
             run_alone(recipe, own, stop_after(count))
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     run_alone(recipe, own, reports.append)
     assert reports[0].patches == 10 * (sum(stops) + 1)
     assert (reports[-1].losses, reports[-1].scores) == (
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 def test_a_finished_run_is_not_run_again(whole: Whole, sources: Sources) -> None:
     recipe, _, out = whole
     before = (out / "checkpoint.pt").read_bytes()
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     first, second = (
         run_alone(recipe, replace(sources, out=out), reports.append).generator for _ in range(2)
     )

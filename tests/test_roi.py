@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
-from slidesr.roi import read_lesions, read_roi, roi_mask
+from slidesr.regions.annotations import read_lesions, read_roi, roi_mask
 
 SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
 HOLE = [[40, 40], [60, 40], [60, 60], [40, 60], [40, 40]]

@@ -30,10 +30,9 @@ from slides import camelyon_style, tissue
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Size
-from slidesr.inputs import check_file
+from slidesr.runtime.paths import check_file
 from slidesr.slide import open_slide
-from slidesr.slide._index import refuse_names_elsewhere
-from slidesr.slide._sane import check_sane
+from slidesr.slide._checks import check_sane, refuse_names_elsewhere
 from slidesr.slide._tiff import TiffSource
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slidesr import schedule
-from slidesr.schedule import ordered_map
+from slidesr.runtime import ordered_map as schedule
+from slidesr.runtime.ordered_map import ordered_map
 
 PATIENCE_S = 20.0
 """A test that waits this long has failed; none waits when the code is right."""

@@ -14,11 +14,11 @@ from skimage.data import immunohistochemistry
 from window_borders import border_ratio
 
 from slidesr.cli import run
-from slidesr.engine import Engine
 from slidesr.geometry import Box
-from slidesr.model import Model, load_model
+from slidesr.model.device import Engine
+from slidesr.model.model import Model, load_model
+from slidesr.model.weights import list_models
 from slidesr.slide import open_slide
-from slidesr.weights import list_models
 
 _U8 = npt.NDArray[np.uint8]
 REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"

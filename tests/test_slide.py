@@ -21,7 +21,7 @@ from slides import camelyon_style, pyramid, subifd_ome, tissue
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.slide import Frame, Slide, open_slide
-from slidesr.slide._grid import read_mirrored
+from slidesr.slide._frame import read_mirrored
 
 REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"
 SIZE = Size(1001, 730)

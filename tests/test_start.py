@@ -12,11 +12,7 @@ import torch
 from training import RECIPE, run_alone, sources_in
 
 from slidesr.errors import RefusedError
-from slidesr.nets.generator import Generator, GeneratorSpec
-from slidesr.train.loop import Progress
-from slidesr.train.recipe import OptimizerRecipe
-from slidesr.train.start import begin
-from slidesr.weights import (
+from slidesr.model.weights import (
     ModelSpec,
     default_model,
     find_model,
@@ -24,6 +20,10 @@ from slidesr.weights import (
     read_spec,
     save_model,
 )
+from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.train.initial_weights import begin
+from slidesr.train.loop import TrainingProgress
+from slidesr.train.recipe import OptimizerRecipe
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -51,7 +51,7 @@ def test_a_warm_start_begins_with_lower_losses(scale: int, tmp_path: Path) -> No
     )
     sources, losses = sources_in(tmp_path), dict[str, float]()
     for start in ("", x4):
-        reports: list[Progress] = []
+        reports: list[TrainingProgress] = []
         own = replace(sources, out=tmp_path / f"from {start}")
         run_alone(replace(recipe, start=start), own, reports.append)
         losses[start] = reports[0].losses["pixel"]

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from slidesr.benchmark.results import Row, Subject
+from slidesr.benchmark.results import ScoreRow, Subject
 from slidesr.benchmark.statistics import estimate, paired_p, summary
 
 
@@ -52,7 +52,7 @@ def test_equal_methods_and_too_few_images() -> None:
     assert paired_p([1.0] * 5, [2.0] * 5) is None
 
 
-def row(rows: list[Row], part: str, unit: str = "image") -> Row:
+def row(rows: list[ScoreRow], part: str, unit: str = "image") -> ScoreRow:
     (found,) = [
         each for each in rows if (each.method, each.part, each.unit) == ("ours", part, unit)
     ]

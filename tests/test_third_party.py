@@ -17,14 +17,14 @@ from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 from torch import Tensor
 from torchvision.models import resnext101_32x8d, vgg19
 
-from slidesr import metrics
 from slidesr.benchmark.methods import Wanted, methods_for, wanted_models
+from slidesr.benchmark.perceptual import PerceptualMetric, ResNeXt
 from slidesr.benchmark.results import Results
 from slidesr.cli import run as run_cli
-from slidesr.engine import Engine
 from slidesr.errors import RefusedError
-from slidesr.perceptual import Eye, ResNeXt
-from slidesr.resample import bicubic_down, bicubic_up
+from slidesr.imaging import metrics
+from slidesr.imaging.resample import bicubic_down, bicubic_up
+from slidesr.model.device import Engine
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, dict[str, U8]], Path]
@@ -130,7 +130,7 @@ def resnext_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_distance_by_vgg19_is_that_of_its_five_stages(vgg19_file: Path) -> None:
     image = section()
     blurred = bicubic_up(bicubic_down(image, 4), 4)
-    found = Eye(vgg19_file).distances([blurred, image], image)
+    found = PerceptualMetric(vgg19_file).distances([blurred, image], image)
     assert list(found) == ["distance", "vgg19_distance"]
     network = vgg19().features.eval()
     network.load_state_dict(

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Size
-from slidesr.tissue import Tissue, all_tissue, find_tissue, read_mask
+from slidesr.regions.tissue_mask import Tissue, all_tissue, find_tissue, read_mask
 
 SLIDES = Path(__file__).parents[2] / "shared/data/slides"
 UM = 20.0

@@ -11,10 +11,10 @@ import pytest
 from malformed import zarr_folders
 from slides import camelyon_style, tissue
 
-from slidesr import trial
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.runtime import sandbox as trial
+from slidesr.runtime.sandbox import MEMORY_EXIT_CODE, tried, try_slide
 from slidesr.slide.__main__ import main
-from slidesr.trial import MEMORY_EXIT_CODE, tried, try_slide
 
 
 @pytest.fixture

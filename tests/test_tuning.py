@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slidesr.tuning import Tuner, remember, remembered
+from slidesr.pipeline.tile_size import Tuner, remember, remembered
 
 
 def measured(tuner: Tuner, rates: dict[int, float], tiles: int) -> list[int]:

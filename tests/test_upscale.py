@@ -15,12 +15,14 @@ from slides import camelyon_style, subifd_ome, tissue
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
-from slidesr.model import Model
+from slidesr.model.model import Model
+from slidesr.model.weights import save_model
 from slidesr.output.compression import Compression
-from slidesr.output.sink import Format
+from slidesr.output.writer import Format
+from slidesr.pipeline.job import prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import Progress, estimate, upscale
 from slidesr.slide import open_slide
-from slidesr.upscale import Options, Progress, estimate, prepared, upscale
-from slidesr.weights import save_model
 
 LOSSLESS = Format(Compression("lzw"))
 REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"

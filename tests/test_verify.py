@@ -22,10 +22,15 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.ome_tiff import LAYOUTS
-from slidesr.verify import Finding, Outcome, Report, verify
-from slidesr.verify.agreement import magnifications_agree, pixel_sizes_agree, pixels_agree, places
-from slidesr.verify.by_bioformats import BioFormatsReader
-from slidesr.verify.reader import Facts, NotInstalledError
+from slidesr.verify import Finding, Report, Verdict, verify
+from slidesr.verify.checks.agreement import (
+    magnifications_agree,
+    pixel_sizes_agree,
+    pixels_agree,
+    places,
+)
+from slidesr.verify.readers.by_bioformats import BioFormatsReader
+from slidesr.verify.readers.reader import Facts, NotInstalledError
 
 U8 = NDArray[np.uint8]
 
@@ -40,7 +45,7 @@ Write = Callable[..., Path]
 def _without_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Java starts slowly, so that only tests that name it wait for it."""
     if "bio_formats" not in request.fixturenames:
-        monkeypatch.setattr("slidesr.verify.by_bioformats.shutil.which", lambda name: None)
+        monkeypatch.setattr("slidesr.verify.readers.by_bioformats.shutil.which", lambda name: None)
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def failures(report: Report) -> set[tuple[str, str]]:
     return {
         (each.check, each.by.split()[0])
         for each in report.findings
-        if each.outcome is Outcome.FAILED
+        if each.outcome is Verdict.FAILED
     }
 
 
@@ -89,13 +94,13 @@ def test_what_slidesr_writes_passes(write: Write, name: str) -> None:
     assert report.is_good
     for reader in ("tifffile", "OpenSlide"):
         for check in ("opens", "levels", "pixel size", "pixels"):
-            assert found(report, check, reader).outcome is Outcome.OK
+            assert found(report, check, reader).outcome is Verdict.OK
     assert found(report, "levels", "tifffile").detail == (
         "4: 501 x 379, 251 x 190, 126 x 95, 63 x 48"
     )
     assert found(report, "magnification", "ome-types").detail == "160x"
     assert found(report, "provenance").detail == "synthetic, x4 by tiny (abababababab)"
-    assert found(report, "schema").outcome is Outcome.OK
+    assert found(report, "schema").outcome is Verdict.OK
     assert found(report, "tiles").detail.startswith("all ")
 
 
@@ -103,7 +108,7 @@ def test_bio_formats_sees_the_same(bio_formats: None, write: Write) -> None:
     report = verify(write("jpeg"))
     assert failures(report) == set()
     for check in ("opens", "levels", "pixel size", "magnification", "pixels"):
-        assert found(report, check, "Bio-Formats").outcome is Outcome.OK
+        assert found(report, check, "Bio-Formats").outcome is Verdict.OK
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -112,20 +117,20 @@ def test_fewer_levels_fail_only_where_all_were_promised(write: Write, layout: st
     assert report.is_good
     seen = found(report, "levels", "OpenSlide")
     if layout == "ome":
-        assert (seen.outcome, seen.detail) == (Outcome.ABSENT, "1 of 4 levels")
+        assert (seen.outcome, seen.detail) == (Verdict.ABSENT, "1 of 4 levels")
     else:
-        assert seen.outcome is Outcome.OK
+        assert seen.outcome is Verdict.OK
 
 
 def test_a_slide_of_others_passes_with_what_it_lacks_absent(tmp_path: Path) -> None:
     camelyon_style(tmp_path / "a.tif", tissue(600, 400), mpp=0.25)
     report = verify(tmp_path / "a.tif")
     assert report.is_good
-    assert found(report, "provenance").outcome is Outcome.ABSENT
-    assert found(report, "schema").outcome is Outcome.ABSENT
-    assert found(report, "ICC profile").outcome is Outcome.ABSENT
+    assert found(report, "provenance").outcome is Verdict.ABSENT
+    assert found(report, "schema").outcome is Verdict.ABSENT
+    assert found(report, "ICC profile").outcome is Verdict.ABSENT
     assert {each.outcome for each in report.findings if each.check == "magnification"} == {
-        Outcome.ABSENT
+        Verdict.ABSENT
     }
 
 
@@ -249,22 +254,22 @@ def test_one_wrong_pixel_in_the_last_corner_is_seen() -> None:
         wrong = right.copy()
         wrong[y, x, 1] ^= 64
         findings = pixels_agree([Shown("a", right), Shown("b", wrong)], tolerance=2, is_ours=True)
-        assert [each.outcome for each in findings] == [Outcome.OK, Outcome.FAILED]
+        assert [each.outcome for each in findings] == [Verdict.OK, Verdict.FAILED]
         assert "64 grey levels off a at level 0" in findings[1].detail
 
 
 def test_the_tolerance_is_of_grey_levels() -> None:
     right = np.full((100, 100, 3), 100, np.uint8)
     readers = [Shown("a", right), Shown("b", right + np.uint8(2))]
-    assert pixels_agree(readers, tolerance=2, is_ours=True)[1].outcome is Outcome.OK
-    assert pixels_agree(readers, tolerance=1, is_ours=True)[1].outcome is Outcome.FAILED
+    assert pixels_agree(readers, tolerance=2, is_ours=True)[1].outcome is Verdict.OK
+    assert pixels_agree(readers, tolerance=1, is_ours=True)[1].outcome is Verdict.FAILED
 
 
 def test_interpolated_pixels_lie_between_their_neighbours() -> None:
     right = stained(300, 200)
     between = ((right.astype(int) + np.roll(right, 1, axis=1)) // 2).astype(np.uint8)
     between[:, 0] = right[:, 0]
-    for shown, outcome in [(between, Outcome.OK), (between[..., ::-1], Outcome.FAILED)]:
+    for shown, outcome in [(between, Verdict.OK), (between[..., ::-1], Verdict.FAILED)]:
         readers = [Shown("a", right), Shown("b", shown, interpolated=True)]
         assert pixels_agree(readers, tolerance=0, is_ours=True)[1].outcome is outcome
 
@@ -280,13 +285,13 @@ def test_places_hold_every_corner_and_stay_inside(width: int, height: int) -> No
 
 def test_numbers_that_differ_fail_and_unknown_ones_are_absent() -> None:
     sizes = pixel_sizes_agree({"a": None, "b": Mpp(0.25, 0.25), "c": Mpp(0.25, 0.5)})
-    assert [each.outcome for each in sizes] == [Outcome.ABSENT, Outcome.OK, Outcome.FAILED]
+    assert [each.outcome for each in sizes] == [Verdict.ABSENT, Verdict.OK, Verdict.FAILED]
     powers = magnifications_agree({"a": 40.0, "b": 40.01, "c": None, "d": 20.0})
     assert [each.outcome for each in powers] == [
-        Outcome.OK,
-        Outcome.OK,
-        Outcome.ABSENT,
-        Outcome.FAILED,
+        Verdict.OK,
+        Verdict.OK,
+        Verdict.ABSENT,
+        Verdict.FAILED,
     ]
 
 
@@ -346,7 +351,7 @@ def test_a_good_store_passes(tmp_path: Path, version: str) -> None:
     assert found(report, "levels").detail == "3: 512 x 384, 256 x 192, 128 x 96"
     assert found(report, "pixel size").detail == "0.25 x 0.25 um"
     assert found(report, "scales").detail == "times 1, 2, 4"
-    assert found(report, "colour").outcome is Outcome.OK
+    assert found(report, "colour").outcome is Verdict.OK
     assert found(report, "tiles").detail == "all 17 chunks decode"
 
 
@@ -379,7 +384,7 @@ def test_a_spoilt_chunk_is_found(tmp_path: Path, version: str) -> None:
 
 def test_channels_that_are_no_colours_are_told_of(tmp_path: Path) -> None:
     report = verify(store(tmp_path / "a.ome.zarr", "0.4", omero={"channels": []}))
-    assert found(report, "colour").outcome is Outcome.ABSENT
+    assert found(report, "colour").outcome is Verdict.ABSENT
 
 
 # The command
@@ -422,7 +427,7 @@ def test_a_jar_by_name_goes_first(
     path = write()
     monkeypatch.setenv("SLIDESR_BIOFORMATS_JAR", "/nowhere.jar")
     absent = found(verify(path), "opens", "Bio-Formats")
-    assert absent.outcome is Outcome.NOT_INSTALLED
+    assert absent.outcome is Verdict.NOT_INSTALLED
     assert "/nowhere.jar" in absent.detail
     monkeypatch.setenv("SLIDESR_BIOFORMATS_JAR", str(path))  # a file, but no jar
     assert failures(verify(path)) == {("opens", "Bio-Formats")}

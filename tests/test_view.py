@@ -26,13 +26,15 @@ from test_painter import tiny_generator
 from slidesr.cli import run
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
+from slidesr.model.weights import save_model
+from slidesr.output.copy import write_plain
 from slidesr.output.metadata import Metadata
-from slidesr.output.plain import write_plain
+from slidesr.pipeline.job import prepared
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
-from slidesr.upscale import Options, prepared, upscale
 from slidesr.view import Exhibit, Server, exhibit, export
 from slidesr.view.tiles import Tiles
-from slidesr.weights import save_model
 
 U8 = NDArray[np.uint8]
 SIZE = Box(0, 0, 900, 700)

@@ -18,12 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slidesr import weights as weights_module
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.model import load_model
-from slidesr.nets.generator import Generator, GeneratorSpec
-from slidesr.nets.layers import WindowAttention
-from slidesr.weights import (
+from slidesr.model import weights as weights_module
+from slidesr.model.model import load_model
+from slidesr.model.weights import (
     ModelSpec,
     default_model,
     list_models,
@@ -31,6 +29,8 @@ from slidesr.weights import (
     read_spec,
     save_model,
 )
+from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.nets.layers import WindowAttention
 
 Make = Callable[[GeneratorSpec], Generator]
 Describe = Callable[[GeneratorSpec], ModelSpec]
@@ -377,6 +377,7 @@ def test_a_header_of_a_giant_network_costs_nothing(tmp_path: Path, spec: ModelSp
 
 def test_the_commands_start_without_the_compiler() -> None:
     """Importing torch's compiler takes as long as torch itself, and nothing here needs it."""
-    code = "import sys; from slidesr.model import load_model; load_model('wa-srgan-x4-fidelity');"
+    code = "import sys; from slidesr.model.model import load_model;"
+    code += "load_model('wa-srgan-x4-fidelity');"
     code += "assert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

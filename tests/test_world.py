@@ -15,9 +15,9 @@ from training import RECIPE, run_alone, sources_in, write_toml
 
 from slidesr.errors import RefusedError
 from slidesr.nets.generator import Generator
+from slidesr.train.distributed import World
 from slidesr.train.loop import train
 from slidesr.train.recipe import OptimizerRecipe
-from slidesr.train.world import World
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:

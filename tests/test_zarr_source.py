@@ -22,13 +22,13 @@ from test_ome_tiff import METADATA, MPP, Sheet, stained
 from test_ome_zarr import Store
 from test_painter import tiny_generator
 
-from slidesr import trial
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp
+from slidesr.model.weights import save_model
+from slidesr.runtime import sandbox as trial
 from slidesr.slide import open_slide
 from slidesr.slide._stamp import stamp_of
-from slidesr.weights import save_model
 
 U8 = NDArray[np.uint8]
 IMAGE = stained(401, 333)

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from skimage.data import immunohistochemistry
 
+from slidesr.model.weights import EncoderHeader, save_encoder
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.train.data import DataRecipe
-from slidesr.train.loop import Progress, Sources, Trained, train
+from slidesr.train.distributed import World
+from slidesr.train.loop import Sources, Trained, TrainingProgress, train
 from slidesr.train.recipe import (
     CriticRecipe,
     LossRecipe,
@@ -24,8 +26,6 @@ from slidesr.train.recipe import (
     Recipe,
     recipe_as_dict,
 )
-from slidesr.train.world import World
-from slidesr.weights import EncoderHeader, save_encoder
 
 RECIPE = Recipe(
     name="tiny",
@@ -70,7 +70,7 @@ def sources_in(folder: Path, *, side_px: int = 48) -> Sources:
 
 
 def run_alone(
-    recipe: Recipe, sources: Sources, report: Callable[[Progress], None] = lambda now: None
+    recipe: Recipe, sources: Sources, report: Callable[[TrainingProgress], None] = lambda now: None
 ) -> Trained:
     """One process on the CPU."""
     return train(recipe, sources, World(0, 1, torch.device("cpu")), report)

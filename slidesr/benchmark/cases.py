@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slidesr.benchmark.measures import Enlarged
 from slidesr.benchmark.methods import BICUBIC, Method, leading
 from slidesr.benchmark.report import Case
 from slidesr.benchmark.results import Results
 from slidesr.benchmark.suite import Comparison
+from slidesr.geometry import Pixels
 
 _SHOWN_PX = 192
-
-_U8 = NDArray[np.uint8]
 
 
 def cases(comparison: Comparison, results: Results) -> list[Case]:
@@ -52,7 +50,7 @@ def _case(
     return Case(scale, enlarged.subject.name, why, low, enlarged.high[rows, columns], made, psnr_db)
 
 
-def _liveliest(high: _U8, scale: int) -> tuple[slice, slice]:
+def _liveliest(high: Pixels, scale: int) -> tuple[slice, slice]:
     """The place of a coarse grid with the strongest contrast, on whole low-resolution pixels."""
     sides = [min(_SHOWN_PX, length) // scale * scale for length in high.shape[:2]]
     starts = [

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidesr import metrics
 from slidesr.benchmark.nuclei import find_nuclei, matched_nuclei
 from slidesr.benchmark.results import Subject
-from slidesr.geometry import Size
-from slidesr.resample import bicubic_down
+from slidesr.geometry import Pixels, Size
+from slidesr.imaging import metrics
+from slidesr.imaging.resample import bicubic_down
 
-_U8 = NDArray[np.uint8]
 _F64 = NDArray[np.float64]
 _EQUAL_DB = 100.0  # what equal images count in a mean, where infinity would be no number
 
 
-def _finite_psnr(psnr: Callable[[_U8, _U8], float], image: _U8, high: _U8) -> float:
+def _finite_psnr(psnr: Callable[[Pixels, Pixels], float], image: Pixels, high: Pixels) -> float:
     return min(psnr(image, high), _EQUAL_DB)
 
 
-_OF_PAIR: dict[str, Callable[[_U8, _U8], float]] = {
+_OF_PAIR: dict[str, Callable[[Pixels, Pixels], float]] = {
     "psnr_db": lambda image, high: _finite_psnr(metrics.psnr_db, image, high),
     "psnr_y_db": lambda image, high: _finite_psnr(metrics.psnr_y_db, image, high),
     "mse": metrics.mse,
@@ -40,10 +39,10 @@ class Enlarged:
     """One image at one scale by all methods, and how far each looks from the truth."""
 
     subject: Subject
-    low: _U8  # [h, w, 3]
-    high: _U8  # [h*s, w*s, 3]
-    made: Sequence[_U8]  # by method, as high
-    distances: dict[str, list[float]]  # of `Eye`: metric -> by method
+    low: Pixels  # [h, w, 3]
+    high: Pixels  # [h*s, w*s, 3]
+    made: Sequence[Pixels]  # by method, as high
+    distances: dict[str, list[float]]  # of `PerceptualMetric`: metric -> by method
     embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], the first of high
     features: NDArray[np.float32]  # [1 + methods, d], what a classifier judges by, or [0, 0]
 

@@ -8,17 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from slidesr.engine import Engine
+from slidesr.benchmark.third_party import ThirdParty
 from slidesr.errors import RefusedError
-from slidesr.model import Model, load_model
-from slidesr.resample import back_projected, bicubic_up
-from slidesr.third_party import ThirdParty
-from slidesr.weights import ModelSpec, find_model, is_of_others, list_models, read_spec
+from slidesr.geometry import Pixels
+from slidesr.imaging.resample import back_projected, bicubic_up
+from slidesr.model.device import Engine
+from slidesr.model.model import Model, load_model
+from slidesr.model.weights import ModelSpec, find_model, is_of_others, list_models, read_spec
 
-_U8 = NDArray[np.uint8]
 BICUBIC = "bicubic"
 
 
@@ -27,7 +24,7 @@ class Method:
     """Enlarges u8[h, w, 3] to u8[h*scale, w*scale, 3]; `facts` are what a reader wants to know."""
 
     name: str
-    enlarge: Callable[[_U8], _U8]
+    enlarge: Callable[[Pixels], Pixels]
     facts: dict[str, Any] = field(default_factory=dict)
 
 

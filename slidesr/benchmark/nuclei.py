@@ -13,17 +13,18 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import disk
 from skimage.segmentation import watershed
 
+from slidesr.geometry import Pixels
+
 _BLUR_UM = 1.0
 _LEAST_UM2 = 12.0  # a small lymphocyte has about 25
 _APART_UM = 2.5  # the centres of two nuclei, at least
 _SAME_UM = 3.0  # Sirinukunwattana et al. 2016, IEEE TMI 35:1196: 6 px at 20x
 _USUAL_UM_PER_PX = 0.25
 
-_U8 = NDArray[np.uint8]
 _F64 = NDArray[np.float64]
 
 
-def find_nuclei(image: _U8, um_per_px: float | None) -> _F64:
+def find_nuclei(image: Pixels, um_per_px: float | None) -> _F64:
     """Where nuclei are: f64[n, 2], row and column of each centre, of u8[h, w, 3].
 
     Haematoxylin by colour deconvolution (Ruifrok and Johnston 2001), Otsu's threshold, watershed on

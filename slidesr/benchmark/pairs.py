@@ -10,13 +10,13 @@ from pathlib import Path
 
 from slidesr.benchmark.results import Subject
 from slidesr.errors import RefusedError
-from slidesr.images import group_of, image_paths, image_size
+from slidesr.imaging.image_files import group_of, image_paths, image_size
 
 _MANIFEST = "manifest.csv"
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """An image, and its low resolution where that is not to be made from it."""
 
     subject: Subject
@@ -38,7 +38,7 @@ class Pair:
         return scale
 
 
-def find_pairs(data: Path) -> list[Pair]:
+def find_pairs(data: Path) -> list[ImagePair]:
     """The images of a folder, those that a manifest (CSV) lists, or one image; by their names.
 
     A manifest's column `file` is the path seen from its own folder; `dataset`, `slide`, `label` and
@@ -60,7 +60,7 @@ def find_pairs(data: Path) -> list[Pair]:
     return [_pair(path, data, rows, named=False) for path in image_paths(data)]
 
 
-def match_pairs(low: Path, high: Path) -> list[Pair]:
+def match_pairs(low: Path, high: Path) -> list[ImagePair]:
     """The images of two folders that have the same place and name in both, suffixes apart."""
     lows = {path.relative_to(low).with_suffix(""): path for path in image_paths(low)}
     pairs = find_pairs(high)
@@ -68,7 +68,7 @@ def match_pairs(low: Path, high: Path) -> list[Pair]:
         if pair.high.relative_to(high).with_suffix("") not in lows:
             raise RefusedError(f"{pair.high}: has no partner of that name in {low}")
     matched = [
-        Pair(pair.subject, pair.high, lows[pair.high.relative_to(high).with_suffix("")])
+        ImagePair(pair.subject, pair.high, lows[pair.high.relative_to(high).with_suffix("")])
         for pair in pairs
     ]
     scales = sorted({pair.scale or 0 for pair in matched})
@@ -77,7 +77,9 @@ def match_pairs(low: Path, high: Path) -> list[Pair]:
     return matched
 
 
-def _pair(path: Path, folder: Path, rows: Mapping[str, dict[str, str]], *, named: bool) -> Pair:
+def _pair(
+    path: Path, folder: Path, rows: Mapping[str, dict[str, str]], *, named: bool
+) -> ImagePair:
     name = path.relative_to(folder).as_posix()
     row = rows.get(name, {})
     said = row.get("dataset", "") if named else ""
@@ -88,7 +90,7 @@ def _pair(path: Path, folder: Path, rows: Mapping[str, dict[str, str]], *, named
         row.get("label", ""),
         _number(row.get("mpp", "")),
     )
-    return Pair(subject, path)
+    return ImagePair(subject, path)
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:

@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 from PIL import Image
 
-from slidesr.benchmark.results import DIGITS, HEADINGS, LESS_IS_BETTER, Results, Row
-from slidesr.durable import whole_file
+from slidesr.benchmark.results import DIGITS, HEADINGS, LESS_IS_BETTER, Results, ScoreRow
+from slidesr.geometry import Pixels
+from slidesr.runtime.atomic_files import whole_file
 
 _SIGNIFICANT = 0.05
 _BOXED = ("psnr_db", "ssim", "qilv", "distance")
 _PAGE = files("slidesr.benchmark") / "page"
-
-_U8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class Case:
     scale: int
     subject: str
     why: str  # "worst", "typical" or "best", by what the leading method gains
-    low: _U8  # [h, w, 3]
-    high: _U8  # [h*s, w*s, 3]
-    made: Mapping[str, _U8]  # method -> as high
+    low: Pixels  # [h, w, 3]
+    high: Pixels  # [h*s, w*s, 3]
+    made: Mapping[str, Pixels]  # method -> as high
     psnr_db: Mapping[str, float]  # method -> of the whole image
 
 
@@ -86,12 +84,12 @@ def _kind(facts: Mapping[str, Any]) -> str:
     return str(facts.get("stage", "gan"))
 
 
-def _other_parts(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+def _other_parts(rows: Sequence[ScoreRow]) -> list[tuple[str, str, str]]:
     keys = dict.fromkeys((row.data, row.part, row.unit) for row in rows)
     return [key for key in keys if key[1:] != ("all", "image")]
 
 
-def _table(data: str, part: str, unit: str, rows: Sequence[Row]) -> dict[str, Any]:
+def _table(data: str, part: str, unit: str, rows: Sequence[ScoreRow]) -> dict[str, Any]:
     """A line for each method, a cell for each metric; the best of each column is marked."""
     chosen = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
     metrics = [name for name in HEADINGS if any(row.metric == name for row in chosen)]
@@ -115,7 +113,7 @@ def _best(metric: str, means: Sequence[float]) -> float:
     return min(means) if metric in LESS_IS_BETTER else max(means)
 
 
-def _cell(row: Row, best: float) -> dict[str, Any]:
+def _cell(row: ScoreRow, best: float) -> dict[str, Any]:
     digits = DIGITS.get(row.metric, 4)
     interval = "" if row.low is None else f"{row.low:.{digits}f} to {row.high:.{digits}f}"
     return {
@@ -126,7 +124,7 @@ def _cell(row: Row, best: float) -> dict[str, Any]:
     }
 
 
-def _plane(data: str, rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any] | None:
+def _plane(data: str, rows: Sequence[ScoreRow], methods: Sequence[str]) -> dict[str, Any] | None:
     """PSNR against perceptual distance: the plane of Blau and Michaeli 2018, arXiv 1711.06077."""
     means = {
         (row.method, row.metric): row.mean
@@ -187,7 +185,7 @@ def _boxes(results: Results, scale: int) -> list[dict[str, Any]]:
 
 
 def _case(case: Case) -> dict[str, Any]:
-    pictures: list[tuple[str, _U8, str | None]] = [("low resolution", case.low, None)]
+    pictures: list[tuple[str, Pixels, str | None]] = [("low resolution", case.low, None)]
     pictures += [
         (name, image, f"{case.psnr_db[name]:.2f} dB")
         for name, image in case.made.items()
@@ -203,7 +201,7 @@ def _case(case: Case) -> dict[str, Any]:
     }
 
 
-def _data_uri(image: _U8) -> str:
+def _data_uri(image: Pixels) -> str:
     stored = io.BytesIO()
     Image.fromarray(image).save(stored, "webp", lossless=True, quality=80, method=4)
     return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from slidesr.benchmark.methods import BICUBIC
-from slidesr.benchmark.results import Row, Subject, by_data
+from slidesr.benchmark.results import ScoreRow, Subject, by_data
 
 _RESAMPLES = 2000
 _COVERED = (2.5, 97.5)  # percentiles
@@ -22,7 +22,7 @@ Scores = Mapping[str, Mapping[str, Sequence[float]]]  # method -> metric -> by s
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean with its standard deviation and its 95% interval; None where n is too small."""
 
     n: int
@@ -32,7 +32,7 @@ class Estimate:
     high: float | None
 
 
-def estimate(values: Sequence[float] | _F64, seed: int = 0) -> Estimate:
+def estimate(values: Sequence[float] | _F64, seed: int = 0) -> MeanEstimate:
     """The interval is the bootstrap's, by percentiles: Efron and Tibshirani 1993, chapter 13.
 
     Values of one seed and one n are drawn alike, so intervals of paired values are comparable.
@@ -40,10 +40,10 @@ def estimate(values: Sequence[float] | _F64, seed: int = 0) -> Estimate:
     x: _F64 = np.asarray(values, np.float64)
     n, mean = len(x), float(x.mean())
     if n < 2:
-        return Estimate(n, mean, None, None, None)
+        return MeanEstimate(n, mean, None, None, None)
     drawn = np.random.default_rng(seed).integers(n, size=(_RESAMPLES, n))
     low, high = np.percentile(x[drawn].mean(axis=1), _COVERED)
-    return Estimate(n, mean, float(x.std(ddof=1)), float(low), float(high))
+    return MeanEstimate(n, mean, float(x.std(ddof=1)), float(low), float(high))
 
 
 def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> float | None:
@@ -61,7 +61,7 @@ def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> 
         return float(wilcoxon(differences).pvalue)
 
 
-def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[Row]:
+def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[ScoreRow]:
     """The rows of one scale: each data set whole, by slide, by label, and with slides as units.
 
     Images of one slide are not independent of each other: where a data set has several slides, the
@@ -108,14 +108,14 @@ def _taken(scores: Scores, units: Sequence[Sequence[int]]) -> dict[str, dict[str
 
 def _rows(
     scale: int, data: str, part: str, unit: str, values: Mapping[str, Mapping[str, _F64]]
-) -> list[Row]:
+) -> list[ScoreRow]:
     rows = []
     for method, by_metric in values.items():
         for metric, x in by_metric.items():
             told = estimate(x)
             p = None if method == BICUBIC else paired_p(x, values[BICUBIC][metric])
             rows.append(
-                Row(
+                ScoreRow(
                     scale,
                     method,
                     data,

@@ -14,23 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidesr import metrics
 from slidesr.benchmark.downstream import Downstream
 from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
-from slidesr.benchmark.pairs import Pair
-from slidesr.benchmark.results import Results, Row, Subject, by_data
+from slidesr.benchmark.pairs import ImagePair
+from slidesr.benchmark.perceptual import LEAST_PX, PerceptualMetric, ResNeXt, pooled
+from slidesr.benchmark.results import Found, Results, ScoreRow, Store, Subject, by_data
 from slidesr.benchmark.statistics import summary
-from slidesr.benchmark.store import Found, Store
-from slidesr.degrade import Scanner, scanned
 from slidesr.errors import RefusedError
-from slidesr.images import image_size, read_rgb
-from slidesr.perceptual import LEAST_PX, Eye, ResNeXt, pooled
-from slidesr.resample import bicubic_down, through_jpeg
-from slidesr.schedule import ordered_map
-from slidesr.weights import sha256_of
+from slidesr.geometry import Pixels
+from slidesr.imaging import metrics
+from slidesr.imaging.degradation import Scanner, scanned
+from slidesr.imaging.image_files import image_size, read_rgb
+from slidesr.imaging.resample import bicubic_down, through_jpeg
+from slidesr.model.weights import sha256_of
+from slidesr.runtime.ordered_map import ordered_map
 
-_U8 = NDArray[np.uint8]
 _F64 = NDArray[np.float64]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
 _AHEAD = 4  # images whose metrics wait for a thread
@@ -39,7 +38,7 @@ Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """What decides the numbers, besides images, methods and machine."""
 
     scales: tuple[int, ...] = (4,)
@@ -54,19 +53,21 @@ class Options:
 class Comparison:
     """Which images by which methods; `methods` makes those of a scale, bicubic among them."""
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[ImagePair]
     methods: Callable[[int], list[Method]]
-    options: Options = Options()
-    labelled: Sequence[Pair] = ()  # patches that teach the classifier; those of `pairs` if none
+    options: ComparisonOptions = ComparisonOptions()
+    labelled: Sequence[
+        ImagePair
+    ] = ()  # patches that teach the classifier; those of `pairs` if none
     vgg19: Path | None = None  # its weights, for one more distance
     resnext101: Path | None = None  # its weights, for the classifier; else the encoder's embeddings
 
     @cached_property
-    def eye(self) -> Eye:
-        return Eye(self.vgg19)
+    def eye(self) -> PerceptualMetric:
+        return PerceptualMetric(self.vgg19)
 
     @cached_property
-    def features_of(self) -> Callable[[_U8], _F64]:
+    def features_of(self) -> Callable[[Pixels], _F64]:
         """What the classifier judges an image by, f64[d]."""
         return (ResNeXt(self.resnext101) if self.resnext101 else self.eye).features
 
@@ -115,7 +116,7 @@ class Comparison:
         enlarged = (self.enlarged(scale, methods, self.pairs[index]) for index in indices)
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
 
-    def enlarged(self, scale: int, methods: Sequence[Method], pair: Pair) -> Enlarged:
+    def enlarged(self, scale: int, methods: Sequence[Method], pair: ImagePair) -> Enlarged:
         """One image by all methods, once it is cut to a multiple of the scale."""
         high = _cut(read_rgb(pair.high), scale)
         low = self._low(pair, high, scale)
@@ -131,15 +132,17 @@ class Comparison:
             self._features([high, *made], looks).astype(np.float32),
         )
 
-    def _features(self, images: Sequence[_U8], embeddings: _F64) -> _F64:
+    def _features(self, images: Sequence[Pixels], embeddings: _F64) -> _F64:
         """[images, d], or [0, 0] where no classifier is asked."""
         if not self.options.downstream:
             return np.empty((0, 0))
         if self.resnext101:
             return np.stack([self.features_of(image) for image in images])
-        return np.stack([pooled(each) for each in embeddings])  # as `Eye.features`, made already
+        return np.stack(
+            [pooled(each) for each in embeddings]
+        )  # as `PerceptualMetric.features`, made already
 
-    def _low(self, pair: Pair, high: _U8, scale: int) -> _U8:
+    def _low(self, pair: ImagePair, high: Pixels, scale: int) -> Pixels:
         """What the methods are given: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
         options = self.options
         if pair.low is not None:
@@ -163,7 +166,7 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
     total, done = len(subjects) * len(comparison.options.scales), 0
     methods: dict[int, dict[str, dict[str, Any]]] = {}
     scores: dict[int, dict[str, dict[str, list[float]]]] = {}
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     downstream = Downstream(comparison.pairs, comparison.labelled, comparison.features_of)
     for scale in comparison.options.scales:
         compared = comparison.methods(scale)
@@ -208,7 +211,7 @@ def mean_scores(comparison: Comparison, report: Report) -> dict[str, dict[str, d
     return means(rows + _fid_rows(scale, subjects, names, found))
 
 
-def means(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+def means(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
     """Data set -> method -> metric -> mean over all its images, of the rows of one scale."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
@@ -235,7 +238,7 @@ def _by_method(
 
 def _fid_rows(
     scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[Found]
-) -> list[Row]:
+) -> list[ScoreRow]:
     """The Frechet distance of all made tiles of a data set from all true ones."""
     rows = []
     for data, of in by_data(subjects).items():
@@ -243,24 +246,24 @@ def _fid_rows(
         true, *made = (np.concatenate(part).astype(np.float64) for part in zip(*looks, strict=True))
         for method, tiles in zip(methods, made, strict=True):
             fid = metrics.frechet(tiles, true)
-            rows.append(Row(scale, method, data, "all", "image", "fid", len(looks), fid))
+            rows.append(ScoreRow(scale, method, data, "all", "image", "fid", len(looks), fid))
     return rows
 
 
 def _running_rows(
     scale: int, subjects: Sequence[Subject], scores: dict[str, dict[str, list[float]]]
-) -> list[Row]:
+) -> list[ScoreRow]:
     """The author's mean PSNR, of the images in their order."""
     rows = []
     for data, of in by_data(subjects).items():
         for method, by_metric in scores.items():
             psnr_db = metrics.running_psnr_db_author([by_metric["mse"][index] for index in of])
             metric = "running_psnr_db_author"
-            rows.append(Row(scale, method, data, "all", "image", metric, len(of), psnr_db))
+            rows.append(ScoreRow(scale, method, data, "all", "image", metric, len(of), psnr_db))
     return rows
 
 
-def _files(pairs: Sequence[Pair]) -> list[Path]:
+def _files(pairs: Sequence[ImagePair]) -> list[Path]:
     return [path for pair in pairs for path in (pair.high, pair.low) if path]
 
 
@@ -271,6 +274,6 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _cut(image: _U8, scale: int) -> _U8:
+def _cut(image: Pixels, scale: int) -> Pixels:
     height, width = (side // scale * scale for side in image.shape[:2])
     return np.ascontiguousarray(image[:height, :width])

@@ -14,16 +14,16 @@ from rich.table import Table
 
 from slidesr.cli.run import run_job
 from slidesr.cli.show import as_json, inert, line, progress_bar, stoppable, time_text
-from slidesr.errors import RefusedError
-from slidesr.printable import printable
-from slidesr.stores import as_typed, is_remote
+from slidesr.errors import RefusedError, printable
+from slidesr.runtime.paths import as_typed, is_remote
 
 if TYPE_CHECKING:
-    from slidesr.cli.workers import Workers
-    from slidesr.distribute import Cluster
-    from slidesr.upscale import Job, Summary
-    from slidesr.upscale.batch import Outcome
-    from slidesr.upscale.items import Item
+    from slidesr.pipeline.batch import SlideOutcome
+    from slidesr.pipeline.dask_cluster.cluster import Cluster
+    from slidesr.pipeline.executor import Workers
+    from slidesr.pipeline.find_slides import BatchItem
+    from slidesr.pipeline.job import Job
+    from slidesr.pipeline.run import Summary
 
 _MOST_TOGETHER = 64  # slides that are open at once
 _STYLE = {"refused": "red", "failed": "red", "busy": "yellow", "filled": "yellow"}
@@ -34,8 +34,8 @@ def run_batch(inputs: Sequence[Path], folder: Path, workers: Workers, *, json_: 
 
     `summary.json` in that folder tells what became of each, after each.
     """
-    from slidesr.upscale.batch import as_plain, worst, write_summary
-    from slidesr.upscale.items import find_items
+    from slidesr.pipeline.batch import as_plain, worst, write_summary
+    from slidesr.pipeline.find_slides import find_items
 
     if is_remote(folder):
         raise RefusedError(
@@ -46,7 +46,7 @@ def run_batch(inputs: Sequence[Path], folder: Path, workers: Workers, *, json_: 
         raise RefusedError(f"{folder}: is a file. Many slides need a folder: give it with -o.")
     items = find_items(inputs, folder, workers.options.scale)
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes: list[Outcome] = []
+    outcomes: list[SlideOutcome] = []
     place = {item: number for number, item in enumerate(items)}
     with closing(_outcomes(items, workers)) as coming:
         for outcome in coming:
@@ -63,9 +63,9 @@ def run_batch(inputs: Sequence[Path], folder: Path, workers: Workers, *, json_: 
     return worst(outcomes)
 
 
-def _outcomes(items: list[Item], workers: Workers) -> Generator[Outcome, None, None]:
+def _outcomes(items: list[BatchItem], workers: Workers) -> Generator[SlideOutcome, None, None]:
     """One slide after the other here; side by side on a cluster."""
-    from slidesr.upscale.batch import outcome_of, side_by_side
+    from slidesr.pipeline.batch import outcome_of, side_by_side
 
     model = workers.open_model()
     if workers.cluster is None:
@@ -76,7 +76,7 @@ def _outcomes(items: list[Item], workers: Workers) -> Generator[Outcome, None, N
     cluster = workers.cluster
     with progress_bar(f"{len(items)} slides", len(items)) as bar, stoppable():
 
-        def work(item: Item) -> Outcome:
+        def work(item: BatchItem) -> SlideOutcome:
             outcome = outcome_of(item, workers.options, model, partial(_run_beside, cluster))
             bar.update(bar.task_ids[0], advance=1)
             return outcome
@@ -91,12 +91,12 @@ def _run_alone(place: str, job: Job) -> Summary:
 
 
 def _run_beside(cluster: Cluster, job: Job) -> Summary:
-    from slidesr.upscale import upscale
+    from slidesr.pipeline.run import upscale
 
     return upscale(job, make=cluster.make)
 
 
-def _show(outcomes: Iterable[Outcome]) -> None:
+def _show(outcomes: Iterable[SlideOutcome]) -> None:
     table = Table("slide", "", "time", "why", box=None)
     for outcome in outcomes:
         table.add_row(

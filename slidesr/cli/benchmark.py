@@ -11,11 +11,10 @@ import click
 
 from slidesr.cli import options as common
 from slidesr.cli.show import console, line, progress_bar, stoppable
-from slidesr.errors import RefusedError, SlidesrError
-from slidesr.printable import printable
+from slidesr.errors import RefusedError, SlidesrError, printable
 
 if TYPE_CHECKING:
-    from slidesr.benchmark.pairs import Pair
+    from slidesr.benchmark.pairs import ImagePair
     from slidesr.benchmark.results import Results
     from slidesr.benchmark.suite import Comparison
 
@@ -147,19 +146,19 @@ def benchmark(
     of true pairs with --lr and --hr.
     """
     with console.status("loading"):
-        from slidesr.benchmark import cards
-        from slidesr.benchmark.files import markdown, refuse_other_results
+        from slidesr.benchmark.export import markdown, refuse_other_results
+        from slidesr.benchmark.export import update_cards as write_cards
         from slidesr.benchmark.methods import methods_for, wanted_models
         from slidesr.benchmark.pairs import find_pairs
-        from slidesr.benchmark.suite import Comparison, Options
-        from slidesr.engine import Engine
-        from slidesr.weights import models_folder
+        from slidesr.benchmark.suite import Comparison, ComparisonOptions
+        from slidesr.model.device import Engine
+        from slidesr.model.weights import models_folder
 
     pairs = _pairs(data, low, high, partial(_patches, output / "patches", per_slide, level))
     own = pairs[0].scale
     if own and scales not in (None, (own,)):
         raise RefusedError(f"{high}: is {own} times {low}. Leave out --scales.")
-    options = Options(
+    options = ComparisonOptions(
         (own,) if own else scales or (4,),
         "own" if own else degradation,
         jpeg,
@@ -181,7 +180,7 @@ def benchmark(
         refuse_other_results(output, comparison.protocol)
     results = _compared(comparison, output)
     if update_cards:
-        cards.update_cards(results, models_folder(), models_folder().parent / "README.md")
+        write_cards(results, models_folder(), models_folder().parent / "README.md")
     lines = map(printable, markdown(results).split("\n"))
     click.echo(results.to_json() if json_ else "\n".join(lines))
     line(f"report: {output / 'report.html'}")
@@ -189,9 +188,9 @@ def benchmark(
 
 def _pairs(
     data: Path | None, low: Path | None, high: Path | None, cut: Callable[[Path], Path]
-) -> list[Pair]:
+) -> list[ImagePair]:
     from slidesr.benchmark.pairs import find_pairs, match_pairs
-    from slidesr.patches.material import are_slides
+    from slidesr.patches.sources import are_slides
 
     if low and high and not data:
         return match_pairs(low, high)
@@ -203,8 +202,8 @@ def _pairs(
 def _patches(folder: Path, per_slide: int, level: int, slides: Path) -> Path:
     """Cuts patches of tissue from slides; labelled where there are annotations beside them."""
     from slidesr.patches.make import make_patches
-    from slidesr.patches.material import find_material
     from slidesr.patches.options import PatchOptions
+    from slidesr.patches.sources import find_material
 
     options = PatchOptions(level=level, per_slide=per_slide, split=(1.0, 0.0, 0.0))
     material = find_material([slides])
@@ -217,8 +216,8 @@ def _patches(folder: Path, per_slide: int, level: int, slides: Path) -> Path:
 
 def _compared(comparison: Comparison, output: Path) -> Results:
     from slidesr.benchmark.cases import cases
-    from slidesr.benchmark.files import write_results
-    from slidesr.benchmark.store import Store
+    from slidesr.benchmark.export import write_results
+    from slidesr.benchmark.results import Store
     from slidesr.benchmark.suite import compare
 
     with progress_bar("images", 1.0) as bar:

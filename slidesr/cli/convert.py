@@ -10,8 +10,8 @@ from click.core import ParameterSource
 
 from slidesr.cli import options as common
 from slidesr.cli.show import bytes_text, console, counted, stoppable
-from slidesr.printable import printable
-from slidesr.trial import tried
+from slidesr.errors import printable
+from slidesr.runtime.sandbox import tried
 
 
 @click.command()
@@ -30,7 +30,7 @@ def convert(
     pyramid.
     """
     with console.status("loading"), tried(source):
-        from slidesr.convert import convert as run
+        from slidesr.pipeline.convert import convert as run
 
     common.refuse_idle(context, output)
     given = [context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in stored]

@@ -9,9 +9,9 @@ import click
 
 from slidesr.cli.run import opened, run_job, show_summary
 from slidesr.cli.show import console
-from slidesr.cli.workers import Workers
-from slidesr.printable import printable
-from slidesr.trial import tried
+from slidesr.errors import printable
+from slidesr.pipeline.executor import Workers
+from slidesr.runtime.sandbox import tried
 
 
 @click.command()
@@ -31,8 +31,8 @@ def demo(slide: Path | None, output: Path) -> None:
     H&E, which the networks know, so the fidelity weights make it: those invent least.
     """
     with console.status("loading"), tried(slide) if slide else nullcontext():
-        from slidesr.demo import draw_comparison, write_sample_slide
-        from slidesr.upscale import Options
+        from slidesr.pipeline.options import Options
+        from slidesr.pipeline.sample import draw_comparison, write_sample_slide
 
     output.mkdir(parents=True, exist_ok=True)
     source = slide or write_sample_slide(output / "sample.tif")

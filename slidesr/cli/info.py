@@ -12,7 +12,7 @@ from rich.table import Table
 
 from slidesr.cli.show import as_json, bytes_text, facts, inert
 from slidesr.output.compression import Compression
-from slidesr.trial import tried
+from slidesr.runtime.sandbox import tried
 
 
 @click.command()
@@ -82,7 +82,7 @@ def _show(told: dict[str, Any]) -> None:
 @click.option("--json", "json_", is_flag=True, help="Say all of every header as JSON on stdout.")
 def models(*, json_: bool) -> None:
     """Lists the shipped models."""
-    from slidesr.weights import list_models
+    from slidesr.model.weights import list_models
 
     found = list_models()
     if json_:

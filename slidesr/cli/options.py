@@ -11,10 +11,10 @@ from click.core import ParameterSource
 
 from slidesr.errors import RefusedError
 from slidesr.output.compression import COMPRESSIONS, Compression
-from slidesr.output.ngff import NGFF_VERSIONS
+from slidesr.output.zarr.ngff import NGFF_VERSIONS
 
 if TYPE_CHECKING:
-    from slidesr.output.sink import Format
+    from slidesr.output.writer import Format
 
 device = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -55,7 +55,7 @@ def stored(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def format_of(*, compression: str, quality: int, layout: str, ngff_version: str) -> Format:
     """The choices of `stored` as one."""
-    from slidesr.output.sink import Format
+    from slidesr.output.writer import Format
 
     return Format(Compression(compression, quality), layout, ngff_version)
 

@@ -12,8 +12,8 @@ from slidesr.errors import SlidesrError
 from slidesr.patches.options import SPLITS, PatchOptions
 
 if TYPE_CHECKING:
-    from slidesr.patches.make import Progress, Summary
-    from slidesr.patches.material import Material
+    from slidesr.patches.make import PatchProgress, PatchSummary
+    from slidesr.patches.sources import Material
 
 _DEFAULT = PatchOptions()
 
@@ -130,7 +130,7 @@ def patches(
     come into different splits.
     """
     with console.status("loading"):
-        from slidesr.patches.material import find_material
+        from slidesr.patches.sources import find_material
 
     label = "" if unannotated == "unlabelled" else unannotated
     options = PatchOptions(unannotated=label, **choices)
@@ -148,13 +148,13 @@ def patches(
 
 def _run(
     material: list[Material], output: Path, options: PatchOptions, num_workers: int
-) -> Summary:
+) -> PatchSummary:
     from slidesr.patches.make import make_patches
 
     total = len(material) * options.per_slide
     with progress_bar(output.name, total) as bar:
 
-        def report(now: Progress) -> None:
+        def report(now: PatchProgress) -> None:
             bar.update(
                 bar.task_ids[0],
                 completed=now.slides * options.per_slide + now.patches,
@@ -166,7 +166,7 @@ def _run(
             return make_patches(material, output, options, workers=num_workers, report=report)
 
 
-def _show(summary: Summary) -> None:
+def _show(summary: PatchSummary) -> None:
     rows: dict[str, object] = {"folder": summary.folder}
     for split in SPLITS:
         counts = summary.patches[split]

@@ -22,12 +22,13 @@ from slidesr.cli.show import (
     stoppable,
     time_text,
 )
-from slidesr.stores import as_typed, is_remote
+from slidesr.runtime.paths import as_typed, is_remote
 
 if TYPE_CHECKING:
-    from slidesr.cli.workers import Workers
-    from slidesr.upscale import Job, Maker, Progress, Summary
-    from slidesr.upscale.profile import Stopwatch
+    from slidesr.pipeline.executor import Workers
+    from slidesr.pipeline.job import Job
+    from slidesr.pipeline.profile import Stopwatch
+    from slidesr.pipeline.run import Executor, Progress, Summary
 
 # A background pixel costs about this share of a tissue pixel; it only shapes the progress bar.
 _BACKGROUND_COST = 0.02
@@ -36,7 +37,7 @@ _BACKGROUND_COST = 0.02
 @contextmanager
 def opened(source: Path, output: Path | None, workers: Workers) -> Iterator[Job]:
     """A job that was checked; says what it is doing until then."""
-    from slidesr.upscale import prepared
+    from slidesr.pipeline.job import prepared
 
     with ExitStack() as stack:
         with console.status("looking at the slide"):
@@ -45,9 +46,9 @@ def opened(source: Path, output: Path | None, workers: Workers) -> Iterator[Job]
         yield job
 
 
-def run_job(job: Job, watch: Stopwatch | None = None, make: Maker | None = None) -> Summary:
+def run_job(job: Job, watch: Stopwatch | None = None, make: Executor | None = None) -> Summary:
     """Runs a job under a progress bar; `make` says who makes its blocks."""
-    from slidesr.upscale import upscale
+    from slidesr.pipeline.run import upscale
 
     tissue_px = job.tissue_px
     total = tissue_px + _BACKGROUND_COST * (job.plan.region.area - tissue_px)

@@ -20,9 +20,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from slidesr.errors import StoppedError
-from slidesr.printable import printable
-from slidesr.stores import as_typed
+from slidesr.errors import StoppedError, printable
+from slidesr.runtime.paths import as_typed
 
 console = Console(stderr=True)
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from slidesr.cli.show import console, inert, progress_bar, stoppable, time_text
-from slidesr.errors import RefusedError
-from slidesr.printable import printable
+from slidesr.errors import RefusedError, printable
 
 if TYPE_CHECKING:
-    from slidesr.train.encoder import EncoderRecipe
-    from slidesr.train.loop import Progress, Sources
+    from slidesr.train.encoder.training import EncoderRecipe
+    from slidesr.train.loop import Sources, TrainingProgress
     from slidesr.train.recipe import Recipe
 
 
@@ -60,7 +59,7 @@ def train(
     """
     with console.status("loading"):
         from slidesr.train.checkpoint import refuse_mixing_runs
-        from slidesr.train.encoder import EncoderRecipe
+        from slidesr.train.encoder.training import EncoderRecipe
         from slidesr.train.loop import Sources
         from slidesr.train.recipe import Recipe, find_recipe, is_for_encoder, recipe_from_toml
 
@@ -88,16 +87,16 @@ def train(
 def _train_generator(plan: Recipe, sources: Sources, *, scored: bool) -> None:
     from slidesr.benchmark.methods import classical, of_model
     from slidesr.benchmark.pairs import find_pairs
-    from slidesr.benchmark.suite import Comparison, Options, mean_scores
-    from slidesr.card import write_model
-    from slidesr.model import Model
-    from slidesr.train.finish import described
+    from slidesr.benchmark.suite import Comparison, ComparisonOptions, mean_scores
+    from slidesr.model.card import write_model
+    from slidesr.model.model import Model
+    from slidesr.train.distributed import joined_world
+    from slidesr.train.header import described
     from slidesr.train.loop import train as run
-    from slidesr.train.world import joined_world
 
     with joined_world() as world, progress_bar(plan.name, plan.patches) as bar:
 
-        def report(now: Progress) -> None:
+        def report(now: TrainingProgress) -> None:
             gains = ", ".join(
                 f"{data} {score['psnr_db']:.2f} dB"
                 f" ({score['psnr_db'] - now.bicubic[data]['psnr_db']:+.2f}),"
@@ -120,7 +119,7 @@ def _train_generator(plan: Recipe, sources: Sources, *, scored: bool) -> None:
     comparison = Comparison(
         find_pairs(sources.valid),
         lambda scale: [*classical(scale)[1:], made],
-        Options(scales=(plan.generator.scale,)),
+        ComparisonOptions(scales=(plan.generator.scale,)),
     )
     with console.status("scoring"):
         scores = mean_scores(comparison, lambda done, total: None)
@@ -128,9 +127,9 @@ def _train_generator(plan: Recipe, sources: Sources, *, scored: bool) -> None:
 
 
 def _train_encoder(plan: EncoderRecipe, sources: Sources) -> None:
-    from slidesr.train.encoder import EncoderProgress, train_encoder
-    from slidesr.train.encoder_finish import write_encoder
-    from slidesr.train.encoder_scores import score_encoder
+    from slidesr.train.encoder.export import write_encoder
+    from slidesr.train.encoder.scores import score_encoder
+    from slidesr.train.encoder.training import EncoderProgress, train_encoder
 
     with progress_bar(plan.name, plan.patches) as bar:
 

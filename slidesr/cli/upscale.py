@@ -12,15 +12,16 @@ from slidesr.cli import options as common
 from slidesr.cli.batch import run_batch
 from slidesr.cli.run import opened, run_job, show_profile, show_summary
 from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
-from slidesr.cli.workers import Workers, workers
-from slidesr.colour import ICC_CHOICES
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
-from slidesr.stores import as_typed, is_store
-from slidesr.trial import tried
+from slidesr.imaging.icc import ICC_CHOICES
+from slidesr.pipeline.executor import Workers, workers
+from slidesr.runtime.paths import as_typed, is_store
+from slidesr.runtime.sandbox import tried
 
 if TYPE_CHECKING:
-    from slidesr.upscale import Job, Options
+    from slidesr.pipeline.job import Job
+    from slidesr.pipeline.options import Options
 
 
 class _CropType(click.ParamType[Box]):
@@ -168,7 +169,7 @@ def _options(
     tolerance: float,
     **rest: Any,
 ) -> Options:
-    from slidesr.upscale import Options
+    from slidesr.pipeline.options import Options
 
     return Options(
         scale=int(scale),
@@ -197,7 +198,7 @@ def _upscaled(source: Path, output: Path | None, some: Workers, *, json_: bool) 
 
 def _profiled(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
     """Runs one slide, and tells where the time went; the exit code."""
-    from slidesr.upscale.profile import Stopwatch
+    from slidesr.pipeline.profile import Stopwatch
 
     with opened(source, _in_folder(source, output, some.options), some) as job:
         watch = Stopwatch(keeps_spans=True)
@@ -216,7 +217,7 @@ def _estimated(source: Path, output: Path | None, some: Workers, *, json_: bool)
 
 def _in_folder(source: Path, output: Path | None, options: Options) -> Path | None:
     """The output in a folder that is there, where that is what the user names."""
-    from slidesr.upscale.job import default_output
+    from slidesr.pipeline.job import default_output
 
     if output is not None and output.is_dir() and output.suffix != ".zarr":
         return default_output(source, options.scale, output)
@@ -224,7 +225,7 @@ def _in_folder(source: Path, output: Path | None, options: Options) -> Path | No
 
 
 def _show_estimate(job: Job, *, json_: bool) -> None:
-    from slidesr.upscale import estimate
+    from slidesr.pipeline.run import estimate
 
     with console.status("trying one sample of the tissue"):
         cost = estimate(job)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from slidesr.cli.show import as_json, console, inert
 from slidesr.errors import SlidesrError
-from slidesr.trial import tried
+from slidesr.runtime.sandbox import tried
 
 if TYPE_CHECKING:
     from slidesr.verify import Report

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from slidesr.cli.show import console, counted, line
-from slidesr.printable import printable
-from slidesr.trial import tried
+from slidesr.errors import printable
+from slidesr.runtime.sandbox import tried
 
 if TYPE_CHECKING:
     from slidesr.view import Exhibit

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+
+from slidesr.geometry import Pixels
 
 
 class WideBlock(nn.Module):
@@ -140,15 +140,15 @@ class SubPixelOutput(nn.Module):
         return small_weight, bias.repeat_interleave(4)
 
 
-def as_tensor(image: NDArray[np.uint8]) -> Tensor:
+def as_tensor(image: Pixels) -> Tensor:
     """u8[h, w, 3] -> f32[1, 3, h, w] in 0..1."""
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
 
 
-def as_pixels(image: Tensor) -> NDArray[np.uint8]:
+def as_pixels(image: Tensor) -> Pixels:
     """[1, 3, h, w] in 0..1, rounded and clipped -> u8[h, w, 3]."""
     quantised = (image[0].float() * 255).round().clamp(0, 255).byte()
-    pixels: NDArray[np.uint8] = quantised.permute(1, 2, 0).contiguous().cpu().numpy()
+    pixels: Pixels = quantised.permute(1, 2, 0).contiguous().cpu().numpy()
     return pixels
 
 

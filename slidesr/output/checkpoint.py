@@ -22,14 +22,14 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from slidesr.durable import sync_folder, whole_file
+from slidesr.runtime.atomic_files import sync_folder, whole_file
 
 _CHUNK_BYTES = 1 << 22
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class OutputCheckpoint:
     """A moment of a run, after `blocks` blocks of its plan."""
 
     identity: dict[str, str]  # what decides the output's bytes: its name -> its hash
@@ -53,7 +53,7 @@ class Checkpoint:
         np.savez(file, allow_pickle=False, header=header, **self.arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Checkpoint | None:
+    def load(cls, path: Path) -> OutputCheckpoint | None:
         """What `save` wrote, or None where it is absent or damaged."""
         try:
             with path.open("rb") as file:
@@ -62,7 +62,7 @@ class Checkpoint:
             return None
 
     @classmethod
-    def read(cls, file: BinaryIO) -> Checkpoint | None:
+    def read(cls, file: BinaryIO) -> OutputCheckpoint | None:
         """What `write` wrote, or None where it is damaged."""
         try:
             with np.load(file, allow_pickle=False) as npz:

@@ -8,7 +8,8 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import numpy.typing as npt
+
+from slidesr.geometry import Pixels
 
 COMPRESSIONS = ("jpeg", "jpeg-rgb", "lzw", "deflate", "none")
 
@@ -56,7 +57,7 @@ class Compression:
         coarser = (30 / (120 - self.quality)) ** 2 if self.name.startswith("jpeg") else 1
         return whole * coarser * 4 / 3
 
-    def encode(self, tile: npt.NDArray[np.uint8]) -> bytes:
+    def encode(self, tile: Pixels) -> bytes:
         """A whole u8[side, side, 3] tile as its stored bytes. Releases the interpreter lock."""
         tile = np.ascontiguousarray(tile)
         match self.name:
@@ -73,7 +74,7 @@ class Compression:
                 return tile.tobytes()
 
 
-def _jpeg(tile: npt.NDArray[np.uint8], quality: int, space: str, sampling: str) -> bytes:
+def _jpeg(tile: Pixels, quality: int, space: str, sampling: str) -> bytes:
     return bytes(
         imagecodecs.jpeg8_encode(
             tile, level=quality, colorspace="rgb", outcolorspace=space, subsampling=sampling

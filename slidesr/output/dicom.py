@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import tifffile
 
-from slidesr.colour import srgb_profile
-from slidesr.durable import exchange, locked_folder, sync_folder
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
+from slidesr.imaging.icc import srgb_profile
 from slidesr.output.metadata import Metadata, plain_text
+from slidesr.runtime.atomic_files import exchange, locked_folder, sync_folder
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -25,13 +25,13 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from slidesr.closing import Closing
-from slidesr.output.checkpoint import Checkpoint, crc_of
+from slidesr.output.checkpoint import OutputCheckpoint, crc_of
 from slidesr.output.compression import Compression
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
-from slidesr.output.part import Part, Target
 from slidesr.output.pyramid import EncodedBlock, UpperPyramid, encode_block
-from slidesr.plan import Plan
+from slidesr.output.staging import StagedOutput, Target
+from slidesr.runtime.closeable import Closeable
+from slidesr.tiling import TilePlan
 
 LAYOUTS = ("hybrid", "ome", "generic")
 """`hybrid`: the levels as SubIFDs, and again as copies of these small directories in the main
@@ -39,10 +39,10 @@ chain, for readers of either kind. `ome`: SubIFDs alone, the letter of OME-TIFF.
 chain of directories without OME-XML."""
 
 
-class OmeTiffWriter(Closing):
-    """Writes blocks to a TIFF that appears under its name whole or not at all; a `Sink`.
+class OmeTiffWriter(Closeable):
+    """Writes blocks to a TIFF that appears under its name whole or not at all; a `SlideWriter`.
 
-    For the errors raised see `Part`; where the disk refuses to go on it is a SlidesrError.
+    For the errors raised see `StagedOutput`; where the disk refuses to go on it is a SlidesrError.
     """
 
     def __init__(self, target: Target, compression: Compression, layout: str = "hybrid") -> None:
@@ -56,7 +56,7 @@ class OmeTiffWriter(Closing):
         self._levels = [_TilePlaces(plan, level) for level in range(len(plan.levels))]
         self._glass_place = 0, 0
         self.resumed, self.notes = 0, dict[str, str]()
-        self._part = Part(target)
+        self._part = StagedOutput(target)
         self._file = self._part.hidden.open("r+b")
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -82,7 +82,7 @@ class OmeTiffWriter(Closing):
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
-    def _is_there(self, state: Checkpoint) -> bool:
+    def _is_there(self, state: OutputCheckpoint) -> bool:
         end, crc = map(int, state.arrays["end"])
         return crc_of(self._file, self._end, end) == crc
 
@@ -114,10 +114,10 @@ class OmeTiffWriter(Closing):
         with self._part.writing():
             self._part.settle(lambda: self._moment(blocks))
 
-    def _moment(self, blocks: int) -> Checkpoint:
+    def _moment(self, blocks: int) -> OutputCheckpoint:
         self._file.flush()
         os.fsync(self._file.fileno())
-        return Checkpoint(self._part.identity, blocks, self.notes, self._arrays())
+        return OutputCheckpoint(self._part.identity, blocks, self.notes, self._arrays())
 
     def finish(self) -> int:
         """Fills in the places, syncs and publishes the file; its size in bytes."""
@@ -166,7 +166,7 @@ class OmeTiffWriter(Closing):
 class _TilePlaces:
     """Where each tile of one level lies in the file; row by row, as TIFF wants it."""
 
-    def __init__(self, plan: Plan, level: int) -> None:
+    def __init__(self, plan: TilePlan, level: int) -> None:
         size, side = plan.levels[level], plan.output_tile_px
         shape = (-(-size.height // side), -(-size.width // side))
         self._level = level
@@ -200,7 +200,7 @@ class _TilePlaces:
             raise ValueError(f"level {self._level}: no tile at row {row}, column {column}")
 
 
-def _skeleton(plan: Plan, metadata: Metadata, compression: Compression, layout: str) -> bytes:
+def _skeleton(plan: TilePlan, metadata: Metadata, compression: Compression, layout: str) -> bytes:
     """Every directory of the file, with room for the places of its tiles."""
     file = BytesIO()
     sub_levels = 0 if layout == "generic" else len(plan.levels) - 1
@@ -227,7 +227,7 @@ def _skeleton(plan: Plan, metadata: Metadata, compression: Compression, layout: 
     return file.getvalue()
 
 
-def _description(plan: Plan, metadata: Metadata, layout: str) -> bytes:
+def _description(plan: TilePlan, metadata: Metadata, layout: str) -> bytes:
     describe = plain_text if layout == "generic" else ome_xml
     return describe(plan.output, metadata).encode()
 

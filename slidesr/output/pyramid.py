@@ -10,22 +10,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from slidesr.plan import Block, Plan
+from slidesr.geometry import Pixels
+from slidesr.tiling import Block, TilePlan
 
-_U8 = npt.NDArray[np.uint8]
 _Colour = tuple[int, int, int]
 _Stored = TypeVar("_Stored")
 
 
 @dataclass(frozen=True)
-class Painted:
+class UpscaledBlock:
     """A block's pixels, u8[h, w, 3]; None where the whole block is plain glass.
 
     `glass` says which of its level-0 tiles (rows, columns) are plain glass.
     """
 
     block: Block
-    pixels: _U8 | None
+    pixels: Pixels | None
     glass: npt.NDArray[np.bool_]
 
 
@@ -48,10 +48,10 @@ class EncodedBlock:
 
     block: Block
     tiles: tuple[EncodedTile[Any], ...]
-    rest: _U8 | None
+    rest: Pixels | None
 
 
-def halved(pixels: _U8) -> _U8:
+def halved(pixels: Pixels) -> Pixels:
     """The rounded mean of 2 x 2 pixels: u8[h, w, 3] -> u8[ceil(h/2), ceil(w/2), 3].
 
     A last odd row or column is averaged over the pixels that exist.
@@ -59,16 +59,18 @@ def halved(pixels: _U8) -> _U8:
     return np.asarray(Image.fromarray(pixels).reduce(2))
 
 
-def levels_of(painted: Painted, levels: int) -> Iterator[Painted]:
+def levels_of(painted: UpscaledBlock, levels: int) -> Iterator[UpscaledBlock]:
     """The block on its lowest levels, halved from one to the next."""
     yield painted
     for _ in range(levels - 1):
         pixels = None if painted.pixels is None else halved(painted.pixels)
-        painted = Painted(painted.block, pixels, _all_of_four(painted.glass))
+        painted = UpscaledBlock(painted.block, pixels, _all_of_four(painted.glass))
         yield painted
 
 
-def encode_block(painted: Painted, plan: Plan, encode: Callable[[_U8], bytes]) -> EncodedBlock:
+def encode_block(
+    painted: UpscaledBlock, plan: TilePlan, encode: Callable[[Pixels], bytes]
+) -> EncodedBlock:
     """Encodes all tiles that lie whole in one block, on its lowest levels."""
     block, side = painted.block, plan.output_tile_px
     tiles: list[EncodedTile[bytes]] = []
@@ -85,7 +87,7 @@ def encode_block(painted: Painted, plan: Plan, encode: Callable[[_U8], bytes]) -
     return EncodedBlock(block, tuple(tiles), rest)
 
 
-def filled(pixels: _U8, side: int) -> _U8:
+def filled(pixels: Pixels, side: int) -> Pixels:
     """A border tile made whole by repeating its last row and column, which keeps JPEG calm."""
     height, width = pixels.shape[:2]
     if (height, width) == (side, side):
@@ -107,7 +109,7 @@ class UpperPyramid(Generic[_Stored]):
     grows with the number of levels, not with the slide.
     """
 
-    def __init__(self, plan: Plan, encode: Callable[[_U8], _Stored], glass: _Colour) -> None:
+    def __init__(self, plan: TilePlan, encode: Callable[[Pixels], _Stored], glass: _Colour) -> None:
         self._plan, self._encode, self._glass = plan, encode, glass
         self._open: dict[tuple[int, int, int], _OpenTile] = {}
 
@@ -134,7 +136,7 @@ class UpperPyramid(Generic[_Stored]):
             yield from self._place(level, row, column, encoded.rest)
 
     def _place(
-        self, level: int, row: int, column: int, part: _U8 | None
+        self, level: int, row: int, column: int, part: Pixels | None
     ) -> Iterator[EncodedTile[_Stored]]:
         """Puts a child's half-size pixels into its parent tile on `level`."""
         key = (level, row // 2, column // 2)
@@ -167,11 +169,11 @@ class _OpenTile:
     """A tile of an upper level that waits for its children; without pixels while all is glass."""
 
     def __init__(self, height: int, width: int, half: int, glass: _Colour) -> None:
-        self.pixels: _U8 | None = None
+        self.pixels: Pixels | None = None
         self.missing = (1 + (height > half)) * (1 + (width > half))
         self._shape, self._half, self._glass = (height, width, 3), half, glass
 
-    def place(self, part: _U8 | None, down: int, right: int) -> None:
+    def place(self, part: Pixels | None, down: int, right: int) -> None:
         self.missing -= 1
         if part is None:
             return

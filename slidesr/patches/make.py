@@ -13,30 +13,27 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import shapely
-from numpy.typing import NDArray
 from PIL import Image
 from shapely import MultiPolygon
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.geometry import Box
-from slidesr.patches.folder import PatchFolder, Row
-from slidesr.patches.material import Material
+from slidesr.geometry import Box, Pixels
+from slidesr.patches.dataset import PatchFolder, PatchRow
 from slidesr.patches.options import SPLITS, PatchOptions
-from slidesr.patches.places import places
-from slidesr.patches.quality import blur, tissue_share
-from slidesr.roi import read_lesions
-from slidesr.schedule import ordered_map
+from slidesr.patches.sampling import blur, places, tissue_share
+from slidesr.patches.sources import Material
+from slidesr.regions.annotations import read_lesions
+from slidesr.runtime.ordered_map import ordered_map
+from slidesr.runtime.sandbox import try_slide
 from slidesr.slide import Frame, Slide, open_slide
-from slidesr.trial import try_slide
 
 _log = logging.getLogger(__name__)
 _PNG_LEVEL = 1  # of H&E: a third of the time of level 6, and 1% larger
 
 
 @dataclass(frozen=True)
-class Progress:
+class PatchProgress:
     """How far a run is: slides that are behind it, and patches of the one at work."""
 
     slides: int
@@ -44,7 +41,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Summary:
+class PatchSummary:
     """What the folder holds: patches by split and label, and the slides that failed."""
 
     folder: Path
@@ -59,8 +56,8 @@ def make_patches(
     options: PatchOptions,
     *,
     workers: int = 2,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Summary:
+    report: Callable[[PatchProgress], None] = lambda progress: None,
+) -> PatchSummary:
     """Fills the folder with patches of each slide; what is there already is not made again.
 
     Which patches a slide gives depends on the slide, its annotation and the options alone. A slide
@@ -76,17 +73,17 @@ def make_patches(
                 try:
                     with closing(_filled(item, patches, options, workers)) as counts:
                         for count in counts:
-                            report(Progress(index, count))
+                            report(PatchProgress(index, count))
                 except SlidesrError as error:
                     _log.error("%s", error)
                     failed.append(item.name)
-                report(Progress(index + 1, 0))
+                report(PatchProgress(index + 1, 0))
         finally:
             patches.write_manifests()
         labels = {
             split: dict(Counter(row["label"] for row in patches.rows(split))) for split in SPLITS
         }
-    return Summary(folder, labels, tuple(failed), time.monotonic() - started)
+    return PatchSummary(folder, labels, tuple(failed), time.monotonic() - started)
 
 
 def _filled(
@@ -95,7 +92,7 @@ def _filled(
     """Makes the patches of a slide, unless they are there, and tells how many there are so far."""
     if patches.is_finished(item.name):
         return
-    rows: list[Row] = []
+    rows: list[PatchRow] = []
     try_slide(item.slide)
     with open_slide(item.slide, mpp=options.level0_mpp) as slide:
         cutter, found = _cutter(item, slide, patches, options)
@@ -123,7 +120,7 @@ class _Cutter:
     patches: PatchFolder
     options: PatchOptions
 
-    def cut(self, label: str, box: Box) -> Row | None:
+    def cut(self, label: str, box: Box) -> PatchRow | None:
         """Stores a patch, unless it is not worth training on. Thread-safe."""
         x, y = (round(at * self.frame.downsample) for at in (box.x, box.y))
         file = f"{self.name}_{x}_{y}.png"
@@ -141,7 +138,7 @@ class _Cutter:
                 self.patches.add_partner(self.name, file, _png(self.coarse.read(place)))
             png = _png(pixels)
             self.patches.add(self.name, file, png)
-        return Row(
+        return PatchRow(
             file=f"{self.name}/{file}",
             dataset=self.options.dataset,
             licence=self.options.licence,
@@ -189,15 +186,15 @@ def _coarser(item: Material, slide: Slide, frame: Frame, pairs: int) -> Frame:
     )
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def _png(pixels: Pixels) -> bytes:
     stored = io.BytesIO()
     Image.fromarray(pixels).save(stored, "PNG", compress_level=_PNG_LEVEL)
     return stored.getvalue()
 
 
 def _good(
-    cut: Callable[[Box], Row | None], boxes: list[Box], quota: int, workers: int
-) -> Generator[Row, None, None]:
+    cut: Callable[[Box], PatchRow | None], boxes: list[Box], quota: int, workers: int
+) -> Generator[PatchRow, None, None]:
     """The first `quota` good patches, in rounds of as many as are missing, each along rows.
 
     So a patch that is stored always counts, even if the run is stopped before it is told.

@@ -1,4 +1,4 @@
-"""Opens a slide and reads a little of each level: `slidesr.trial` runs it, to see if it survives.
+"""Opens a slide and reads a little of each level; `slidesr.runtime.sandbox` runs it.
 
 Whether the slide is any good is not asked: what is refused here is refused again by who opens it.
 """
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slidesr.geometry import Box, Size
+from slidesr.runtime.sandbox import MEMORY_BYTES, MEMORY_EXIT_CODE, SECONDS
 from slidesr.slide._slide import open_slide
-from slidesr.trial import MEMORY_BYTES, MEMORY_EXIT_CODE, SECONDS
 
 _MOST_LEVELS = 12
 _SIDE_PX = 16

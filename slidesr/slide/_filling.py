@@ -11,8 +11,8 @@ from threading import Lock
 import numpy as np
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.geometry import Box, Size
-from slidesr.slide._source import Pixels, Source
+from slidesr.geometry import Box, Pixels, Size
+from slidesr.slide._source import Source
 
 _log = logging.getLogger(__name__)
 _TILE = Size(256, 256)  # where the file names none

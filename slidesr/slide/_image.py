@@ -15,17 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, TiffImageFile
 
 from slidesr.errors import RefusedError
-from slidesr.geometry import Box, Mpp, Size
-from slidesr.inputs import IMAGE_FORMATS
-from slidesr.slide._resolution import mpp_from_tiff_tags
-from slidesr.slide._source import (
-    WHITE,
-    About,
-    Pixels,
-    levels_from_sizes,
-    over_background,
-    unreadable,
-)
+from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.runtime.paths import IMAGE_FORMATS
+from slidesr.slide._metadata import mpp_from_tiff_tags
+from slidesr.slide._source import WHITE, About, levels_from_sizes, over_background, unreadable
 
 _MAX_PX = 2**28  # a gigabyte
 _MAX_PX_PER_BYTE = 1000  # of a JPEG: bare white takes one for 200

@@ -11,22 +11,18 @@ from pathlib import Path
 from openslide import OpenSlide, OpenSlideError
 from PIL.ImageCms import PyCMSError
 
-from slidesr.errors import SlidesrError
-from slidesr.geometry import Box, Size
-from slidesr.printable import printable
-from slidesr.slide._grid import CELL_PX, CellGrid
-from slidesr.slide._provenance import provenance_from_description
-from slidesr.slide._resolution import Resolution, mpp_from_um, number, resolution_from_ome
-from slidesr.slide._sane import check_sane
-from slidesr.slide._source import (
-    RGB,
-    WHITE,
-    About,
-    Level,
-    Pixels,
-    over_background,
-    unreadable,
+from slidesr.errors import SlidesrError, printable
+from slidesr.geometry import Box, Pixels, Size
+from slidesr.slide._checks import check_sane
+from slidesr.slide._frame import CELL_PX, CellGrid
+from slidesr.slide._metadata import (
+    Resolution,
+    mpp_from_um,
+    number,
+    provenance_from_description,
+    resolution_from_ome,
 )
+from slidesr.slide._source import RGB, WHITE, About, Level, over_background, unreadable
 
 _log = logging.getLogger(__name__)
 

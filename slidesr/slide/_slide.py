@@ -12,21 +12,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from slidesr.closing import Closing
 from slidesr.errors import RefusedError
-from slidesr.geometry import Box, Mpp
-from slidesr.inputs import check_file
-from slidesr.slide._colour import under_profile
+from slidesr.geometry import Box, Mpp, Pixels
+from slidesr.regions.tissue_mask import Tissue, find_tissue
+from slidesr.runtime.closeable import Closeable
+from slidesr.runtime.paths import check_file, is_store
+from slidesr.slide._checks import refuse_names_elsewhere
 from slidesr.slide._filling import FillingSource
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
+from slidesr.slide._icc import under_profile
 from slidesr.slide._image import ImageSource
-from slidesr.slide._index import refuse_names_elsewhere
 from slidesr.slide._openslide import OpenSlideSource
-from slidesr.slide._source import Pixels, Source
+from slidesr.slide._source import Source
 from slidesr.slide._stamp import Stamp, stamp_of
 from slidesr.slide._tiff import TiffSource, tiff_layout
-from slidesr.stores import is_store
-from slidesr.tissue import Tissue, find_tissue
 
 _TOLERANCE = 0.01  # resolutions this near count as equal
 _MAX_RATIO = 1024
@@ -36,7 +35,7 @@ _TISSUE_SHRINK = 4  # finer than an eighth of the plan's cells tissue is of no u
 _MPP_TIMES_MAGNIFICATION = 10.0  # the convention: 10x is 1 um a pixel
 
 
-class Slide(Closing):
+class Slide(Closeable):
     """An open slide. Reads from several threads; use it as a context manager.
 
     All sizes and pixel sizes are level 0's. `background` lies under transparent pixels; `bounds`

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from slidesr.errors import RefusedError
-from slidesr.geometry import Box, Mpp, Size
-from slidesr.printable import printable
+from slidesr.errors import RefusedError, printable
+from slidesr.geometry import Box, Mpp, Pixels, Size
 
-Pixels: TypeAlias = NDArray[np.uint8]
+Pixels: TypeAlias = Pixels
 """u8[h, w, 3]: rows, columns, RGB in 0..255."""
 
 RGB: TypeAlias = tuple[int, int, int]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.stores import is_remote
+from slidesr.runtime.paths import is_remote
 
 Stamp = tuple[int, int]
 

@@ -15,13 +15,12 @@ import numpy as np
 import zarr
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
-from slidesr.errors import RefusedError, SlidesrError
-from slidesr.geometry import Box, Mpp, Size
-from slidesr.printable import printable
-from slidesr.slide._resolution import mpp_from_um, number
-from slidesr.slide._sane import check_sane
-from slidesr.slide._source import About, Pixels, levels_from_sizes, unreadable
-from slidesr.stores import as_typed, is_remote
+from slidesr.errors import RefusedError, SlidesrError, printable
+from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.runtime.paths import as_typed, is_remote
+from slidesr.slide._checks import check_sane
+from slidesr.slide._metadata import mpp_from_um, number
+from slidesr.slide._source import About, levels_from_sizes, unreadable
 
 _PLANE, _SINGLE = ("c", "y", "x"), ("t", "z")
 _UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}

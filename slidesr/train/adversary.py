@@ -16,8 +16,8 @@ from slidesr.nets.critic import (
     feature_matching,
     gradient_penalty,
 )
+from slidesr.train.distributed import World
 from slidesr.train.recipe import CriticRecipe, LossRecipe
-from slidesr.train.world import World
 
 
 class Adversary:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
-from slidesr.durable import sync_folder, whole_file
 from slidesr.errors import RefusedError
-from slidesr.torch_files import load_data, refusing
+from slidesr.model.torch_files import load_data, refusing
+from slidesr.runtime.atomic_files import sync_folder, whole_file
 
 _NAME = "checkpoint.pt"
 
@@ -23,7 +23,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-class Checkpoint:
+class TrainingCheckpoint:
     """Everything that a run needs to go on: its parts, and how far it is.
 
     There is no random state to keep: what a step draws is a function of the seed and the patches

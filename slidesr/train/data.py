@@ -9,19 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slidesr.degrade import Scanner, compressed, scanned
 from slidesr.errors import RefusedError
-from slidesr.geometry import Box
-from slidesr.images import group_of, image_paths, read_rgb
-from slidesr.resample import bicubic_down
-from slidesr.train.jitter import drawn_jitter
+from slidesr.geometry import Box, Pixels
+from slidesr.imaging.degradation import Scanner, compressed, scanned
+from slidesr.imaging.image_files import group_of, image_paths, read_rgb
+from slidesr.imaging.resample import bicubic_down
+from slidesr.train.stain_augmentation import drawn_jitter
 
 _log = logging.getLogger(__name__)
-_U8 = npt.NDArray[np.uint8]
 _DEGRADATIONS = ("bicubic", "scanner", "levels")
 
 
@@ -69,7 +67,7 @@ class DataRecipe:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PatchPair:
     """High and low resolution of the same patches: f32[n, 3, h*s, w*s], f32[n, 3, h, w] in 0..1.
 
     Channels are last in memory.
@@ -81,8 +79,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class _Image:
-    high: _U8  # [h, w, 3]
-    low: _U8 | None  # [h / s, w / s, 3], where the slide's own level is the low resolution
+    high: Pixels  # [h, w, 3]
+    low: Pixels | None  # [h / s, w / s, 3], where the slide's own level is the low resolution
 
 
 class PatchSampler:
@@ -102,12 +100,12 @@ class PatchSampler:
         until = np.cumsum(np.multiply(areas, list(weights.values())))
         self._until = until / until[-1]
 
-    def draw(self, first: int, count: int) -> Pair:
+    def draw(self, first: int, count: int) -> PatchPair:
         """Draws the patches `first` to `first + count - 1` of the run."""
         highs, lows = zip(*map(self._patch, range(first, first + count)), strict=True)
-        return Pair(tensor_from_images(highs), tensor_from_images(lows))
+        return PatchPair(tensor_from_images(highs), tensor_from_images(lows))
 
-    def _patch(self, number: int) -> tuple[_U8, _U8]:
+    def _patch(self, number: int) -> tuple[Pixels, Pixels]:
         recipe, scale = self._recipe, self._scale
         rng = np.random.default_rng((self._seed, number))
         image = self._images[int(self._until.searchsorted(rng.random(), side="right"))]
@@ -116,7 +114,7 @@ class PatchSampler:
         quarter_turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
         jitter = drawn_jitter(recipe.stain_jitter, recipe.colour_jitter, rng)
 
-        def varied(crop: _U8) -> _U8:
+        def varied(crop: Pixels) -> Pixels:
             return jitter.applied(turned(crop, quarter_turns, mirrored=mirrored))
 
         high = varied(image.high[(place * step_px).slices])
@@ -129,7 +127,7 @@ class PatchSampler:
         y, x = (int(rng.integers(px // step_px - side + 1)) for px in image.high.shape[:2])
         return Box(x, y, side, side)
 
-    def _degraded(self, high: _U8, rng: np.random.Generator) -> _U8:
+    def _degraded(self, high: Pixels, rng: np.random.Generator) -> Pixels:
         if self._recipe.degradation == "scanner":
             low = scanned(high, self._scale, self._recipe.scanner, rng)
         else:
@@ -162,7 +160,7 @@ def weighted_images(folder: Path, by_top: dict[str, float]) -> dict[Path, float]
     return {path: weight for path, weight in weights.items() if weight}
 
 
-def _read_partner(path: Path, high: _U8, folder: Path, scale: int) -> _U8:
+def _read_partner(path: Path, high: Pixels, folder: Path, scale: int) -> Pixels:
     """The same place on the slide's level that is `scale` times coarser."""
     levels = folder.absolute().with_name(f"{folder.absolute().name}.x{scale}")
     partner = levels / path.relative_to(folder)
@@ -177,17 +175,17 @@ def _read_partner(path: Path, high: _U8, folder: Path, scale: int) -> _U8:
     return low
 
 
-def turned(crop: _U8, quarter_turns: int, *, mirrored: bool) -> _U8:
+def turned(crop: Pixels, quarter_turns: int, *, mirrored: bool) -> Pixels:
     """One of the eight ways to lay a square."""
     rotated = np.rot90(crop, quarter_turns)
     return rotated[:, ::-1] if mirrored else rotated
 
 
-def _trimmed(image: _U8, margin: int) -> _U8:
+def _trimmed(image: Pixels, margin: int) -> Pixels:
     return image[margin : image.shape[0] - margin, margin : image.shape[1] - margin]
 
 
-def tensor_from_images(images: Sequence[_U8]) -> Tensor:
+def tensor_from_images(images: Sequence[Pixels]) -> Tensor:
     """u8[h, w, 3] each -> f32[n, 3, h, w] in 0..1, channels last in memory."""
     pixels = np.empty((len(images), *images[0].shape), np.float32)
     for image, place in zip(images, pixels, strict=True):

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -20,8 +19,9 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from slidesr.errors import RefusedError
-from slidesr.images import read_rgb
-from slidesr.train.data import DataRecipe, Pair, weighted_images
+from slidesr.geometry import Pixels
+from slidesr.imaging.image_files import read_rgb
+from slidesr.train.data import DataRecipe, PatchPair, weighted_images
 
 _BLOCK_PX = 16  # of JPEG with 4:2:0
 _YCC_FROM_RGB = (  # JFIF 1.02; chroma is moved to 0..255 by adding 128
@@ -59,7 +59,7 @@ class DeviceSampler:
         self._rgb_from_stains = torch.tensor(rgb_from_hed, dtype=torch.float32, device=device)
         self._reduction = _bicubic_matrix(self._need_px, scale).to(device)
 
-    def draw(self, first: int, count: int) -> Pair:
+    def draw(self, first: int, count: int) -> PatchPair:
         """Draws `count` patches, as f32[n, 3, h, w] in 0..1 on the device, channels last."""
         state = np.random.SeedSequence((self._seed, first)).generate_state(1, np.uint64)[0]
         rng = torch.Generator(self._device).manual_seed(int(state >> np.uint64(1)))
@@ -68,7 +68,7 @@ class DeviceSampler:
         if self._recipe.jpeg_share:
             low = self._compressed(low, rng)
         context_px = self._recipe.context_px
-        return Pair(_trimmed(high, context_px), _trimmed(low, context_px // self._scale))
+        return PatchPair(_trimmed(high, context_px), _trimmed(low, context_px // self._scale))
 
     def _uniform(self, rng: torch.Generator, *shape: int) -> Tensor:
         return torch.rand(shape, generator=rng, device=self._device)
@@ -91,7 +91,7 @@ class DeviceSampler:
         return crops
 
     def _jittered(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """Stains and colours, each changed in half of the patches; see `slidesr.train.jitter`."""
+        """Stains and colours, each changed in half of the patches, as in `stain_augmentation`."""
         count = len(image)
         changed = (self._uniform(rng, 2, count, 1) < 0.5).float()
         stain, colour = self._recipe.stain_jitter, self._recipe.colour_jitter
@@ -172,7 +172,7 @@ def _trimmed(image: Tensor, margin: int) -> Tensor:
     return (inner / 255).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
-def _checked(image: npt.NDArray[np.uint8], path: Path, need_px: int) -> npt.NDArray[np.uint8]:
+def _checked(image: Pixels, path: Path, need_px: int) -> Pixels:
     if min(image.shape[:2]) < need_px:
         raise RefusedError(
             f"{path}: smaller than the {need_px} px that are drawn. Leave its folder out with a"

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from slidesr.closing import Closing
+from slidesr.geometry import Pixels
+from slidesr.runtime.closeable import Closeable
 from slidesr.train.validation import Scores
 
 
-class TrainingLog(Closing):
+class TrainingLog(Closeable):
     """Writes below `folder`: events for TensorBoard, and samples/PATCHES.png; nothing for None."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -30,7 +29,7 @@ class TrainingLog(Closing):
             for name, value in values.items():
                 self._writer.add_scalar(name, value, patches)
 
-    def scores(self, patches: int, scores: Scores, picture: npt.NDArray[np.uint8]) -> None:
+    def scores(self, patches: int, scores: Scores, picture: Pixels) -> None:
         """The validation's scores and its picture, u8[h, w, 3]."""
         if not self._folder or not self._writer:
             return

@@ -19,17 +19,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.nets.generator import Generator
-from slidesr.schedule import ordered_map
+from slidesr.runtime.ordered_map import ordered_map
 from slidesr.train.adversary import Adversary
-from slidesr.train.checkpoint import Checkpoint, Stateful
-from slidesr.train.data import Pair, PatchSampler
+from slidesr.train.checkpoint import Stateful, TrainingCheckpoint
+from slidesr.train.data import PatchPair, PatchSampler
 from slidesr.train.device_sampler import DeviceSampler
+from slidesr.train.distributed import World
+from slidesr.train.initial_weights import begin
 from slidesr.train.log import TrainingLog
 from slidesr.train.objective import Objective
 from slidesr.train.recipe import Recipe, learning_rate, recipe_as_dict
-from slidesr.train.start import begin
 from slidesr.train.validation import Scores, Validation
-from slidesr.train.world import World
 
 _LOGS_A_VALIDATION = 20
 
@@ -45,7 +45,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands: mean losses since the last report, scores beside bicubic's."""
 
     patches: int
@@ -91,7 +91,7 @@ class _Parts:
 
 
 def train(
-    recipe: Recipe, sources: Sources, world: World, report: Callable[[Progress], None]
+    recipe: Recipe, sources: Sources, world: World, report: Callable[[TrainingProgress], None]
 ) -> Trained:
     """Trains a generator, whose moving average is the result; goes on from `out`/checkpoint.pt.
 
@@ -103,7 +103,7 @@ def train(
     torch.backends.cudnn.benchmark = True  # shapes never change
     validation = Validation(sources.valid, recipe.generator)
     parts = _assembled(recipe, sources, world)
-    state = Checkpoint(sources.out, recipe_as_dict(recipe), parts.to_save())
+    state = TrainingCheckpoint(sources.out, recipe_as_dict(recipe), parts.to_save())
     patches, seconds = state.load()
 
     started = time.monotonic() - seconds
@@ -127,7 +127,9 @@ def train(
                     state.save(patches, seconds)
                     scores = validation.scores(parts.average.module)
                     log.scores(patches, scores, validation.picture(parts.average.module))
-                    report(Progress(patches, seconds, _means(seen), scores, validation.bicubic))
+                    report(
+                        TrainingProgress(patches, seconds, _means(seen), scores, validation.bicubic)
+                    )
                 seen.clear()
     trained: nn.Module = parts.average.module
     as_stored = cast(Generator, trained.eval().half().float())
@@ -136,7 +138,7 @@ def train(
 
 
 def _step(
-    recipe: Recipe, parts: _Parts, world: World, pair: Pair, patches: int
+    recipe: Recipe, parts: _Parts, world: World, pair: PatchPair, patches: int
 ) -> dict[str, Tensor]:
     """One step of the critic, if there is one by now, and one of the generator; their losses."""
     high, low = (
@@ -185,7 +187,9 @@ def _assembled(recipe: Recipe, sources: Sources, world: World) -> _Parts:
     )
 
 
-def _batches(data: Path, recipe: Recipe, world: World, first: int) -> Batches[Pair, None, None]:
+def _batches(
+    data: Path, recipe: Recipe, world: World, first: int
+) -> Batches[PatchPair, None, None]:
     """This process's share of each batch: drawn on the GPU, or by threads ahead of the network."""
     share, rest = divmod(recipe.batch, world.size)
     if rest:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slidesr.errors import RefusedError
+from slidesr.model.imagenet import vgg19_features
+from slidesr.model.weights import find_encoder, read_encoder
 from slidesr.nets.encoder import perceptual_distance
-from slidesr.nets.imagenet import vgg19_features
 from slidesr.nets.losses import (
     PerceptualLoss,
     colour_consistency,
@@ -21,7 +22,6 @@ from slidesr.nets.losses import (
     total_variation,
 )
 from slidesr.train.recipe import LossRecipe
-from slidesr.weights import find_encoder, read_encoder
 
 _Distance = Callable[[Tensor, Tensor], Tensor]
 

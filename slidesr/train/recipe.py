@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 from slidesr.errors import RefusedError
 from slidesr.nets.critic import CriticSpec
 from slidesr.nets.generator import GeneratorSpec
-from slidesr.shelf import on_shelf_or_file, shelf
+from slidesr.runtime.bundled_files import on_shelf_or_file, shelf
 from slidesr.train.data import DataRecipe
 
 _T = TypeVar("_T")

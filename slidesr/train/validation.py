@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from slidesr import metrics
 from slidesr.errors import RefusedError
-from slidesr.images import group_of, image_paths, read_rgb
+from slidesr.geometry import Pixels
+from slidesr.imaging import metrics
+from slidesr.imaging.image_files import group_of, image_paths, read_rgb
+from slidesr.imaging.resample import bicubic_down
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.layers import as_pixels, as_tensor, bicubic
-from slidesr.resample import bicubic_down
 
-_U8 = npt.NDArray[np.uint8]
 _SHOWN_PX = 256
 
 Scores = dict[str, dict[str, float]]  # data set -> metric -> mean over its images
@@ -28,7 +27,7 @@ Scores = dict[str, dict[str, float]]  # data set -> metric -> mean over its imag
 @dataclass(frozen=True)
 class _Item:
     data: str
-    high: _U8  # [h, w, 3]
+    high: Pixels  # [h, w, 3]
     low: Tensor  # f32[1, 3, h / scale, w / scale] in 0..1
 
 
@@ -46,7 +45,7 @@ class Validation:
         with _enlarging(generator) as enlarge, torch.autocast(device.type, torch.bfloat16):
             return self._score(enlarge)
 
-    def picture(self, generator: nn.Module) -> _U8:
+    def picture(self, generator: nn.Module) -> Pixels:
         """Low | bicubic | made | high, a row for each data set's first image: u8[h, w, 3]."""
         first = {item.data: item for item in reversed(self._items)}
         rows, width = [], min(_SHOWN_PX, *(item.high.shape[1] for item in first.values()))

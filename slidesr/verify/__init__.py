@@ -1,6 +1,6 @@
 """Opens a slide with every independent reader installed, and tells where they disagree."""
 
-from slidesr.verify.findings import Finding, Outcome, Report
+from slidesr.verify.findings import Finding, Report, Verdict
 from slidesr.verify.run import verify
 
-__all__ = ["Finding", "Outcome", "Report", "verify"]
+__all__ = ["Finding", "Report", "Verdict", "verify"]

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Outcome(StrEnum):
+class Verdict(StrEnum):
     """How a check ended. Only FAILED makes a file a bad one."""
 
     OK = "ok"
@@ -22,7 +22,7 @@ class Finding:
 
     check: str
     by: str
-    outcome: Outcome
+    outcome: Verdict
     detail: str = ""
 
 
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def failures(self) -> list[Finding]:
-        return [each for each in self.findings if each.outcome is Outcome.FAILED]
+        return [each for each in self.findings if each.outcome is Verdict.FAILED]
 
     @property
     def is_good(self) -> bool:

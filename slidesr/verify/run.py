@@ -7,21 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from slidesr import __version__
-from slidesr.colour import ProfileError, profile_name
 from slidesr.errors import RefusedError
+from slidesr.imaging.icc import ProfileError, profile_name
 from slidesr.slide import Slide, open_slide
-from slidesr.verify import tiff_file, zarr_store
-from slidesr.verify.agreement import (
+from slidesr.verify.checks import tiff_file, zarr_store
+from slidesr.verify.checks.agreement import (
     levels_agree,
     magnifications_agree,
     pixel_sizes_agree,
     pixels_agree,
 )
-from slidesr.verify.by_tifffile import TifffileReader
-from slidesr.verify.by_zarr import ZarrReader
-from slidesr.verify.findings import Finding, Outcome, Report
-from slidesr.verify.reader import Reader
-from slidesr.verify.readers import kind_of, open_readers
+from slidesr.verify.findings import Finding, Report, Verdict
+from slidesr.verify.readers.by_tifffile import TifffileReader
+from slidesr.verify.readers.by_zarr import ZarrReader
+from slidesr.verify.readers.installed import kind_of, open_readers
+from slidesr.verify.readers.reader import Reader
 
 _JPEG_TOLERANCE = 2  # grey levels: decoders may round the inverse transform as they like
 _SELF = f"slidesr {__version__}"
@@ -83,19 +83,19 @@ def _own_words(path: Path) -> tuple[list[Finding], bool]:
 
 def _profile(slide: Slide) -> Finding:
     if slide.icc_profile is None:
-        return Finding("ICC profile", _SELF, Outcome.ABSENT)
+        return Finding("ICC profile", _SELF, Verdict.ABSENT)
     try:
-        return Finding("ICC profile", _SELF, Outcome.OK, profile_name(slide.icc_profile))
+        return Finding("ICC profile", _SELF, Verdict.OK, profile_name(slide.icc_profile))
     except ProfileError as error:
-        return Finding("ICC profile", _SELF, Outcome.FAILED, str(error))
+        return Finding("ICC profile", _SELF, Verdict.FAILED, str(error))
 
 
 def _provenance(slide: Slide) -> Finding:
     words = slide.provenance
     if words.get("synthetic") != "true":
-        return Finding("provenance", _SELF, Outcome.ABSENT, "it does not say to be upscaled")
+        return Finding("provenance", _SELF, Verdict.ABSENT, "it does not say to be upscaled")
     missing = [word for word in _MUST_SAY if not words.get(word)]
     if missing:
-        return Finding("provenance", _SELF, Outcome.FAILED, f"says no {', '.join(missing)}")
+        return Finding("provenance", _SELF, Verdict.FAILED, f"says no {', '.join(missing)}")
     detail = f"synthetic, x{words['scale']} by {words['model']} ({words['model_sha256'][:12]})"
-    return Finding("provenance", _SELF, Outcome.OK, detail)
+    return Finding("provenance", _SELF, Verdict.OK, detail)

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from slidesr.errors import RefusedError
-from slidesr.shelf import shelf
+from slidesr.runtime.bundled_files import shelf
 from slidesr.slide import Slide, open_slide
 from slidesr.view.tiles import TILE_PX, Tiles
 

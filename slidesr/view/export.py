@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidesr.errors import RefusedError
-from slidesr.schedule import ordered_map
+from slidesr.runtime.ordered_map import ordered_map
 from slidesr.view.exhibit import Exhibit, facts_json
 from slidesr.view.page import ASSETS, page_html
 from slidesr.view.tiles import TILE_PX, Tiles

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from slidesr.closing import Closing
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.runtime.closeable import Closeable
 from slidesr.view.exhibit import Exhibit, facts_json
 from slidesr.view.page import ASSETS, page_html
 
@@ -35,7 +35,7 @@ _HEADERS = {
 _Answer = tuple[bytes, str]
 
 
-class Server(Closing):
+class Server(Closeable):
     """An HTTP server on 127.0.0.1 that knows an exhibit by ids, never by paths.
 
     Every path begins with a token that nobody can guess, and the Host header must be this

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from malformed import other_files, slide_files, tiff_files, zarr_folders
 from malformed.tiff_files import Files, tiled
-from slidesr.printable import printable
+from slidesr.errors import printable
 
 _INPUTS: dict[str, Callable[[], Files]] = {
     "tags": tiff_files.changed_tags,

@@ -18,8 +18,8 @@ from test_painter import tiny_generator
 from malformed.cases import Case
 from malformed.other_files import MARKER
 from malformed.tiff_files import tiled
-from slidesr.closing import Closing
-from slidesr.weights import save_model
+from slidesr.model.weights import save_model
+from slidesr.runtime.closeable import Closeable
 
 MOST_SECONDS, MOST_BYTES = 60.0, 2 << 30
 _TESTS = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ class Verdict:
         return [problem for problem, is_so in found.items() if is_so]
 
 
-class Runner(Closing):
+class Runner(Closeable):
     """Forks a run from a process that has imported slidesr already: a tenth of a second each.
 
     `how` is "auto" or "all" for `upscale --tissue`, or "info".
@@ -117,9 +117,9 @@ def serve() -> None:
     import torch
 
     import slidesr.cli
-    import slidesr.upscale
+    import slidesr.pipeline
 
-    assert slidesr.upscale
+    assert slidesr.pipeline
     torch.set_num_threads(1)
     for line in sys.stdin:
         job = json.loads(line)

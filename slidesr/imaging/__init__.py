@@ -1,0 +1,1 @@
+"""Images as arrays: files, resampling, degradation, colour profiles, metrics."""

@@ -1,0 +1,1 @@
+"""Networks with their weights, ready for use: found, read, written, run on a device."""

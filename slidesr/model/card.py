@@ -1,0 +1,127 @@
+"""The model card: what a weights file says of itself, as Markdown for people; and both written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slidesr.model.weights import ModelSpec, save_model, sha256_of
+from slidesr.nets.generator import Generator
+
+_SOURCES = {
+    "WA-SRGAN": "Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497",
+    "A-SRGAN": "as Shahidi 2021 compares with: blocks of SRGAN, attention of SAGAN",
+    "SRGAN": "Ledig et al. 2017, arXiv 1609.04802, with 8 blocks as in Shahidi 2021",
+}
+_HEADINGS = {
+    "psnr_db": "PSNR (dB)",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "qilv": "QILV",
+    "distance": "distance",
+    "fid": "FID",
+}
+_LESS_IS_BETTER = ("distance", "fid")
+
+
+def card(spec: ModelSpec, sha256: str) -> str:
+    """The card's Markdown; everything in it comes from the header and the file's hash."""
+    net, training = spec.generator, spec.training
+    finest, coarsest = spec.trained_um_per_px
+    skip = "added to a bicubic enlargement of the input" if net.bicubic_skip else "as in the paper"
+    attention = (
+        f"self-attention in windows of {net.window} low-resolution pixels"
+        if net.window
+        else "no attention"
+    )
+    network = training.get("perceptual_network", "")
+    stage = f"{spec.stage} stage" + (f", perceptual loss by {network}" if network else "")
+    share = spec.recipe.get("data", {}).get("jpeg_share", 0)
+    compression = (
+        f", {share:.0%} of them compressed by JPEG as slides are"
+        if spec.compressed_inputs
+        else "; JPEG-compressed input is outside too: its 8 px blocks may show"
+    )
+    data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
+    return f"""# {spec.name}
+
+{net.architecture} generator ({_SOURCES[net.architecture]}), x{net.scale},
+{net.norm}-norm variant, {stage}; {net.channels} channels, {net.blocks} {net.block} blocks,
+{attention}, output {skip}.
+
+| | |
+|---|---|
+| sha256 | `{sha256}` |
+| licence | {spec.licence} |
+| trained on | {training.get("patches", 0):,} patches, {training.get("seconds", 0) / 60:.0f} min, \
+{training.get("device", "unknown device")} |
+| input | H&E, RGB, {finest:g}-{coarsest:g} um per pixel |
+
+**Not for diagnosis.** The output is synthetic: details are what the network finds likely, and it
+can be wrong. Trained on antialiased bicubic reductions of scans{compression}. Strong noise or blur,
+other stains, and other pixel sizes are outside what it has seen.
+
+## Scores
+
+Antialiased bicubic protocol, RGB, mean over images. Slides of the validation set are not in the
+training set. Made by `slidesr benchmark DATA --scales {net.scale}`.
+
+{score_table(spec.scores)}
+
+## Data
+
+{data or "- not stated"}
+
+## Recipe
+
+```json
+{_recipe_text(spec.recipe)}
+```
+"""
+
+
+def write_model(
+    folder: Path, spec: ModelSpec, scores: dict[str, Any], generator: Generator
+) -> Path:
+    """Writes NAME.safetensors and its card NAME.md; the path of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{spec.name}.safetensors"
+    spec = replace(spec, scores=scores)
+    save_model(path, spec, generator)
+    path.with_suffix(".md").write_text(card(spec, sha256_of(path)))
+    return path
+
+
+def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Markdown of data set -> method -> metric -> mean; the best of each column is bold.
+
+    A metric that some method lacks is left out: older files have fewer.
+    """
+    every = [method for methods in scores.values() for method in methods.values()]
+    keys = [key for key in _HEADINGS if all(key in method for method in every)]
+    lines = [
+        f"| data | method | {' | '.join(_HEADINGS[key] for key in keys)} |",
+        f"|---|---|{'---|' * len(keys)}",
+    ]
+    for data, methods in scores.items():
+        best = {key: _best(key, [method[key] for method in methods.values()]) for key in keys}
+        for name, method in methods.items():
+            cells = [_cell(key, method[key], method[key] == best[key]) for key in keys]
+            lines.append(f"| {data} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _best(key: str, values: list[float]) -> float:
+    return min(values) if key in _LESS_IS_BETTER else max(values)
+
+
+def _cell(key: str, value: float, best: bool) -> str:
+    text = f"{value:.2f}" if key in ("psnr_db", "distance", "fid") else f"{value:.4f}"
+    return f"**{text}**" if best else text
+
+
+def _recipe_text(recipe: Mapping[str, Any]) -> str:
+    return json.dumps(recipe, indent=2, sort_keys=True)

@@ -1,0 +1,241 @@
+"""Weights on disk: safetensors whose header says everything, and where the shipped ones lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from slidesr.errors import RefusedError, SlidesrError
+from slidesr.nets.encoder import Encoder, EncoderSpec
+from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.runtime.atomic_files import whole_file
+from slidesr.runtime.bundled_files import on_shelf_or_file, shelf
+from slidesr.runtime.paths import check_file
+
+_T = TypeVar("_T")
+_Network = TypeVar("_Network", bound=nn.Module)
+_MODEL, _ENCODER = "slidesr", "slidesr_encoder"  # the headers' keys
+_SHIPPED_ENCODER = "histology-encoder"
+_LEAST_BYTES = 2  # of a weight; a hostile header must not make a network of gigabytes
+_MAX_BYTES = 1 << 26  # twenty times the largest shipped
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("name", "stage", "licence"), str),
+    **dict.fromkeys(("data", "recipe", "training", "scores"), dict),
+    "compressed_inputs": bool,
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a weights file says of itself, in its header; enough to rebuild and to judge it."""
+
+    name: str
+    generator: GeneratorSpec
+    stage: str  # "fidelity" or "gan"
+    trained_um_per_px: tuple[float, float]  # finest and coarsest low resolution seen in training
+    licence: str
+    compressed_inputs: bool = (
+        False  # has seen JPEG-compressed input, which is how slides are stored
+    )
+    data: dict[str, str] = field(default_factory=dict)  # dataset -> terms
+    recipe: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # device, seconds, patches
+    scores: dict[str, Any] = field(default_factory=dict)  # data set -> method -> metric -> mean
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Raises ValueError, TypeError or KeyError on anything that is not such a header."""
+        table = _fields(text)
+        table["generator"] = GeneratorSpec(**table["generator"])
+        finest, coarsest = map(float, table["trained_um_per_px"])
+        if not 0 < finest <= coarsest < inf:
+            raise ValueError(f"{finest} to {coarsest} um per pixel")
+        table["trained_um_per_px"] = (finest, coarsest)
+        return cls(**table)
+
+
+@dataclass(frozen=True)
+class EncoderHeader:
+    """What an encoder's file says of itself."""
+
+    name: str
+    encoder: EncoderSpec
+    licence: str
+    data: dict[str, str] = field(default_factory=dict)  # dataset -> terms
+    recipe: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # device, seconds, patches
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderHeader:
+        """Raises ValueError, TypeError or KeyError on anything that is not such a header."""
+        table = _fields(text)
+        shape = {key: tuple(values) for key, values in table["encoder"].items()}
+        return cls(**(table | {"encoder": EncoderSpec(**shape)}))
+
+
+def read_model(path: Path) -> tuple[ModelSpec, Generator]:
+    """The header and the generator in fp32, not folded. The file is data and is never executed."""
+    spec = read_spec(path)
+    if path.stat().st_size < _LEAST_BYTES * spec.generator.body_weights:
+        raise RefusedError(f"{path}: not the weights its header describes: it is too small")
+    return spec, _read_network(path, Generator(spec.generator))
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """The header alone; reads a few kilobytes."""
+    return _read_header(path, _MODEL, ModelSpec.from_json)
+
+
+def is_of_others(path: Path) -> bool:
+    """Whether a file of weights has no header of slidesr. RefusedError if it is no such file."""
+    return path.suffix == ".pth" or not {_MODEL, _ENCODER} & set(_metadata(path))
+
+
+def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
+    """Writes weights in fp16 with the header; the same input gives the same bytes."""
+    _write(path, {_MODEL: spec.to_json()}, generator)
+
+
+def read_encoder(path: Path) -> tuple[EncoderHeader, Encoder]:
+    """The header and the encoder in fp32. The file is data and is never executed."""
+    header = _read_header(path, _ENCODER, EncoderHeader.from_json)
+    return header, _read_network(path, Encoder(header.encoder))
+
+
+def save_encoder(path: Path, header: EncoderHeader, encoder: Encoder) -> None:
+    """Writes weights in fp16 with the header; the same input gives the same bytes."""
+    _write(path, {_ENCODER: header.to_json()}, encoder)
+
+
+def list_models() -> list[tuple[Path, ModelSpec]]:
+    """The shipped models, by name; the encoder makes no images and is none."""
+    paths = sorted(models_folder().glob("*.safetensors"))
+    return [(path, read_spec(path)) for path in paths if _ENCODER not in _metadata(path)]
+
+
+def default_model(scale: int) -> str:
+    """The shipped WA-SRGAN for slides at a scale: one that knows JPEG, before one that does not.
+
+    Raises RefusedError where there is none.
+    """
+    specs = [spec for _, spec in list_models()]
+    ours = [spec for spec in specs if spec.generator.architecture == "WA-SRGAN"]
+    fitting = [spec for spec in ours if spec.generator.scale == scale]
+    if fitting:
+        return max(fitting, key=lambda spec: (spec.compressed_inputs, spec.stage == "gan")).name
+    have = sorted({spec.generator.scale for spec in specs})
+    raise RefusedError(
+        f"no weights for x{scale} are shipped (there are: {', '.join(f'x{s}' for s in have)})."
+        " Train some with slidesr train, and give the file with --model."
+    )
+
+
+def models_folder() -> Path:
+    """Where the shipped models lie: inside an installed wheel, beside the package in a checkout."""
+    return shelf("_models", "models")
+
+
+def find_model(name_or_path: str) -> Path:
+    """The file of a shipped model, or the file itself."""
+    path = on_shelf_or_file(name_or_path, models_folder(), ".safetensors")
+    if path:
+        return path
+    names = ", ".join(spec.name for _, spec in list_models())
+    raise RefusedError(f"{name_or_path}: neither a file nor a shipped model ({names})")
+
+
+def find_encoder() -> Path:
+    """The file of the shipped encoder."""
+    path = models_folder() / f"{_SHIPPED_ENCODER}.safetensors"
+    if not path.is_file():
+        raise RefusedError(f"{path}: the encoder is missing. Install slidesr anew.")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """What tells one weights file from another, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _fields(header: str) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(header)
+    for key, kind in _KINDS.items():
+        if not isinstance(table.get(key, kind()), kind):
+            raise TypeError(f"{key} is not a {kind.__name__}")
+    if not table["name"].isprintable():
+        raise ValueError("its name holds control characters")
+    return table
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        check_file(path)
+        if path.stat().st_size > _MAX_BYTES:
+            raise RefusedError(
+                f"{path}: over {_MAX_BYTES >> 20} MiB, larger than any slidesr model"
+            )
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise RefusedError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _read_header(path: Path, key: str, parse: Callable[[str], _T]) -> _T:
+    metadata = _metadata(path)
+    if key not in metadata:
+        held = {_MODEL: "an upscaling model", _ENCODER: "an encoder"}
+        other = next((f", but one of {held[name]}" for name in held if name in metadata), "")
+        raise RefusedError(f"{path}: has no {key} header{other}, so its network is unknown")
+    try:
+        return parse(metadata[key])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RefusedError(f"{path}: its {key} header is broken: {str(error)!r}") from error
+
+
+def _read_network(path: Path, network: _Network) -> _Network:
+    """Fills the network only after every tensor of the file has proved to fit it."""
+    expected = network.state_dict()
+    with safe_open(path, framework="pt") as file:
+        if set(file.keys()) != set(expected):
+            odd = sorted(set(file.keys()) ^ set(expected))[0]
+            raise RefusedError(f"{path}: not the weights its header describes: tensor {odd!r}")
+        state: dict[str, Tensor] = {name: file.get_tensor(name) for name in expected}
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise RefusedError(f"{path}: tensor {name} has the shape {tuple(tensor.shape)}")
+        if (tensor.dtype in _FLOATS) != expected[name].is_floating_point():
+            raise RefusedError(f"{path}: tensor {name} is of the kind {tensor.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise RefusedError(f"{path}: tensor {name} holds a number that is not finite")
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return network.eval()
+
+
+def _write(path: Path, metadata: dict[str, str], network: nn.Module) -> None:
+    state = {
+        name: tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise SlidesrError(f"{path}: tensor {name} is not finite in fp16: nothing was written")
+    with whole_file(path) as file:
+        file.write(save(state, metadata=metadata))

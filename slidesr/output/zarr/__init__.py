@@ -1,0 +1,1 @@
+"""OME-Zarr: its files, where they are stored, and its metadata."""

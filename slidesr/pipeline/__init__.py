@@ -1,0 +1,1 @@
+"""From a slide to an upscaled slide: checked, cut into blocks, upscaled, written."""

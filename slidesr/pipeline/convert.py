@@ -1,0 +1,65 @@
+"""A slide into another container: pixels as they are, what is known of them carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from slidesr.errors import RefusedError
+from slidesr.output.copy import copy_pixels
+from slidesr.output.dicom import write_dicom
+from slidesr.output.metadata import Metadata
+from slidesr.output.staging import Target, identity_of
+from slidesr.output.writer import SUFFIXES, Format, check_output
+from slidesr.slide import Slide, open_slide
+from slidesr.tiling import TilePlan
+
+Report = Callable[[int, int], None]
+"""How many blocks are there, and of how many."""
+
+
+def convert(
+    source: Path,
+    output: Path,
+    format_: Format | None = None,
+    report: Report = lambda done, of: None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes `source` as what the output's name says: TIFF, OME-Zarr, or DICOM for a plain folder.
+
+    DICOM copies the tiles as they are stored and has no `format_`; the others decode level 0 and
+    build their pyramid anew, and go on where they were stopped. Raises RefusedError for what cannot
+    be converted, before anything is written.
+    """
+    with open_slide(source) as slide:
+        if output.name.lower().endswith(SUFFIXES):
+            check_output(output, source, overwrite=overwrite)
+            _copy(slide, output, format_ or Format(), report, overwrite=overwrite)
+            return output
+        size, facts = slide.size, _facts(slide)
+    if format_ is not None:
+        raise RefusedError(f"{output}: a folder is DICOM, which keeps tiles as they are stored.")
+    if not output.parent.is_dir():
+        raise RefusedError(f"{output}: there is no folder {output.parent}. Make it first.")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise RefusedError(f"{output}: is the input itself. Choose another output.")
+    if facts.mpp is None:
+        raise RefusedError(f"{source}: no pixel size in the file, and DICOM must have one.")
+    return write_dicom(source, output, size, facts, overwrite=overwrite)
+
+
+def _facts(slide: Slide) -> Metadata:
+    return Metadata(slide.mpp, slide.magnification, slide.icc_profile, dict(slide.provenance))
+
+
+def _copy(slide: Slide, output: Path, format_: Format, report: Report, *, overwrite: bool) -> None:
+    plan, facts, frame = (
+        TilePlan(slide.size.box, scale=1, window_px=1),
+        _facts(slide),
+        slide.frame(),
+    )
+    identity = identity_of({"slide": slide.stamp, "format": format_, "metadata": facts})
+    needed = int(slide.size.area * format_.bytes_per_px(output))
+    target = Target(output, plan, facts, slide.background, overwrite, identity, needed)
+    copy_pixels(target, format_, frame.read, lambda done: report(done, plan.block_count))

@@ -1,0 +1,1 @@
+"""Blocks upscaled by the workers of a dask cluster; nothing else imports dask."""

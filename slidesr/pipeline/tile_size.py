@@ -1,0 +1,93 @@
+"""How large tiles are to be on this machine: measured while they do their work, and remembered.
+
+Tiles leave no trace on a CPU, so that a run may try sizes on its own first blocks at no cost.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from slidesr.runtime.atomic_files import whole_file
+
+_log = logging.getLogger(__name__)
+_SMALLEST_PX = 256
+_TRIES = 2  # of each size: the first pays for memory that is new
+
+
+class Tuner:
+    """Chooses among sides of square tiles, in source pixels, the one with the highest rate.
+
+    `known` is side -> source pixels a second, of earlier runs.
+    """
+
+    def __init__(self, sides_px: Sequence[int], known: Mapping[int, float] | None = None) -> None:
+        self._sides_px = sorted(sides_px, reverse=True)
+        self._known = dict(known or {})
+        self._tries = dict.fromkeys(self._sides_px, 0)
+        self.rates: dict[int, float] = {}
+
+    @classmethod
+    def up_to(cls, side_px: int, known: Mapping[int, float] | None = None) -> Tuner:
+        """One for a side, and its halves down to 256 px.
+
+        >>> Tuner.up_to(1024).side_px
+        1024
+        """
+        sides_px = [side_px]
+        while sides_px[-1] // 2 >= _SMALLEST_PX and sides_px[-1] % 2 == 0:
+            sides_px.append(sides_px[-1] // 2)
+        return cls(sides_px, known)
+
+    @property
+    def side_px(self) -> int:
+        """What the next tile is to be: a side that is not known yet, else the fastest."""
+        rates = self._known | self.rates
+        for side_px in self._sides_px:
+            if side_px not in self._known and self._tries[side_px] < _TRIES:
+                return side_px
+        return max(self._sides_px, key=lambda side_px: rates[side_px])
+
+    def note(self, side_px: int, seconds: float) -> None:
+        """A tile of that side took so long; others than `side_px` gave are of no interest."""
+        if side_px in self._tries:
+            self._tries[side_px] += 1
+            self.rates[side_px] = max(self.rates.get(side_px, 0.0), side_px**2 / seconds)
+
+
+def remembered(machine: str) -> dict[int, float]:
+    """The rates by side that were noted for a machine and network."""
+    try:
+        told = json.loads(_file().read_text())[machine]
+        return {int(side_px): float(rate) for side_px, rate in told.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def remember(machine: str, rates: Mapping[int, float]) -> None:
+    """Notes what a run has measured. Where nothing can be noted the next run measures again."""
+    if not rates:
+        return
+    path = _file()
+    try:
+        everything = json.loads(path.read_text())
+    except (OSError, ValueError):
+        everything = {}
+    everything = everything if isinstance(everything, dict) else {}
+    everything[machine] = {str(s): rate for s, rate in (remembered(machine) | dict(rates)).items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, path.with_name(f".{path.name}.{os.getpid()}")) as file:
+            file.write(json.dumps(everything, indent=2).encode())
+    except OSError as error:
+        _log.debug("%s: %s", path, error)
+
+
+def _file() -> Path:
+    """In the user's cache folder, https://specifications.freedesktop.org/basedir-spec."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(cache) if Path(cache).is_absolute() else Path("~/.cache").expanduser()
+    return folder / "slidesr" / "tiles.json"

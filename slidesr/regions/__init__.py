@@ -1,0 +1,1 @@
+"""Where on a slide: tissue, and what the user has annotated."""

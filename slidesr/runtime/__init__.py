@@ -1,0 +1,1 @@
+"""What every layer needs of the system: files, processes, threads, paths."""

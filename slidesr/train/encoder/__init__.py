@@ -1,0 +1,1 @@
+"""Training of the histology encoder, which the perceptual loss compares images with."""

@@ -1,0 +1,93 @@
+"""What a perceptual network can do, on images that it was not trained on and without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slidesr.errors import RefusedError
+from slidesr.geometry import Pixels
+from slidesr.imaging.image_files import image_paths, read_rgb
+from slidesr.nets.encoder import Encoder, perceptual_distance
+from slidesr.train.data import tensor_from_images
+from slidesr.train.encoder.views import ViewSampler, ViewsRecipe, degraded
+
+_SIDE_PX = 96
+_STRENGTHS = {  # from mild to strong, each as `degraded` takes it
+    "blur": (0.5, 1.0, 2.0, 3.0),
+    "shrink": (2.0, 4.0, 8.0),
+    "noise": (4.0, 8.0, 16.0, 32.0),
+    "jpeg": (80.0, 50.0, 25.0, 10.0),
+}
+
+
+@dataclass(frozen=True)
+class EncoderScores:
+    """Shares are 0..1; distances are `perceptual_distance`, mean over images."""
+
+    retrieval: float  # of views whose nearest second view is that of the same place
+    sharper: float  # of views that are nearer to the second view than to its degraded copy
+    distance: dict[str, dict[str, float]]  # degradation -> strength -> distance from the image
+    shift_distance: float  # of an image from itself one pixel aside
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the distance grows with the strength of every degradation."""
+        rows = [list(by_strength.values()) for by_strength in self.distance.values()]
+        return all(row == sorted(row) for row in rows)
+
+
+@torch.inference_mode()
+def score_encoder(encoder: Encoder, folder: Path, recipe: ViewsRecipe) -> EncoderScores:
+    """Scores an encoder on the images of a folder and below; the same ones give the same scores."""
+    rng = np.random.default_rng(0)
+    views = ViewSampler(folder, ViewsRecipe(recipe.crop_px, recipe.shift_px)).one_of_each(rng)
+    first, second, worse = (
+        F.normalize(_embedded(encoder, part), dim=1)
+        for part in (views.first, views.second, views.degraded)
+    )
+    nearest = (first @ second.T).argmax(1).cpu()
+    sharper = (first * second).sum(1) > (first * worse).sum(1)
+    images = [_centre(path) for path in image_paths(folder)]
+    clean = [image[:, :-1] for image in images]
+    distance = {
+        kind: {
+            f"{strength:g}": _mean_distance(
+                encoder, clean, [degraded(image, kind, strength, rng) for image in clean]
+            )
+            for strength in strengths
+        }
+        for kind, strengths in _STRENGTHS.items()
+    }
+    return EncoderScores(
+        retrieval=float((nearest == torch.arange(len(nearest))).float().mean()),
+        sharper=float(sharper.float().mean()),
+        distance=distance,
+        shift_distance=_mean_distance(encoder, clean, [image[:, 1:] for image in images]),
+    )
+
+
+def _embedded(encoder: Encoder, views: Tensor) -> Tensor:
+    device = next(encoder.parameters()).device
+    return torch.cat([encoder.embedding(part) for part in torch.split(views.to(device), 16)])
+
+
+def _mean_distance(encoder: Encoder, these: list[Pixels], those: list[Pixels]) -> float:
+    device = next(encoder.parameters()).device
+    parts = (torch.split(tensor_from_images(images).to(device), 8) for images in (these, those))
+    pairs = zip(*parts, strict=True)
+    return float(torch.cat([perceptual_distance(encoder, a, b) for a, b in pairs]).mean())
+
+
+def _centre(path: Path) -> Pixels:
+    """The middle of an image, a pixel wider than high."""
+    image = read_rgb(path)
+    if min(image.shape[:2]) <= _SIDE_PX:
+        raise RefusedError(f"{path}: smaller than the {_SIDE_PX + 1} px that are compared")
+    row, column = ((side - _SIDE_PX - 1) // 2 for side in image.shape[:2])
+    return image[row : row + _SIDE_PX, column : column + _SIDE_PX + 1]

@@ -1,0 +1,1 @@
+"""What must hold of a slide: readers agree, tiles decode, schemas are kept."""

@@ -1,0 +1,106 @@
+"""Is an OME-Zarr store whole and by the specification: NGFF 0.4 or 0.5."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import zarr
+
+from slidesr.geometry import Box, Size
+from slidesr.verify.findings import Finding, Verdict
+from slidesr.verify.readers.by_zarr import ZarrReader
+from slidesr.verify.readers.reader import UnreadableError, reason
+
+_SAMPLED_CHUNKS = 64  # of each level
+_AXES = ["c", "y", "x"]
+_RGB = ["FF0000", "00FF00", "0000FF"]
+_ROUNDED_PX = 1  # of a level's size, since half a pixel is none
+
+
+def schema_holds(path: Path, store: ZarrReader) -> Finding:
+    """Whether ome-zarr-models, written from the specification, takes its metadata."""
+    try:
+        from ome_zarr_models import v04, v05
+    except ImportError:
+        how = "pip install ome-zarr-models"
+        return Finding("schema", "ome-zarr-models", Verdict.NOT_INSTALLED, how)
+    by = f"ome-zarr-models {version('ome-zarr-models')}"
+    group = zarr.open_group(path, mode="r")
+    try:
+        if store.version == "0.5":
+            v05.Image.from_zarr(group)
+        else:
+            v04.Image.from_zarr(group)
+    except Exception as error:  # pydantic's, zarr's, and its own
+        return Finding("schema", by, Verdict.FAILED, reason(error))
+    return Finding("schema", by, Verdict.OK, f"valid NGFF {store.version}")
+
+
+def scales_fit(store: ZarrReader) -> Finding:
+    """Whether each level's scale is as many times level 0's as the level is smaller."""
+    first, whole = store.scales[0], store.facts.levels[0]
+    for level, (scale, size) in enumerate(zip(store.scales, store.facts.levels, strict=True)):
+        if not scale:
+            return _failed("scales", store, f"level {level} has no scale")
+        for axis, length, all_ in (
+            ("x", size.width, whole.width),
+            ("y", size.height, whole.height),
+        ):
+            factor = scale[axis] / first[axis]
+            if not math.isclose(all_ / factor, length, abs_tol=_ROUNDED_PX):
+                detail = (
+                    f"level {level} is {length} px along {axis}; its scale says {all_ / factor:g}"
+                )
+                return _failed("scales", store, detail)
+    steps = ", ".join(f"{scale['x'] / first['x']:g}" for scale in store.scales)
+    return Finding("scales", store.name, Verdict.OK, f"times {steps}")
+
+
+def shows_as_rgb(store: ZarrReader) -> Finding:
+    """Whether viewers will take it for one image in colours: axes, and channels as QuPath wants."""
+    if store.axes != _AXES:
+        return Finding("colour", store.name, Verdict.ABSENT, f"axes are {','.join(store.axes)}")
+    channels = store.words.get("omero", {}).get("channels", ())
+    colours = [str(channel.get("color", "")).upper() for channel in channels]
+    if colours != _RGB:
+        detail = "its omero channels are not red, green, blue, so QuPath shows three channels"
+        return Finding("colour", store.name, Verdict.ABSENT, detail)
+    return Finding("colour", store.name, Verdict.OK, "red, green, blue channels")
+
+
+def chunks_decode(store: ZarrReader, *, full: bool) -> Finding:
+    """Every chunk of every level, or an even sample; zarr checks the CRCs of chunks in shards."""
+    count = 0
+    for level, box in _chosen(store, full=full):
+        try:
+            store.read(level, box)
+        except UnreadableError as error:
+            return _failed("tiles", store, f"level {level}, x {box.x}, y {box.y}: {error}")
+        count += 1
+    kind = "all" if full else "a sample of"
+    return Finding("tiles", store.name, Verdict.OK, f"{kind} {count} chunks decode")
+
+
+def _chosen(store: ZarrReader, *, full: bool) -> Iterator[tuple[int, Box]]:
+    x, y = (store.axes.index(axis) for axis in "xy")
+    for level, array in enumerate(store.arrays):
+        size = store.facts.levels[level]
+        boxes = list(_chunks(size, array.chunks[x], array.chunks[y]))
+        if not full and len(boxes) > _SAMPLED_CHUNKS:
+            step = (len(boxes) - 1) / (_SAMPLED_CHUNKS - 1)
+            boxes = [boxes[round(each * step)] for each in range(_SAMPLED_CHUNKS)]
+        for box in boxes:
+            yield level, box
+
+
+def _chunks(size: Size, width: int, height: int) -> Iterator[Box]:
+    for y in range(0, size.height, height):
+        for x in range(0, size.width, width):
+            yield Box(x, y, width, height).clipped(size.box)
+
+
+def _failed(check: str, store: ZarrReader, detail: str) -> Finding:
+    return Finding(check, store.name, Verdict.FAILED, detail)

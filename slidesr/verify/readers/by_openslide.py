@@ -1,0 +1,63 @@
+"""A slide as OpenSlide sees it: ASAP, CLAM, TRIDENT, TIAToolbox and many more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.verify.readers.reader import Facts, UnreadableError, reason
+
+_MAX_WHOLE_PX = 1 << 24
+
+
+class OpenSlideReader:
+    """Positions are whole pixels of level 0, so where a level is not a whole number of times
+    smaller, OpenSlide shows it interpolated; exactly only from its top left corner on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"OpenSlide {openslide.__library_version__}"
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            raise UnreadableError(reason(error)) from error
+        properties = self._slide.properties
+        x, y, power = (
+            _number(properties.get(f"openslide.{name}"))
+            for name in ("mpp-x", "mpp-y", "objective-power")
+        )
+        sizes = tuple(Size(*each) for each in self._slide.level_dimensions)
+        self.facts = Facts(sizes, Mpp(x, y) if x and y else None, power)
+
+    def read(self, level: int, box: Box) -> Pixels:
+        downsample = self._slide.level_downsamples[level]
+        at = (round(box.x * downsample), round(box.y * downsample))
+        size, inside = (box.width, box.height), Box(0, 0, box.width, box.height)
+        if not downsample.is_integer() and not self.interpolates(level):
+            at, size, inside = (0, 0), (box.right, box.bottom), box
+        try:
+            region = self._slide.read_region(at, level, size)
+        except openslide.OpenSlideError as error:
+            raise UnreadableError(reason(error)) from error
+        canvas = Image.new("RGB", region.size, "white")
+        canvas.paste(region, mask=region.getchannel("A"))
+        return np.asarray(canvas)[inside.slices]
+
+    def interpolates(self, level: int) -> bool:
+        whole = self._slide.level_downsamples[level].is_integer()
+        return not whole and self.facts.levels[level].area > _MAX_WHOLE_PX
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None

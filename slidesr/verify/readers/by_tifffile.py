@@ -1,0 +1,110 @@
+"""A slide as tifffile sees it: napari and most of scientific Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import zarr
+
+from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.verify.readers.reader import Facts, UnreadableError, reason
+
+_LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD", "LZMA"}
+_UM = {2: 25_400.0, 3: 10_000.0}  # of a resolution unit: inch, centimetre
+
+
+class TifffileReader:
+    """The first series of a TIFF and the levels that tifffile finds of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"tifffile {tifffile.__version__}"
+        try:
+            self._tiff = tifffile.TiffFile(path, _multifile=False)
+            series = self._tiff.series[0]
+            self._levels = series.levels
+            self._arrays = [
+                zarr.open_array(series.aszarr(level=level), mode="r")
+                for level in range(len(self._levels))
+            ]
+        except Exception as error:  # a dozen classes on a broken file
+            raise UnreadableError(reason(error)) from error
+        sizes = tuple(Size(level.shape[1], level.shape[0]) for level in self._levels)
+        self.facts = Facts(sizes, self._mpp())
+
+    def read(self, level: int, box: Box) -> Pixels:
+        try:
+            pixels = np.asarray(self._arrays[level][box.slices])
+        except Exception as error:  # as above
+            raise UnreadableError(reason(error)) from error
+        if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
+            raise UnreadableError(f"its pixels are {pixels.dtype}{list(pixels.shape)}, not RGB")
+        return pixels[..., :3]
+
+    def interpolates(self, level: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._tiff.close()
+
+    @property
+    def pages(self) -> list[tifffile.TiffPage]:
+        """The full directory of each level."""
+        return [level.keyframe for level in self._levels]
+
+    @property
+    def is_lossless(self) -> bool:
+        return all(_name(page) in _LOSSLESS for page in self.pages)
+
+    @property
+    def layout(self) -> str:
+        """How levels hang together: `hybrid` in the main chain and below the first directory."""
+        if not self._tiff.is_ome:
+            return "generic"
+        below = self._tiff.pages.first.subifds or ()
+        return "hybrid" if below and len(self._tiff.pages) == 1 + len(below) else "ome"
+
+    @property
+    def description(self) -> str:
+        return str(self._tiff.pages.first.description)
+
+    @property
+    def is_ome(self) -> bool:
+        return bool(self._tiff.is_ome)
+
+    def tiles(self, level: int) -> Iterator[tuple[int, int, int]]:
+        """Each tile of a level: its number, where it begins in the file, and its bytes."""
+        page = self.pages[level]
+        places = zip(page.dataoffsets, page.databytecounts, strict=True)
+        for index, (offset, count) in enumerate(places):
+            yield index, int(offset), int(count)
+
+    def decode(self, level: int, index: int, offset: int, count: int) -> None:
+        """Decodes a tile as it lies in the file. Raises UnreadableError."""
+        page, file = self.pages[level], self._tiff.filehandle
+        file.seek(offset)
+        data = file.read(count)
+        try:
+            if len(data) != count:
+                raise ValueError(f"the file ends {count - len(data)} bytes too soon")
+            if _name(page) == "JPEG" and not data.endswith(b"\xff\xd9"):
+                raise ValueError("its JPEG has no end")  # libjpeg fills what is missing with grey
+            tile, *_ = page.decode(data, index, jpegtables=page.jpegtables, _fullsize=True)
+        except Exception as error:  # each codec has its own
+            raise UnreadableError(reason(error)) from error
+        if tile is None:
+            raise UnreadableError("it is empty")
+
+    def _mpp(self) -> Mpp | None:
+        page = self.pages[0]
+        if "XResolution" not in page.tags or int(page.resolutionunit) not in _UM:
+            return None
+        um, (x, y) = _UM[int(page.resolutionunit)], page.resolution
+        return Mpp(um / x, um / y) if x > 0 and y > 0 else None
+
+
+def _name(page: tifffile.TiffPage) -> str:
+    """Of the compression; its number where tifffile has none."""
+    return getattr(page.compression, "name", str(page.compression))

@@ -1,0 +1,95 @@
+"""Which readers are asked about which file, and which of them are here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+
+from slidesr.errors import RefusedError
+from slidesr.verify.findings import Finding, Verdict
+from slidesr.verify.readers.by_bioformats import BioFormatsReader
+from slidesr.verify.readers.by_libvips import LibvipsReader
+from slidesr.verify.readers.by_openslide import OpenSlideReader
+from slidesr.verify.readers.by_tifffile import TifffileReader
+from slidesr.verify.readers.by_zarr import ZarrReader
+from slidesr.verify.readers.reader import NotInstalledError, Reader, UnreadableError
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
+_DICOM_MAGIC = (128, b"DICM")
+_ZARR_FILES = (".zattrs", ".zgroup", "zarr.json")
+
+
+class Kind(Enum):
+    """What lies on the disk."""
+
+    TIFF = "TIFF"
+    ZARR = "OME-Zarr"
+    DICOM = "DICOM"
+    OTHER = "slide"
+
+
+_READERS: dict[Kind, dict[str, Callable[[Path], Reader]]] = {
+    Kind.TIFF: {
+        "tifffile": TifffileReader,
+        "OpenSlide": OpenSlideReader,
+        "libvips": LibvipsReader,
+        "Bio-Formats": BioFormatsReader,
+    },
+    Kind.ZARR: {"zarr": ZarrReader},
+    Kind.DICOM: {"OpenSlide": OpenSlideReader, "Bio-Formats": BioFormatsReader},
+    Kind.OTHER: {"OpenSlide": OpenSlideReader, "Bio-Formats": BioFormatsReader},
+}
+"""By kind, the one that the others are compared with first."""
+
+
+def kind_of(path: Path) -> tuple[Kind, Path]:
+    """The kind, and the file to open: of a DICOM folder any of its files. Raises RefusedError."""
+    if not path.exists():
+        raise RefusedError(f"{path}: No such file or directory")
+    if path.is_dir():
+        if any((path / name).is_file() for name in _ZARR_FILES):
+            return Kind.ZARR, path
+        instances = sorted(each for each in path.iterdir() if _is_dicom(each))
+        if instances:
+            return Kind.DICOM, instances[0]
+        raise RefusedError(f"{path}: a folder with neither OME-Zarr nor DICOM in it")
+    if not path.is_file() or not path.stat().st_size:
+        raise RefusedError(f"{path}: not a slide: it is empty, or no regular file")
+    if _head(path, 0, 4) in _TIFF_MAGIC:
+        return Kind.TIFF, path
+    return Kind.DICOM if _is_dicom(path) else Kind.OTHER, path
+
+
+def open_readers(kind: Kind, path: Path, *, is_ours: bool) -> tuple[list[Reader], list[Finding]]:
+    """The readers that open the file, and how it went with each.
+
+    What slidesr wrote must open everywhere. Of other files a reader may say that it knows them not.
+    """
+    opened: list[Reader] = []
+    findings = []
+    for name, open_ in _READERS[kind].items():
+        try:
+            reader = open_(path)
+        except NotInstalledError as error:
+            findings.append(Finding("opens", name, Verdict.NOT_INSTALLED, str(error)))
+        except UnreadableError as error:
+            outcome = Verdict.FAILED if is_ours else Verdict.ABSENT
+            findings.append(Finding("opens", name, outcome, str(error)))
+        else:
+            opened.append(reader)
+            findings.append(Finding("opens", reader.name, Verdict.OK))
+    if not opened:
+        findings.append(Finding("opens", "any", Verdict.FAILED, "no reader opens it"))
+    return opened, findings
+
+
+def _is_dicom(path: Path) -> bool:
+    offset, magic = _DICOM_MAGIC
+    return path.is_file() and _head(path, offset, len(magic)) == magic
+
+
+def _head(path: Path, offset: int, count: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(count)
