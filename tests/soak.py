@@ -31,7 +31,7 @@ import torch
 from malformed import Runner, make_cases
 from slides import camelyon_style, tissue
 from soak_cluster import by_hand
-from test_painter import tiny_generator
+from test_block_upscaler import tiny_generator
 
 import slidesr.pipeline.batch  # noqa: F401 - loaded before the forks
 from slidesr.cli import main as command
@@ -373,7 +373,13 @@ def malformed(soak: Soak) -> dict[str, Any]:
 
 def privacy(soak: Soak) -> dict[str, Any]:
     """The planted strings, by the suite's own test."""
-    told = [sys.executable, "-m", "pytest", "-q", str(Path(__file__).with_name("test_privacy.py"))]
+    told = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        str(Path(__file__).with_name("pipeline/test_privacy.py")),
+    ]
     done = subprocess.run(told, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout)

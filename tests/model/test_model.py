@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from make_golden import golden_input
 from numpy.typing import NDArray
 from PIL import Image
-from test_painter import tiny_generator
+from test_block_upscaler import tiny_generator
 from torch import Tensor, nn
 
 from slidesr.errors import RefusedError, SlidesrError
@@ -37,7 +37,7 @@ Make = Callable[[GeneratorSpec], Generator]
 Describe = Callable[[GeneratorSpec], ModelSpec]
 
 TINY = GeneratorSpec(2, "weight", 4, bicubic_skip=True, channels=8, blocks=1)
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SHIPPED = [path for path, _ in list_models()]
 MOST_BYTES = 32 << 20  # of all shipped weights: what a package may weigh
 

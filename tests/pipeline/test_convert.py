@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*get_frame_offsets.*:Deprecatio
 
 U8 = NDArray[np.uint8]
 Write = Callable[[str], Path]
-REAL = Path(__file__).parents[2] / "shared" / "data" / "slides"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "slides"
 
 
 @pytest.fixture

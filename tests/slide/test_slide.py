@@ -23,7 +23,7 @@ from slidesr.geometry import Box, Mpp, Size
 from slidesr.slide import Frame, Slide, open_slide
 from slidesr.slide._frame import read_mirrored
 
-REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"
+REAL_SLIDES = Path(__file__).parents[3] / "shared/data/slides"
 SIZE = Size(1001, 730)
 
 Pixels = NDArray[np.uint8]

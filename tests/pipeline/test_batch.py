@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from slides import camelyon_style, tissue
+from test_block_upscaler import tiny_generator
 from test_faults import break_tile
-from test_painter import tiny_generator
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError

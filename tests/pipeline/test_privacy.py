@@ -13,7 +13,7 @@ import tifffile
 from openslide import OpenSlide
 from PIL import Image
 from slides import pyramid, tissue
-from test_painter import tiny_generator
+from test_block_upscaler import tiny_generator
 
 from slidesr.cli import run
 from slidesr.model.weights import save_model

@@ -36,7 +36,7 @@ from slidesr.train.recipe import recipe_from_toml
 U8 = NDArray[np.uint8]
 
 TINY = EncoderSpec((8, 16, 24))
-SHIPPED_RECIPE = Path(__file__).parents[1] / "docs/recipes/histology-encoder.toml"
+SHIPPED_RECIPE = Path(__file__).parents[2] / "docs/recipes/histology-encoder.toml"
 
 
 def made(spec: EncoderSpec, seed: int = 0) -> Encoder:

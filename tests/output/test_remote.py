@@ -11,8 +11,8 @@ from pathlib import Path
 import fsspec
 import pytest
 from slides import camelyon_style, tissue
+from test_block_upscaler import tiny_generator
 from test_ome_zarr import content
-from test_painter import tiny_generator
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError

@@ -21,7 +21,7 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from slides import camelyon_style, tissue
-from test_painter import tiny_generator
+from test_block_upscaler import tiny_generator
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError

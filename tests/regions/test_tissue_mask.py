@@ -15,7 +15,7 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Size
 from slidesr.regions.tissue_mask import Tissue, all_tissue, find_tissue, read_mask
 
-SLIDES = Path(__file__).parents[2] / "shared/data/slides"
+SLIDES = Path(__file__).parents[3] / "shared/data/slides"
 UM = 20.0
 SIZE = Size(480, 320)
 GLASS = (242, 240, 243)

@@ -25,13 +25,13 @@ from slidesr.pipeline.run import Progress, estimate, upscale
 from slidesr.slide import open_slide
 
 LOSSLESS = Format(Compression("lzw"))
-REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"
+REAL_SLIDES = Path(__file__).parents[3] / "shared/data/slides"
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny x4 model on disk."""
-    from test_painter import tiny_generator
+    from test_block_upscaler import tiny_generator
 
     spec, generator = tiny_generator(scale=4)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

@@ -21,7 +21,7 @@ from slidesr.model.weights import list_models
 from slidesr.slide import open_slide
 
 _U8 = npt.NDArray[np.uint8]
-REAL_SLIDES = Path(__file__).parents[2] / "shared/data/slides"
+REAL_SLIDES = Path(__file__).parents[3] / "shared/data/slides"
 
 
 @pytest.fixture(

@@ -23,7 +23,7 @@ F64 = NDArray[np.float64]
 Pair = tuple[U8, U8]
 Metric = Callable[[U8, U8], float]
 
-TILES = Path(__file__).parents[2] / "shared/data/valid"
+TILES = Path(__file__).parents[3] / "shared/data/valid"
 SIDE_PX = 176
 METRICS: list[Metric] = [
     metrics.mse,

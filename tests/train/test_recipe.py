@@ -24,7 +24,7 @@ from slidesr.train.recipe import (
     recipe_from_toml,
 )
 
-RECIPES = sorted((Path(__file__).parents[1] / "docs/recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "docs/recipes").glob("*.toml"))
 SHIPPED = [path.stem for path in RECIPES if not is_for_encoder(path)]
 SRGAN = GeneratorSpec(2, "batch", 0, block="plain", channels=8, blocks=1)
 

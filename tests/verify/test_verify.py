@@ -134,7 +134,7 @@ def test_a_slide_of_others_passes_with_what_it_lacks_absent(tmp_path: Path) -> N
     }
 
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "slides"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "slides"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real slides beside the checkout")

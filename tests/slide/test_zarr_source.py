@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from slides import tissue
+from test_block_upscaler import tiny_generator
 from test_ome_tiff import METADATA, MPP, Sheet, stained
 from test_ome_zarr import Store
-from test_painter import tiny_generator
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from slides import camelyon_style, tissue
-from test_painter import tiny_generator
+from test_block_upscaler import tiny_generator
 
 from slidesr.errors import BusyError, RefusedError
 from slidesr.model.weights import save_model

@@ -34,7 +34,7 @@ from slidesr.train.recipe import (
 
 U8 = NDArray[np.uint8]
 TRAINED = Trained(Generator(RECIPE.generator), 60, 3.6, "")
-RECIPES = sorted((Path(__file__).parents[1] / "docs/recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "docs/recipes").glob("*.toml"))
 DATA_SETS = ("breakhis_400x", "camelyon16_dldp", "tcga_lgg_40x")
 
 

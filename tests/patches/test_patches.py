@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from slides import camelyon_style
-from test_roi import asap
+from test_annotations import asap
 from tifffile import TiffWriter
 
 from slidesr.cli import run

@@ -21,8 +21,8 @@ import tifffile
 import torch
 from conftest import U8
 from slides import camelyon_style, subifd_ome, tissue
-from test_checkpoint import _MAIN
-from test_painter import tiny_generator
+from test_block_upscaler import tiny_generator
+from test_stop_and_resume import _MAIN
 from torch import Tensor
 
 from slidesr.cli import run as command

@@ -19,10 +19,10 @@ from distributed import Scheduler, SpecCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from slides import camelyon_style, tissue
-from test_checkpoint import _MAIN, part_of, state_of, wait_for
+from test_block_upscaler import tiny_generator
 from test_faults import break_tile
 from test_ome_zarr import content
-from test_painter import tiny_generator
+from test_stop_and_resume import _MAIN, part_of, state_of, wait_for
 
 from slidesr.cli import run as command
 from slidesr.errors import RefusedError, SlidesrError

@@ -15,7 +15,7 @@ from slidesr.benchmark.nuclei import find_nuclei, matched_nuclei, nuclei_scores
 from slidesr.imaging.image_files import read_rgb
 
 U8 = NDArray[np.uint8]
-REAL = Path(__file__).parents[2] / "shared/data/nuclei"
+REAL = Path(__file__).parents[3] / "shared/data/nuclei"
 CENTRES = [(30, 30), (30, 90), (90, 40), (90, 95)]
 
 
