@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from slidesr.model.device import mixed_precision
 from slidesr.nets.critic import (
     Critic,
     CriticSpec,
@@ -39,7 +40,7 @@ class Adversary:
         The penalty is taken in fp32 on every `penalty_every`-th step and is heavier by as much
         (Karras 2020, arXiv 1912.04958, section 3.1).
         """
-        with torch.autocast(real.device.type, torch.bfloat16):
+        with mixed_precision(real.device):
             loss = critic_loss(self.critic(real), self.critic(made))
         seen = {"critic": loss.detach()}
         every = self._recipe.penalty_every
@@ -58,7 +59,7 @@ class Adversary:
     def losses(self, real: Tensor, made: Tensor, weights: LossRecipe) -> dict[str, Tensor]:
         """The generator's weighted losses that come from the critic."""
         losses = {}
-        with _frozen(self.critic), torch.autocast(real.device.type, torch.bfloat16):
+        with _frozen(self.critic), mixed_precision(real.device):
             maps = self.critic.features(made)
             if weights.adversarial_weight:
                 heard = maps if self._recipe.reaches_generator else [part.detach() for part in maps]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.model.device import mixed_precision
 from slidesr.nets.generator import Generator
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.train.adversary import Adversary
@@ -145,7 +146,7 @@ def _step(
         part.to(world.device, non_blocking=True, memory_format=torch.channels_last)
         for part in (pair.high, pair.low)
     )
-    with torch.autocast(world.device.type, torch.bfloat16):
+    with mixed_precision(world.device):
         made = parts.enlarge(low).float()
     losses = parts.objective.losses(made, high, low)
     seen: dict[str, Tensor] = {}

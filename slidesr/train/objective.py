@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slidesr.errors import RefusedError
+from slidesr.model.device import mixed_precision
 from slidesr.model.imagenet import vgg19_features
 from slidesr.model.weights import find_encoder, read_encoder
 from slidesr.nets.encoder import perceptual_distance
@@ -61,7 +62,7 @@ class Objective:
         if recipe.total_variation_weight:
             losses["total_variation"] = recipe.total_variation_weight * total_variation(made)
         if self._perceptual is not None:
-            with torch.autocast(made.device.type, torch.bfloat16):
+            with mixed_precision(made.device):
                 distance = self._perceptual(self.judged(made), self.judged(high))
                 losses["perceptual"] = self._perceptual_weight * distance
         return losses

@@ -16,6 +16,7 @@ from slidesr.geometry import Pixels
 from slidesr.imaging import metrics
 from slidesr.imaging.image_files import group_of, image_paths, read_rgb
 from slidesr.imaging.resample import bicubic_down
+from slidesr.model.device import mixed_precision
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.layers import as_pixels, as_tensor, bicubic
 
@@ -42,7 +43,7 @@ class Validation:
     def scores(self, generator: nn.Module) -> Scores:
         """PSNR in dB and SSIM of a generator; leaves it in the mode it was in."""
         device = next(generator.parameters()).device
-        with _enlarging(generator) as enlarge, torch.autocast(device.type, torch.bfloat16):
+        with _enlarging(generator) as enlarge, mixed_precision(device):
             return self._score(enlarge)
 
     def picture(self, generator: nn.Module) -> Pixels:

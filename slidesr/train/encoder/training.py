@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slidesr.errors import SlidesrError
+from slidesr.model.device import mixed_precision
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.train.checkpoint import TrainingCheckpoint
 from slidesr.train.encoder.scores import EncoderScores, score_encoder
@@ -126,7 +127,7 @@ def train_encoder(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe.optimizer, patches, recipe.patches)
         views = sampler.draw(recipe.batch, np.random.default_rng((recipe.seed, patches)))
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             projected = network(torch.cat([views.first, views.second, views.degraded]).to(device))
         loss, right = info_nce(*projected.float().chunk(3), temperature=recipe.temperature)
         optimizer.zero_grad(set_to_none=True)
