@@ -32,10 +32,11 @@ from slidesr.geometry import Box, Mpp
 from slidesr.imaging.resample import bicubic_down
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.copy import write_plain
+from slidesr.output.format import Format
 from slidesr.output.metadata import Metadata
-from slidesr.output.writer import Format
-from slidesr.pipeline.job import Job, prepared
+from slidesr.pipeline.job import Job
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
 

@@ -23,8 +23,8 @@ from slidesr.model.weights import ModelSpec, save_model
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.pipeline.dask_cluster import cluster as clusters
 from slidesr.pipeline.dask_cluster.cluster import connected
-from slidesr.pipeline.job import prepared
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import upscale
 
 
@@ -76,7 +76,7 @@ def _run(
     with prepared(slide, folder / "out.ome.tif", options) as job:
         before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.process_time()
-        upscale(job, make=cluster.make)
+        upscale(job, executor=cluster.make)
         seconds = time.process_time() - started
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
         return 1e3 * seconds / job.plan.block_count, job.plan.block_count, grown_kib / 1024

@@ -15,9 +15,10 @@ from material import write_slide
 
 from slidesr.geometry import Box
 from slidesr.output.compression import Compression
-from slidesr.output.writer import Format
-from slidesr.pipeline.job import Job, open_model, prepared
+from slidesr.output.format import Format
+from slidesr.pipeline.job import Job
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import open_model, prepared
 from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
 

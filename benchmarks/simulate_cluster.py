@@ -247,8 +247,8 @@ def _runs(
     from material import write_slide
 
     from slidesr.pipeline.dask_cluster.cluster import connected
-    from slidesr.pipeline.job import prepared
     from slidesr.pipeline.options import Options
+    from slidesr.pipeline.prepare import prepared
     from slidesr.pipeline.run import upscale
 
     options = Options(tissue="all", device="cpu", overwrite=True)
@@ -260,7 +260,7 @@ def _runs(
             with prepared(slide, folder / "out.ome.tif", options) as job:
                 prepare_s = time.monotonic() - began_s
                 blocks = job.plan.block_count
-                summary = upscale(job, make=cluster.make)
+                summary = upscale(job, executor=cluster.make)
             seconds = time.monotonic() - began_s
             stage_s = summary.stage_s
             driver_s = max(0.0, time.process_time() - cpu_s - prepare_s) / blocks

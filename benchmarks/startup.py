@@ -37,7 +37,7 @@ told = {}
 def tell(stage):
     told[stage] = time.monotonic() - begun
 from pathlib import Path
-from slidesr.pipeline.job import open_model, prepared
+from slidesr.pipeline.prepare import open_model, prepared
 from slidesr.pipeline.options import Options
 from slidesr.pipeline.run import upscale
 tell("imports")

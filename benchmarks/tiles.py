@@ -20,8 +20,8 @@ from rounds import Ratio, alternating, markdown
 from slidesr.geometry import Box
 from slidesr.model.model import Model
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
-from slidesr.pipeline.job import open_model
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import open_model
 
 _SIDES_PX = [256, 512, 1024]
 

@@ -131,7 +131,7 @@ def of_model(model: Model) -> Method:
         "trained on": f"{spec.training.get('patches', 0):,} patches",
         "runs on": f"{engine.device.partition(':')[0]}, {engine.precision}",
     }
-    return Method(spec.name, model.enlarge, facts)
+    return Method(model.label, model.enlarge, facts)
 
 
 def of_others(network: ThirdParty) -> Method:

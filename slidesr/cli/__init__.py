@@ -43,7 +43,9 @@ for _command in (upscale, info, convert, verify, models, demo, patches, train, b
 
 def main() -> None:
     """What the `slidesr` command calls."""
-    logging.getLogger("slidesr").addHandler(LineHandler())
+    logger = logging.getLogger("slidesr")
+    logger.addHandler(LineHandler())
+    logger.setLevel(logging.INFO)
     logging.getLogger().addHandler(logging.NullHandler())  # what libraries say is not for users
     logging.captureWarnings(True)
     if not os.environ.get("SLIDESR_DEBUG"):

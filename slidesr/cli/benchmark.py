@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from slidesr.cli import options as common
 from slidesr.cli.show import console, line, progress_bar, stoppable
-from slidesr.errors import RefusedError, SlidesrError, printable
-
-if TYPE_CHECKING:
-    from slidesr.benchmark.pairs import ImagePair
-    from slidesr.benchmark.results import Results
-    from slidesr.benchmark.suite import Comparison
-
-_SCALES = (2, 4, 8, 16)
+from slidesr.errors import printable
+from slidesr.pipeline.options import SCALES
 
 
 class _ScalesType(click.ParamType[tuple[int, ...]]):
@@ -33,7 +25,7 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
             scales = tuple(sorted({int(text) for text in value.split(",")}))
         except ValueError:
             scales = ()
-        if not scales or not set(scales) <= set(_SCALES):
+        if not scales or not set(scales) <= set(SCALES):
             self.fail(f"{value!r} is not some of {self.name}", param, ctx)
         return scales
 
@@ -46,9 +38,11 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     default="benchmark",
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the report and the tables go; a stopped comparison goes on from there.",
+    help="Folder for the report and the tables; a stopped comparison resumes there.",
 )
-@click.option("--scales", "--scale", type=_ScalesType(), help="Some of 2,4,8,16. [default: 4]")
+@click.option(
+    "--scales", "--scale", type=_ScalesType(), help="Scales to compare, such as 2,4.  [default: 4]"
+)
 @click.option(
     "--model",
     "models",
@@ -58,7 +52,7 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
-    help="Also each model made consistent to so many grey levels (upscale --consistent).",
+    help="Also compare each model with this --tolerance, in grey levels (see upscale).",
 )
 @click.option("--lr", "low", type=click.Path(path_type=Path), help="Low resolution of true pairs.")
 @click.option("--hr", "high", type=click.Path(path_type=Path), help="Their high resolution.")
@@ -67,7 +61,7 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     type=click.Choice(["bicubic", "scanner"]),
     default="bicubic",
     show_default=True,
-    help="How the low resolution is made: antialiased bicubic, or blur and noise as of a scanner.",
+    help="How images are reduced: antialiased bicubic, or blur and noise like a scanner's.",
 )
 @click.option(
     "--jpeg",
@@ -79,13 +73,19 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Of slides: so many patches of 256 px of each.",
+    help="Patches of 256 px to cut from each slide.",
 )
-@click.option("--level", type=click.IntRange(0), default=0, help="Of slides: the high resolution.")
+@click.option(
+    "--level",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Level of slides that is the high resolution.",
+)
 @click.option(
     "--downstream",
     is_flag=True,
-    help="Also count nuclei kept, invented and lost, and ask a tumour/normal classifier.",
+    help="Also count nuclei kept, invented and lost, and run a tumour/normal classifier.",
 )
 @click.option(
     "--labelled",
@@ -95,12 +95,12 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--resnext101",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Weights of torchvision's resnext101_32x8d: the classifier judges by it.",
+    help="torchvision's resnext101_32x8d weights: features for the classifier.",
 )
 @click.option(
     "--vgg19",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Weights of torchvision's vgg19: one more perceptual distance.",
+    help="torchvision's vgg19 weights: one more perceptual distance.",
 )
 @click.option(
     "--author-metrics",
@@ -113,120 +113,36 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--update-cards",
     is_flag=True,
-    help="In a checkout: put the scores into headers, cards and tables of the shipped models.",
+    help="In a checkout: write the scores into headers, cards and tables of shipped models.",
 )
-@click.option("--json", "json_", is_flag=True, help="Say all results as JSON on stdout.")
+@click.option("--json", "json_", is_flag=True, help="Print all results as JSON on stdout.")
 def benchmark(
     data: Path | None,
     output: Path,
-    scales: tuple[int, ...] | None,
-    models: tuple[str, ...],
     *,
-    tolerance: float | None,
-    low: Path | None,
-    high: Path | None,
-    degradation: str,
-    jpeg: int | None,
-    per_slide: int,
-    level: int,
-    downstream: bool,
-    labelled: Path | None,
-    resnext101: Path | None,
-    vgg19: Path | None,
-    author_metrics: bool,
-    device: str,
-    precision: str,
     overwrite: bool,
     update_cards: bool,
     json_: bool,
+    **choices: Any,
 ) -> None:
-    """Compares models with each other and with what learns nothing, and writes a report.
+    """Compare models with each other and with interpolation, and write a report.
 
-    DATA is a folder of images, a manifest (CSV), a slide or a folder of slides; or give two folders
-    of true pairs with --lr and --hr.
+    DATA is a folder of images, a manifest (CSV), a slide or a folder of slides. For true pairs give
+    two folders with --lr and --hr instead.
     """
     with console.status("loading"):
-        from slidesr.benchmark.export import markdown, refuse_other_results
-        from slidesr.benchmark.export import update_cards as write_cards
-        from slidesr.benchmark.methods import methods_for, wanted_models
-        from slidesr.benchmark.pairs import find_pairs
-        from slidesr.benchmark.suite import Comparison, ComparisonOptions
-        from slidesr.model.device import Engine
-        from slidesr.model.weights import models_folder
+        from slidesr.api.comparison import ComparisonRequest, compare_models
+        from slidesr.benchmark.export import markdown
 
-    pairs = _pairs(data, low, high, partial(_patches, output / "patches", per_slide, level))
-    own = pairs[0].scale
-    if own and scales not in (None, (own,)):
-        raise RefusedError(f"{high}: is {own} times {low}. Leave out --scales.")
-    options = ComparisonOptions(
-        (own,) if own else scales or (4,),
-        "own" if own else degradation,
-        jpeg,
-        downstream=downstream,
-        by_author=author_metrics,
-    )
-    if resnext101 and not downstream:
-        raise RefusedError("--resnext101 is of use with --downstream only")
-    wanted = wanted_models(models, options.scales, tolerance)
-    comparison = Comparison(
-        pairs,
-        cache(partial(methods_for, wanted, Engine.choose(device, precision))),
-        options,
-        find_pairs(labelled) if labelled else (),
-        vgg19,
-        resnext101,
-    )
-    if not overwrite:
-        refuse_other_results(output, comparison.protocol)
-    results = _compared(comparison, output)
-    if update_cards:
-        write_cards(results, models_folder(), models_folder().parent / "README.md")
-    lines = map(printable, markdown(results).split("\n"))
-    click.echo(results.to_json() if json_ else "\n".join(lines))
-    line(f"report: {output / 'report.html'}")
-
-
-def _pairs(
-    data: Path | None, low: Path | None, high: Path | None, cut: Callable[[Path], Path]
-) -> list[ImagePair]:
-    from slidesr.benchmark.pairs import find_pairs, match_pairs
-    from slidesr.patches.sources import are_slides
-
-    if low and high and not data:
-        return match_pairs(low, high)
-    if low or high or not data:
-        raise RefusedError("Give DATA, or both --lr and --hr.")
-    return find_pairs(cut(data) if are_slides(data) else data)
-
-
-def _patches(folder: Path, per_slide: int, level: int, slides: Path) -> Path:
-    """Cuts patches of tissue from slides; labelled where there are annotations beside them."""
-    from slidesr.patches.make import make_patches
-    from slidesr.patches.options import PatchOptions
-    from slidesr.patches.sources import find_material
-
-    options = PatchOptions(level=level, per_slide=per_slide, split=(1.0, 0.0, 0.0))
-    material = find_material([slides])
-    with console.status("cutting patches of the slides"):
-        summary = make_patches(material, folder, options)
-    if summary.failed:
-        raise SlidesrError(f"{len(summary.failed)} slides failed: {', '.join(summary.failed)}")
-    return folder / "train"
-
-
-def _compared(comparison: Comparison, output: Path) -> Results:
-    from slidesr.benchmark.cases import cases
-    from slidesr.benchmark.export import write_results
-    from slidesr.benchmark.results import Store
-    from slidesr.benchmark.suite import compare
-
-    with progress_bar("images", 1.0) as bar:
+    request = ComparisonRequest(data, **choices)
+    with stoppable(), progress_bar("images", 1.0) as bar:
 
         def report(done: int, total: int) -> None:
             bar.update(bar.task_ids[0], completed=done, total=total, note=f"{done} of {total}")
 
-        with stoppable(), Store(output, comparison.identity()) as store:
-            results = compare(comparison, store, report)
-            write_results(output, results, cases(comparison, results))
-            store.discard()
-    return results
+        results = compare_models(
+            request, output, overwrite=overwrite, update_shipped=update_cards, on_progress=report
+        )
+    lines = map(printable, markdown(results).split("\n"))
+    click.echo(results.to_json() if json_ else "\n".join(lines))
+    line(f"report: {output / 'report.html'}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from slidesr.cli import options as common
 from slidesr.cli.show import bytes_text, console, counted, stoppable
@@ -18,25 +17,24 @@ from slidesr.runtime.sandbox import tried
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @common.stored
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@common.overwrite
 @click.pass_context
 def convert(
     context: click.Context, /, source: Path, output: Path, *, overwrite: bool, **stored: Any
 ) -> None:
-    """Writes a slide in another container: OUT is .ome.tif, .tif, .ome.zarr, or a DICOM folder.
+    """Write a slide in another container: OUT is .ome.tif, .tif, .ome.zarr, or a DICOM folder.
 
     Pixel size, magnification and ICC profile are kept; label, overview, names and dates are not.
-    For DICOM tiles are copied as they are stored; the others get the pixels of level 0 and a new
-    pyramid.
+    DICOM gets the stored tiles; the others get the pixels of level 0 and a new pyramid.
     """
     with console.status("loading"), tried(source):
-        from slidesr.pipeline.convert import convert as run
+        from slidesr import api
 
     common.refuse_idle(context, output)
-    given = [context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in stored]
-    format_ = common.format_of(**stored) if any(given) else None
+    given = any(common.is_given(context, name) for name in stored)
+    format_ = common.format_of(**stored) if given else None
     with stoppable(), counted(output.name) as report:
-        run(source, output, format_, report, overwrite=overwrite)
+        api.convert(source, output, format=format_, on_progress=report, overwrite=overwrite)
     files = [output] if output.is_file() else [each for each in output.rglob("*") if each.is_file()]
     total = bytes_text(sum(each.stat().st_size for each in files))
     count = f"{len(files)} {'file' if len(files) == 1 else 'files'}"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from slidesr.cli.run import opened, run_job, show_summary
-from slidesr.cli.show import console
+from slidesr.cli.show import console, running_bar, stoppable
+from slidesr.cli.show_upscale import show_summary
 from slidesr.errors import printable
-from slidesr.pipeline.executor import Workers
+from slidesr.pipeline.options import Options
 from slidesr.runtime.sandbox import tried
 
 
@@ -22,24 +22,25 @@ from slidesr.runtime.sandbox import tried
     default="demo",
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder for the result.",
+    help="Folder for the result.",
 )
 def demo(slide: Path | None, output: Path) -> None:
-    """Upscales a sample slide (or SLIDE) by 4 and draws it beside bicubic.
+    """Upscale a sample slide (or SLIDE) by 4 and draw it beside bicubic.
 
-    The sample is made of an image that comes with scikit-image, so nothing is downloaded. It is no
-    H&E, which the networks know, so the fidelity weights make it: those invent least.
+    The sample is an image that comes with scikit-image, so nothing is downloaded. It is not H&E,
+    which the networks are trained on, so the fidelity weights are used: they invent least.
     """
     with console.status("loading"), tried(slide) if slide else nullcontext():
-        from slidesr.pipeline.options import Options
+        from slidesr import api
         from slidesr.pipeline.sample import draw_comparison, write_sample_slide
 
     output.mkdir(parents=True, exist_ok=True)
     source = slide or write_sample_slide(output / "sample.tif")
     result = output / f"{source.stem}.x4.ome.tif"
     options = Options(overwrite=True, perception=None if slide else 0.0)
-    with opened(source, result, Workers(options)) as job:
-        show_summary(run_job(job))
-        picture = draw_comparison(job.frame, result, output / "before-after.png")
+    with stoppable(), running_bar(source.name) as report:
+        summary = api.upscale(source, result, options=options, on_progress=report)
+    show_summary(summary)
+    picture = draw_comparison(source, result, output / "before-after.png")
     click.echo(printable(f"The upscaled slide is {result}: open it in QuPath or OpenSlide."))
     click.echo(printable(f"Bicubic beside slidesr: {picture}"))

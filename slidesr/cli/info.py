@@ -17,9 +17,9 @@ from slidesr.runtime.sandbox import tried
 
 @click.command()
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--json", "json_", is_flag=True, help="Say it as JSON on stdout.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON on stdout.")
 def info(source: Path, *, json_: bool) -> None:
-    """Tells what a slide is, and what `upscale` would make of it."""
+    """Show what a slide is, and what `upscale` would give."""
     with tried(source):
         from slidesr.slide import open_slide
 
@@ -79,9 +79,9 @@ def _show(told: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.option("--json", "json_", is_flag=True, help="Say all of every header as JSON on stdout.")
+@click.option("--json", "json_", is_flag=True, help="Print the full headers as JSON on stdout.")
 def models(*, json_: bool) -> None:
-    """Lists the shipped models."""
+    """List the shipped models."""
     from slidesr.model.weights import list_models
 
     found = list_models()

@@ -1,69 +1,87 @@
-"""Options that several commands have."""
+"""Options that several commands share; defaults and choices are those of the library's types."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from slidesr.errors import RefusedError
 from slidesr.output.compression import COMPRESSIONS, Compression
-from slidesr.output.zarr.ngff import NGFF_VERSIONS
+from slidesr.output.format import LAYOUTS, NGFF_VERSIONS, Format
+from slidesr.pipeline.options import PRECISIONS, Options
 
-if TYPE_CHECKING:
-    from slidesr.output.writer import Format
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+DEFAULTS = Options()
+_FORMAT = DEFAULTS.format
+_LOSSY = tuple(name for name in COMPRESSIONS if name.startswith("jpeg"))
 
 device = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+    "--device", default=DEFAULTS.device, show_default=True, help="auto, cpu, cuda or cuda:N."
 )
 precision = click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
+    type=click.Choice(PRECISIONS),
+    default=DEFAULTS.precision,
     show_default=True,
-    help="auto is bf16 where the device has it.",
+    help="auto is bf16 where the device has it in hardware, else fp32.",
 )
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 _compression = click.option(
-    "--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    default=_FORMAT.compression.name,
+    show_default=True,
+    help="Of a TIFF's tiles; jpeg is YCbCr 4:2:0, jpeg-rgb is RGB 4:4:4.",
 )
 _quality = click.option(
-    "--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="JPEG."
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=_FORMAT.compression.quality,
+    show_default=True,
+    help="JPEG quality.",
 )
 _layout = click.option(
     "--layout",
-    type=click.Choice(["hybrid", "ome", "generic"]),
-    default="hybrid",
+    type=click.Choice(LAYOUTS),
+    default=_FORMAT.layout,
     show_default=True,
-    help="How the levels of a TIFF are linked; hybrid opens everywhere.",
+    help="How a TIFF links its pyramid levels; hybrid opens everywhere.",
 )
 _ngff_version = click.option(
     "--ngff-version",
     type=click.Choice(NGFF_VERSIONS),
-    default="0.4",
+    default=_FORMAT.ngff_version,
     show_default=True,
-    help="Of an .ome.zarr; 0.5 has fewer and larger files, and fewer readers.",
+    help="Version of an .ome.zarr; 0.5 has fewer and larger files, and fewer readers.",
 )
 
 
-def stored(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How an output is stored; `format_of` takes the choices."""
+def stored(command: _Command) -> _Command:
+    """Adds the options for how an output is stored; `format_of` takes their values."""
     return _compression(_quality(_layout(_ngff_version(command))))
 
 
 def format_of(*, compression: str, quality: int, layout: str, ngff_version: str) -> Format:
-    """The choices of `stored` as one."""
-    from slidesr.output.writer import Format
-
+    """Collects the values of the options that `stored` adds."""
     return Format(Compression(compression, quality), layout, ngff_version)
 
 
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether the user typed the option, rather than leaving its default."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def refuse_idle(context: click.Context, output: Path | None) -> None:
-    """Raises RefusedError for choices of `stored` that would do nothing for this output."""
+    """Raises RefusedError for options of `stored` that would have no effect on this output."""
     to_zarr = output is not None and output.suffix == ".zarr"
     for name in ("compression", "quality", "layout") if to_zarr else ("ngff_version",):
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if is_given(context, name):
             option, kind = name.replace("_", "-"), ".ome.tif" if to_zarr else ".ome.zarr"
             raise RefusedError(f"--{option} is for {kind} alone: leave it out, or name one.")
+    compression = context.params["compression"]
+    if is_given(context, "quality") and compression not in _LOSSY:
+        raise RefusedError(f"--quality has no effect with --compression {compression}.")

@@ -1,6 +1,6 @@
-"""How the commands show things: lines, tables, sizes, times, and the progress bar of a run.
+"""How the commands show things: lines, tables, sizes, times, progress bars.
 
-Names and words of files go through `inert`: they are shown, never obeyed.
+Text from files goes through `inert`, so that its control characters have no effect.
 """
 
 from __future__ import annotations
@@ -8,20 +8,33 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from slidesr.errors import StoppedError, printable
 from slidesr.runtime.paths import as_typed
+
+if TYPE_CHECKING:
+    from slidesr.pipeline.run import Progress as UpscaleProgress
 
 console = Console(stderr=True)
 
@@ -40,7 +53,10 @@ class LineHandler(logging.Handler):
     """Shows each record as one line on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line(f"{record.levelname.lower()}: {record.getMessage()}", "yellow")
+        if record.levelno >= logging.WARNING:
+            line(f"{record.levelname.lower()}: {record.getMessage()}", "yellow")
+        else:
+            line(record.getMessage(), "dim")
 
 
 def bytes_text(count: float) -> str:
@@ -94,6 +110,12 @@ def progress_bar(title: str, total: float) -> Iterator[Progress]:
 
     Where stderr is no terminal nothing is drawn.
     """
+    with _progress() as progress:
+        progress.add_task(printable(title), total=total, note="")
+        yield progress
+
+
+def _progress() -> Progress:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -101,14 +123,55 @@ def progress_bar(title: str, total: float) -> Iterator[Progress]:
         _Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        progress.add_task(printable(title), total=total, note="")
-        yield progress
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+class RunningBars:
+    """One bar for each slide under way; a bar appears with the slide's first progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, tuple[TaskID, float]] = {}
+        self._lock = Lock()
+
+    def update(self, title: str, now: UpscaleProgress) -> None:
+        """Moves the bar of a slide; any thread may call it."""
+        with self._lock:
+            if title not in self._tasks:
+                task = self._progress.add_task(printable(title), total=1.0, note="")
+                self._tasks[title] = task, time.monotonic()
+            task, started = self._tasks[title]
+        rate = (now.tissue_px - now.resumed_px) / 1e6 / max(1e-9, time.monotonic() - started)
+        note = f"tissue {now.tissue_px / 1e6:.1f} of {now.total_tissue_px / 1e6:.1f} Mpx,"
+        self._progress.update(task, completed=now.share, note=f"{note} {rate:.3f} Mpx/s")
+
+    def end(self, title: str, why: str = "") -> None:
+        """Removes the bar of a slide, and shows why it failed if it did."""
+        with self._lock:
+            task, _ = self._tasks.pop(title, (None, 0.0))
+        if task is not None:
+            self._progress.remove_task(task)
+        if why:
+            line(why, "yellow")
+
+
+@contextmanager
+def running_bars() -> Iterator[RunningBars]:
+    """Bars on stderr for slides that are upscaled; nothing is drawn where it is no terminal."""
+    with _progress() as progress:
+        yield RunningBars(progress)
+
+
+@contextmanager
+def running_bar(title: str) -> Iterator[Callable[[UpscaleProgress], None]]:
+    """The bar of one slide, as a callback for its progress."""
+    with running_bars() as bars:
+        yield lambda now: bars.update(title, now)
 
 
 @contextmanager
 def counted(title: str) -> Iterator[Callable[[int, int], None]]:
-    """What takes "so many are done, of so many"; its bar is not there before the first call."""
+    """A callback for (done, total); its bar appears with the first call."""
     with ExitStack() as stack:
         bars: list[Progress] = []
 
@@ -121,8 +184,8 @@ def counted(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def stoppable(how: str = "the same command goes on from here") -> Iterator[None]:
-    """Work that goes on another time: an interrupt inside becomes one line that says how."""
+def stoppable(how: str = "the same command resumes from here") -> Iterator[None]:
+    """Turns an interrupt into one line that says how to resume the work."""
     try:
         yield
     except KeyboardInterrupt:
@@ -130,7 +193,7 @@ def stoppable(how: str = "the same command goes on from here") -> Iterator[None]
 
 
 class _Rate(ProgressColumn):
-    """What the task's own note says: pixels done and pixels a second."""
+    """The task's own note: pixels done and pixels a second."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["note"], style="cyan")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.progress import Progress
 
 from slidesr.cli.show import console, inert, progress_bar, stoppable, time_text
-from slidesr.errors import RefusedError, printable
+from slidesr.errors import printable
 
 if TYPE_CHECKING:
-    from slidesr.train.encoder.training import EncoderRecipe
-    from slidesr.train.loop import Sources, TrainingProgress
-    from slidesr.train.recipe import Recipe
+    from slidesr.train.encoder.training import EncoderProgress
+    from slidesr.train.loop import TrainingProgress
 
 
 @click.command()
@@ -27,19 +26,21 @@ if TYPE_CHECKING:
     default="runs",
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the checkpoint, the log, the weights and their card go.",
+    help="Folder for the checkpoint, the log, the weights and their card.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run that stopped here, if any.")
+@click.option("--resume", is_flag=True, help="Resume the run that stopped in OUTPUT, if any.")
 @click.option(
-    "--patches", type=click.IntRange(1), help="Number of training patches; overrides the recipe."
+    "--patches",
+    type=click.IntRange(1),
+    help="Number of training patches; overrides the recipe.",
 )
-@click.option("--no-score", is_flag=True, help="Write the weights without scoring them.")
-@click.option("--start", help="Weights to begin with, a shipped name or a file, for the recipe's.")
+@click.option("--start", help="Initial weights, a shipped name or a file; overrides the recipe.")
 @click.option(
     "--vgg19",
     type=click.Path(path_type=Path),
-    help="VGG19's weights as torchvision gives them, for recipes that weigh them.",
+    help="VGG19 weights from torchvision, for recipes with a vgg19_weight.",
 )
+@click.option("--no-score", is_flag=True, help="Write the weights without scoring them.")
 def train(
     recipe: str,
     data: Path,
@@ -52,96 +53,31 @@ def train(
     vgg19: Path | None,
     no_score: bool,
 ) -> None:
-    """Trains by a RECIPE, scores the result, and writes weights and a model card.
+    """Train a model by a RECIPE, score it, and write weights and a model card.
 
-    RECIPE is a TOML file or the name of one that comes with slidesr. A folder inside DATA or VALID
-    is a data set; DATA may hold a manifest.csv with their terms. Several GPUs: run it by torchrun.
+    RECIPE is a TOML file or the name of a shipped recipe. Each folder inside DATA or VALID is a
+    data set; DATA may hold a manifest.csv with their licences. For several GPUs, use torchrun.
     """
     with console.status("loading"):
-        from slidesr.train.checkpoint import refuse_mixing_runs
-        from slidesr.train.encoder.training import EncoderRecipe
+        from slidesr.api.training import train_model, training_plan
         from slidesr.train.loop import Sources
-        from slidesr.train.recipe import Recipe, find_recipe, is_for_encoder, recipe_from_toml
 
-    path = find_recipe(recipe)
-    kind: type[Recipe | EncoderRecipe] = EncoderRecipe if is_for_encoder(path) else Recipe
-    plan = recipe_from_toml(kind, path)
-    if patches:
-        every = min(plan.validate_every, patches)
-        try:
-            plan = replace(plan, patches=patches, validate_every=every)
-        except ValueError as error:
-            raise RefusedError(f"--patches {patches}: {error}") from error
-    if start and isinstance(plan, Recipe):
-        plan = replace(plan, start=start)
-    if not resume:
-        refuse_mixing_runs(output)
+    plan = training_plan(recipe, patches=patches, start=start)
     sources = Sources(data, valid, output, vgg19)
-    with stoppable("--resume goes on from the last validation"):
-        if isinstance(plan, EncoderRecipe):
-            _train_encoder(plan, sources)
-        else:
-            _train_generator(plan, sources, scored=not no_score)
+    with (
+        stoppable("--resume resumes from the last validation"),
+        progress_bar(plan.name, plan.patches) as bar,
+    ):
+
+        def report(now: TrainingProgress | EncoderProgress) -> None:
+            _show(bar, now)
+
+        path = train_model(plan, sources, resume=resume, score=not no_score, on_progress=report)
+    if path is not None:
+        click.echo(printable(str(path)))
 
 
-def _train_generator(plan: Recipe, sources: Sources, *, scored: bool) -> None:
-    from slidesr.benchmark.methods import classical, of_model
-    from slidesr.benchmark.pairs import find_pairs
-    from slidesr.benchmark.suite import Comparison, ComparisonOptions, mean_scores
-    from slidesr.model.card import write_model
-    from slidesr.model.model import Model
-    from slidesr.train.distributed import joined_world
-    from slidesr.train.header import described
-    from slidesr.train.loop import train as run
-
-    with joined_world() as world, progress_bar(plan.name, plan.patches) as bar:
-
-        def report(now: TrainingProgress) -> None:
-            gains = ", ".join(
-                f"{data} {score['psnr_db']:.2f} dB"
-                f" ({score['psnr_db'] - now.bicubic[data]['psnr_db']:+.2f}),"
-                f" SSIM {score['ssim']:.4f} ({score['ssim'] - now.bicubic[data]['ssim']:+.4f})"
-                for data, score in now.scores.items()
-            )
-            losses = ", ".join(f"{name} {value:.5f}" for name, value in now.losses.items())
-            bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
-            rate = f"{now.patches / now.seconds:.0f}/s"
-            bar.console.print(inert(f"{now.patches:>9,} patches ({rate})  {losses}  {gains}"))
-
-        trained = run(plan, sources, world, report)
-    if not world.is_first:
-        return
-    spec = described(plan, sources.data, trained)
-    if not scored:
-        click.echo(printable(str(write_model(sources.out, spec, {}, trained.generator))))
-        return
-    made = of_model(Model(spec, trained.generator, ""))
-    comparison = Comparison(
-        find_pairs(sources.valid),
-        lambda scale: [*classical(scale)[1:], made],
-        ComparisonOptions(scales=(plan.generator.scale,)),
-    )
-    with console.status("scoring"):
-        scores = mean_scores(comparison, lambda done, total: None)
-    click.echo(printable(str(write_model(sources.out, spec, scores, trained.generator))))
-
-
-def _train_encoder(plan: EncoderRecipe, sources: Sources) -> None:
-    from slidesr.train.encoder.export import write_encoder
-    from slidesr.train.encoder.scores import score_encoder
-    from slidesr.train.encoder.training import EncoderProgress, train_encoder
-
-    with progress_bar(plan.name, plan.patches) as bar:
-
-        def report(now: EncoderProgress) -> None:
-            bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
-            bar.console.print(
-                f"{now.patches:>9,} patches  loss {now.loss:.3f}, partner found {now.right:.0%};"
-                f" of new images {now.scores.retrieval:.0%}"
-            )
-
-        trained = train_encoder(plan, sources.data, sources.valid, sources.out, report)
-    with console.status("scoring"):
-        scores = score_encoder(trained.encoder, sources.valid, plan.views)
-    made = write_encoder(sources.out, plan, sources.data, trained, scores)
-    click.echo(printable(str(made)))
+def _show(bar: Progress, now: TrainingProgress | EncoderProgress) -> None:
+    bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
+    rate = f"{now.patches / max(1e-9, now.seconds):.0f}/s"
+    bar.console.print(inert(f"{now.patches:>9,} patches ({rate})  {now.as_line()}"))

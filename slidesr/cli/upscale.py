@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slidesr.cli import options as common
-from slidesr.cli.batch import run_batch
-from slidesr.cli.run import opened, run_job, show_profile, show_summary
-from slidesr.cli.show import as_json, bytes_text, console, facts, time_text
+from slidesr.cli.show import as_json, console, running_bar, running_bars, stoppable
+from slidesr.cli.show_upscale import show_estimate, show_outcomes, show_profile, show_summary
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.imaging.icc import ICC_CHOICES
-from slidesr.pipeline.executor import Workers, workers
-from slidesr.runtime.paths import as_typed, is_store
+from slidesr.pipeline.options import BAD_TILE_CHOICES, SCALES, Options
+from slidesr.runtime.paths import is_store
 from slidesr.runtime.sandbox import tried
 
 if TYPE_CHECKING:
-    from slidesr.pipeline.job import Job
-    from slidesr.pipeline.options import Options
+    from slidesr.pipeline.batch import SlideOutcome
+
+_DEFAULTS = common.DEFAULTS
 
 
 class _CropType(click.ParamType[Box]):
@@ -38,6 +39,14 @@ class _CropType(click.ParamType[Box]):
         return box
 
 
+class _ScaleType(click.Choice[str]):
+    def __init__(self) -> None:
+        super().__init__([str(scale) for scale in SCALES])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return int(super().convert(str(value), param, ctx))
+
+
 @click.command()
 @click.argument(
     "sources", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path)
@@ -47,51 +56,60 @@ class _CropType(click.ParamType[Box]):
     "--output",
     type=click.Path(path_type=Path),
     help="The new slide, .ome.tif, .tif or .ome.zarr, which may be a URL; for many, their folder."
-    " [default: NAME.x4.ome.tif in the current folder]",
+    "  [default: NAME.x4.ome.tif in the current folder]",
 )
-@click.option("--scale", type=click.Choice(["2", "4", "8", "16"]), default="4", show_default=True)
-@click.option("--level", type=int, help="Read this level of the slide. [default: 0]")
-@click.option("--mpp", type=float, help="Read the slide at this many um per pixel.")
-@click.option("--magnification", type=float, help="Read the slide at this magnification.")
-@click.option("--source-mpp", type=float, help="um per pixel of level 0, where the file is silent.")
-@click.option("--crop", type=_CropType(), help="Only this part, in level-0 pixels.")
+@click.option(
+    "--scale", type=_ScaleType(), default=_DEFAULTS.scale, show_default=True, help="Factor."
+)
+@click.option("--level", type=int, help="Pyramid level to read.  [default: 0]")
+@click.option("--mpp", type=float, help="Resolution to read, in um per pixel.")
+@click.option("--magnification", type=float, help="Magnification to read, such as 10.")
+@click.option("--source-mpp", type=float, help="um per pixel of level 0, if the file lacks it.")
+@click.option("--crop", type=_CropType(), help="Upscale only this box of level-0 pixels.")
 @click.option(
     "--roi",
     type=click.Path(path_type=Path),
-    help="Only tissue inside these annotations: GeoJSON (QuPath) or ASAP XML.",
+    help="Upscale only tissue inside these annotations: GeoJSON (QuPath) or ASAP XML.",
 )
-@click.option("--tissue", default="auto", show_default=True, help="auto, all, or a mask image.")
-@click.option("--model", help="A shipped model's name (slidesr models) or a safetensors file.")
+@click.option(
+    "--tissue", default=_DEFAULTS.tissue, show_default=True, help="auto, all, or a mask image."
+)
+@click.option(
+    "--model",
+    help="A shipped model's name (see `slidesr models`) or a safetensors file."
+    "  [default: the scale's own]",
+)
 @click.option(
     "--perception",
     type=click.FloatRange(0, 1),
-    help="From the model's fidelity weights, 0, to its own, which are sharper and freer, 1.",
+    help="From the model's fidelity weights (0) to its own, sharper and freer ones (1)."
+    "  [default: 1]",
 )
 @click.option(
     "--consistent/--no-consistent",
     default=True,
     show_default=True,
-    help="Mend what the network makes so that, shrunk, it is what the slide shows.",
+    help="Correct the result so that, reduced, it matches the slide.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
-    default=2.0,
+    default=_DEFAULTS.tolerance,
     show_default=True,
-    help="Of --consistent, in grey levels: room for JPEG's errors; 0 for slides without loss.",
+    help="Grey levels that --consistent leaves for JPEG errors; 0 for lossless slides.",
 )
 @common.stored
 @click.option(
     "--on-bad-tile",
-    type=click.Choice(["stop", "fill"]),
-    default="stop",
+    type=click.Choice(BAD_TILE_CHOICES),
+    default=_DEFAULTS.on_bad_tile,
     show_default=True,
     help="Where the slide cannot be read: stop, or fill with background, list it, exit 3.",
 )
 @click.option(
     "--icc",
     type=click.Choice(ICC_CHOICES),
-    default="keep",
+    default=_DEFAULTS.icc,
     show_default=True,
     help="The slide's colour profile: keep it, convert to sRGB, or drop it.",
 )
@@ -99,32 +117,38 @@ class _CropType(click.ParamType[Box]):
     "--keep-metadata",
     metavar="FIELD",
     multiple=True,
-    help="Carry a property of the slide over, such as aperio.ImageID. By default none is.",
+    help="Carry a property of the slide over, such as aperio.ImageID; repeatable.  [default: none]",
 )
 @click.option(
     "--device",
-    default="auto",
+    default=_DEFAULTS.device,
     show_default=True,
-    help="auto, cpu, cuda (all there are), cuda:N, or several: cuda:0,cuda:2.",
+    help="auto, cpu, cuda (all GPUs), cuda:N, or several: cuda:0,cuda:2.",
 )
 @common.precision
-@click.option("--batch-size", type=click.IntRange(1), default=16, help="Tiles a batch on a GPU.")
 @click.option(
-    "--num-workers", type=click.IntRange(1), default=2, help="Threads to read, to encode."
+    "--batch-size", type=click.IntRange(1), help="Tiles a batch, on a GPU.  [default: 16]"
+)
+@click.option(
+    "--num-workers",
+    type=click.IntRange(1),
+    default=_DEFAULTS.num_workers,
+    show_default=True,
+    help="Threads that read, and as many that encode.",
 )
 @click.option(
     "--dask",
     metavar="ADDRESS",
-    help="Let a dask cluster make the blocks: tcp://HOST:8786, tls://..., or local:N processes.",
+    help="Run on a dask cluster: tcp://HOST:8786, tls://..., or local:N processes.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--dry-run", is_flag=True, help="Only say what it would do, and what it would cost.")
+@common.overwrite
+@click.option("--dry-run", is_flag=True, help="Only estimate size, time and memory.")
 @click.option(
     "--profile",
     is_flag=True,
-    help="Tell where the time goes, and write OUTPUT.trace.json for ui.perfetto.dev.",
+    help="Show where the time goes, and write OUTPUT.trace.json for ui.perfetto.dev.",
 )
-@click.option("--json", "json_", is_flag=True, help="Say the result as JSON on stdout.")
+@click.option("--json", "json_", is_flag=True, help="Print the result as JSON on stdout.")
 @click.pass_context
 def upscale(
     context: click.Context,
@@ -138,124 +162,95 @@ def upscale(
     json_: bool,
     **choices: Any,
 ) -> None:
-    """Upscales the tissue of slides and writes slides.
+    """Upscale the tissue of slides and write slides.
 
-    INPUT is a slide, or many, folders of slides, or .csv files with a column `slide`. What is done
-    already is not done again, and what was stopped goes on by the same command.
+    INPUT is a slide, several slides, folders of slides, or .csv files with a column `slide`.
+    Finished slides are skipped, and the same command resumes a stopped run.
     """
-    is_one = len(sources) == 1 and not _is_many(sources[0])
-    with console.status("loading"), tried(sources[0]) if is_one else nullcontext():
-        options = _options(**choices)
     common.refuse_idle(context, output)
+    if common.is_given(context, "tolerance") and not choices["consistent"]:
+        raise RefusedError("--tolerance has no effect with --no-consistent.")
+    is_one = len(sources) == 1 and not _is_many(sources[0])
     if (dry_run or profile) and not (is_one and dask is None):
         raise RefusedError("--dry-run and --profile look at one slide at a time, in this process.")
-    if dry_run or profile:
-        show = _estimated if dry_run else _profiled
-        context.exit(show(sources[0], output, Workers(options), json_=json_))
-    with workers(dask, options) as some:
-        if is_one:
-            context.exit(_upscaled(sources[0], output, some, json_=json_))
-        context.exit(run_batch(sources, output or Path(), some, json_=json_))
+    options = _options(choices)
+    with console.status("loading"), tried(sources[0]) if is_one else nullcontext():
+        import slidesr.api  # noqa: F401 - torch takes 2 s; the trial reading runs meanwhile
+    if dry_run:
+        context.exit(_estimated(sources[0], output, options, json_=json_))
+    if profile:
+        context.exit(_profiled(sources[0], output, options, json_=json_))
+    if is_one:
+        context.exit(_upscaled(sources[0], output, options, dask, json_=json_))
+    context.exit(_upscaled_many(sources, output or Path(), options, dask, json_=json_))
 
 
-def _options(
-    scale: str,
-    *,
-    compression: str,
-    quality: int,
-    layout: str,
-    ngff_version: str,
-    consistent: bool,
-    tolerance: float,
-    **rest: Any,
-) -> Options:
-    from slidesr.pipeline.options import Options
-
-    return Options(
-        scale=int(scale),
-        format=common.format_of(
-            compression=compression, quality=quality, layout=layout, ngff_version=ngff_version
-        ),
-        tolerance=tolerance if consistent else None,
-        **rest,
-    )
+def _options(choices: Mapping[str, Any]) -> Options:
+    values = dict(choices)
+    stored = ("compression", "quality", "layout", "ngff_version")
+    format_ = common.format_of(**{name: values.pop(name) for name in stored})
+    consistent, tolerance = values.pop("consistent"), values.pop("tolerance")
+    return Options(format=format_, tolerance=tolerance if consistent else None, **values)
 
 
 def _is_many(source: Path) -> bool:
-    """A folder or a list of slides."""
+    """Whether it is a folder or a list of slides."""
     if not source.is_dir():
         return source.suffix.lower() == ".csv"
     return not is_store(source)
 
 
-def _upscaled(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
-    """Runs one slide; the exit code."""
-    with opened(source, _in_folder(source, output, some.options), some) as job:
-        summary = run_job(job, make=some.make)
+def _upscaled(
+    source: Path, output: Path | None, options: Options, dask: str | None, *, json_: bool
+) -> int:
+    from slidesr import api
+
+    with stoppable(), running_bar(source.name) as report:
+        summary = api.upscale(source, output, options=options, on_progress=report, dask=dask)
     show_summary(summary, json_=json_)
     return summary.exit_code
 
 
-def _profiled(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
-    """Runs one slide, and tells where the time went; the exit code."""
-    from slidesr.pipeline.profile import Stopwatch
+def _profiled(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+    from slidesr import api
 
-    with opened(source, _in_folder(source, output, some.options), some) as job:
-        watch = Stopwatch(keeps_spans=True)
-        summary = run_job(job, watch)
-        show_summary(summary, json_=json_)
-        show_profile(job, summary, watch)
+    with stoppable(), running_bar(source.name) as report:
+        summary, profile = api.profile(source, output, options=options, on_progress=report)
+    show_summary(summary, json_=json_)
+    show_profile(summary, profile)
     return summary.exit_code
 
 
-def _estimated(source: Path, output: Path | None, some: Workers, *, json_: bool) -> int:
-    """Only tells what one slide would become, and cost; the exit code."""
-    with opened(source, _in_folder(source, output, some.options), some) as job:
-        _show_estimate(job, json_=json_)
+def _estimated(source: Path, output: Path | None, options: Options, *, json_: bool) -> int:
+    from slidesr import api
+
+    with console.status("trying one sample of the tissue"):
+        estimate = api.estimate(source, output, options=options)
+    show_estimate(estimate, json_=json_)
     return 0
 
 
-def _in_folder(source: Path, output: Path | None, options: Options) -> Path | None:
-    """The output in a folder that is there, where that is what the user names."""
-    from slidesr.pipeline.job import default_output
+def _upscaled_many(
+    sources: tuple[Path, ...], folder: Path, options: Options, dask: str | None, *, json_: bool
+) -> int:
+    from slidesr import api
+    from slidesr.pipeline.batch import as_plain, worst
 
-    if output is not None and output.is_dir() and output.suffix != ".zarr":
-        return default_output(source, options.scale, output)
-    return output
+    with stoppable(), running_bars() as bars:
 
+        def finished(outcome: SlideOutcome) -> None:
+            bars.end(outcome.item.source.name, "" if not outcome.exit_code else outcome.why)
 
-def _show_estimate(job: Job, *, json_: bool) -> None:
-    from slidesr.pipeline.run import estimate
-
-    with console.status("trying one sample of the tissue"):
-        cost = estimate(job)
-    rows = {
-        "output": as_typed(job.output),
-        "width": job.plan.output.width,
-        "height": job.plan.output.height,
-        "levels": len(job.plan.levels),
-        "mpp": job.output_mpp.mean if job.output_mpp else None,
-        "model": job.model.spec.name,
-        "device": job.model.engine.device,
-        "precision": job.model.engine.precision,
-        "tissue_share": job.tissue_px / job.plan.region.area,
-        "estimated_seconds": cost.seconds,
-        "estimated_bytes": cost.output_bytes,
-        "estimated_memory_bytes": cost.memory_bytes,
-    }
+        outcomes = api.upscale_many(
+            sources,
+            folder,
+            options=options,
+            on_progress=lambda item, now: bars.update(item.source.name, now),
+            on_outcome=finished,
+            dask=dask,
+        )
     if json_:
-        as_json(rows)
-        return
-    facts(
-        "Nothing was written. It would be:",
-        {
-            "output": as_typed(job.output),
-            "size": f"{job.plan.output} px, {len(job.plan.levels)} levels,"
-            f" about {bytes_text(cost.output_bytes)}",
-            "pixel": f"{job.output_mpp} um" if job.output_mpp else "size unknown",
-            "tissue": f"{rows['tissue_share']:.1%}",
-            "model": f"{job.model.spec.name} on {rows['device']}, {rows['precision']}",
-            "time": f"about {time_text(cost.seconds)}",
-            "memory": f"about {bytes_text(cost.memory_bytes)}",
-        },
-    )
+        as_json(as_plain(outcomes))
+    else:
+        show_outcomes(outcomes, folder)
+    return worst(outcomes)

@@ -22,15 +22,17 @@ _STYLES = {"ok": "green", "failed": "bold red"}
 
 @click.command()
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--full", is_flag=True, help="Decode every tile, not at most 64 of each level.")
-@click.option("--json", "json_", is_flag=True, help="Say all findings as JSON on stdout.")
+@click.option(
+    "--full", is_flag=True, help="Decode every tile, rather than at most 64 of each level."
+)
+@click.option("--json", "json_", is_flag=True, help="Print all findings as JSON on stdout.")
 def verify(source: Path, *, full: bool, json_: bool) -> None:
-    """Opens a slide with every independent reader installed, and tells where they disagree.
+    """Open a slide with every independent reader installed, and show where they disagree.
 
     FILE is what slidesr wrote, or any other slide: TIFF, OME-Zarr, DICOM (a file or its folder).
-    Ends with exit code 1 where a reader fails or readers disagree.
+    The exit code is 1 where a reader fails or readers disagree.
     """
-    with console.status("asking the readers"):
+    with console.status("reading"):
         with tried(source):
             from slidesr.verify import verify as run
         report = run(source, full=full)

@@ -21,22 +21,27 @@ if TYPE_CHECKING:
 @click.argument(
     "files", metavar="FILE [FILE]", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="[default: a free one]")
-@click.option("--no-browser", is_flag=True, help="Only say where it is.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of the page.  [default: a free one]",
+)
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option(
     "--export",
     "folder",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Write it as a folder of files instead, for any web server or from the disk.",
+    help="Write a folder of files instead, for any web server or to open from disk.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an older export.")
 def view(
     files: tuple[Path, ...], port: int, folder: Path | None, *, no_browser: bool, overwrite: bool
 ) -> None:
-    """Shows a slide in the browser, or a slide before and after it was upscaled.
+    """Show a slide in the browser, or a slide before and after upscaling.
 
-    Only this machine can see it. Ctrl-C ends it.
+    Only this machine can reach the page. Ctrl-C ends it.
     """
     with console.status("loading"), ExitStack() as trials:
         for file in files[:2]:

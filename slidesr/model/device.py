@@ -14,6 +14,8 @@ import torch
 
 from slidesr.errors import RefusedError
 
+BATCH_SIZE = 16  # tiles, on a GPU
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -21,10 +23,12 @@ class Engine:
 
     device: str = "cpu"
     precision: str = "fp32"
-    batch_size: int = 16
+    batch_size: int = BATCH_SIZE
 
     @classmethod
-    def choose(cls, device: str = "auto", precision: str = "auto", batch_size: int = 16) -> Engine:
+    def choose(
+        cls, device: str = "auto", precision: str = "auto", batch_size: int = BATCH_SIZE
+    ) -> Engine:
         """Resolves `auto`: a GPU where torch sees one, bf16 where the device has it in hardware."""
         device = _device(device)
         if batch_size < 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -60,20 +59,31 @@ class Model:
         sha256: str,
         engine: Engine | None = None,
         *,
+        perception: float | None = None,
         tolerance: float | None = None,
     ) -> None:
-        """With `tolerance`, in grey levels, what is made shrinks to its source to that.
+        """With `tolerance`, in grey levels, the result matches its source to that when reduced.
 
-        See `nets.consistency`.
+        See `nets.consistency`. `perception` says how the weights were interpolated.
         """
         self.spec, self.sha256 = spec, sha256
-        self._tolerance = tolerance
+        self.perception, self.tolerance = perception, tolerance
         self.engine = engine or Engine()
         self._device = torch.device(self.engine.device)
         if self._device.type == "cpu":
             keep_freed_memory()
         self._trained = generator
         self._fitting = self.batch_size  # so many tiles fit into the device's memory
+
+    @property
+    def label(self) -> str:
+        """The name with the choices that change the result, such as "NAME, consistent to 2"."""
+        label = self.spec.name
+        if self.perception is not None:
+            label += f", perception {self.perception:g}"
+        if self.tolerance is not None:
+            label += ", consistent" + (f" to {self.tolerance:g}" if self.tolerance else "")
+        return label
 
     @property
     def scale(self) -> int:
@@ -86,7 +96,7 @@ class Model:
 
     @property
     def _beyond_px(self) -> int:
-        return 0 if self._tolerance is None else BEYOND_PX
+        return 0 if self.tolerance is None else BEYOND_PX
 
     @property
     def window_px(self) -> int:
@@ -103,7 +113,7 @@ class Model:
         else:
             on = "a GPU elsewhere"
         threads = torch.get_num_threads()
-        net = f"{self.spec.generator}, tolerance {self._tolerance}, {self.engine.precision}"
+        net = f"{self.spec.generator}, tolerance {self.tolerance}, {self.engine.precision}"
         return f"{on}, {threads} threads, torch {torch.__version__}, {net}"
 
     @property
@@ -195,9 +205,9 @@ class Model:
             seen = part.moved(kept, kept).grown(kept).slices
             made = generator.enlarged(near[:, :, *seen], attended[:, :, *seen]).float()
             good &= torch.isfinite(made.sum((1, 2, 3)))  # one bad number spoils it
-            if self._tolerance is not None:
+            if self.tolerance is not None:
                 source = trimmed(near[:, :, *seen], kept - BEYOND_PX)
-                made = consistent(made.clamp_(0, 1), source, scale, self._tolerance / 255)
+                made = consistent(made.clamp_(0, 1), source, scale, self.tolerance / 255)
             quantised = made.mul_(255).round_().clamp_(0, 255)
             high[:, *(part * scale).slices] = quantised.permute(0, 2, 3, 1)
         return high, good
@@ -228,26 +238,23 @@ def load_model(
 
     With `perception`, 0 is the fidelity weights that lie beside NAME as NAME-fidelity, 1 is NAME's,
     and between them every weight is interpolated (Wang et al. 2018, ESRGAN, arXiv 1809.00219,
-    section 3.4). For `tolerance` see `Model`. The model's name says both. Raises RefusedError for
-    anything that is not a whole slidesr model.
+    section 3.4). For `tolerance` see `Model`; the model's label states both. Raises RefusedError for
+    files that are not a whole slidesr model.
     """
     path = find_model(name_or_path)
     spec, generator = read_model(path)
     sha256 = sha256_of(path)
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise RefusedError(f"tolerance {tolerance} is not a number of grey levels from 0 on")
     if perception is not None:
-        spec, generator, sha256 = _blend(path, spec, generator, perception)
-    if tolerance is not None:
-        if not 0 <= tolerance < math.inf:
-            raise RefusedError(f"tolerance {tolerance} is not a number of grey levels from 0 on")
-        to = f" to {tolerance:g}" if tolerance else ""
-        spec = replace(spec, name=f"{spec.name}, consistent{to}")
-    return Model(spec, generator, sha256, engine, tolerance=tolerance)
+        generator, sha256 = _blend(path, spec, generator, perception)
+    return Model(spec, generator, sha256, engine, perception=perception, tolerance=tolerance)
 
 
 def _blend(
     path: Path, spec: ModelSpec, generator: Generator, perception: float
-) -> tuple[ModelSpec, Generator, str]:
-    """The header, the weights and the hashes of what lies between two files."""
+) -> tuple[Generator, str]:
+    """The weights between two files, and the hashes of both."""
     if not 0 <= perception <= 1:
         raise RefusedError(f"perception {perception} is not within 0..1")
     other = path.with_stem(f"{path.stem}-fidelity")
@@ -258,9 +265,8 @@ def _blend(
     fidelity_spec, fidelity = read_model(other)
     if fidelity_spec.generator != spec.generator:
         raise RefusedError(f"{other}: another network than {path.name}: {fidelity_spec.generator}")
-    named = replace(spec, name=f"{spec.name}, perception {perception:g}")
     sources = f"{sha256_of(other)} {sha256_of(path)}"
-    return named, _between(fidelity, generator, perception), sources
+    return _between(fidelity, generator, perception), sources
 
 
 def _between(first: Generator, second: Generator, share: float) -> Generator:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
 from slidesr.geometry import Pixels
@@ -59,6 +58,8 @@ class Compression:
 
     def encode(self, tile: Pixels) -> bytes:
         """A whole u8[side, side, 3] tile as its stored bytes. Releases the interpreter lock."""
+        import imagecodecs  # 60 ms that `slidesr --help` need not wait for
+
         tile = np.ascontiguousarray(tile)
         match self.name:
             case "jpeg":
@@ -75,6 +76,8 @@ class Compression:
 
 
 def _jpeg(tile: Pixels, quality: int, space: str, sampling: str) -> bytes:
+    import imagecodecs
+
     return bytes(
         imagecodecs.jpeg8_encode(
             tile, level=quality, colorspace="rgb", outcolorspace=space, subsampling=sampling

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from slidesr.geometry import Box, Pixels
+from slidesr.output.format import Format
 from slidesr.output.metadata import Metadata
 from slidesr.output.pyramid import EncodedBlock, UpscaledBlock
 from slidesr.output.staging import Target
-from slidesr.output.writer import Format, open_writer
+from slidesr.output.writer import open_writer
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.tiling import Block, TilePlan
 

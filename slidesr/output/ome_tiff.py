@@ -27,13 +27,13 @@ import tifffile
 
 from slidesr.output.checkpoint import OutputCheckpoint, crc_of
 from slidesr.output.compression import Compression
+from slidesr.output.format import LAYOUTS
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
 from slidesr.output.pyramid import EncodedBlock, UpperPyramid, encode_block
 from slidesr.output.staging import StagedOutput, Target
 from slidesr.runtime.closeable import Closeable
 from slidesr.tiling import TilePlan
 
-LAYOUTS = ("hybrid", "ome", "generic")
 """`hybrid`: the levels as SubIFDs, and again as copies of these small directories in the main
 chain, for readers of either kind. `ome`: SubIFDs alone, the letter of OME-TIFF. `generic`: a plain
 chain of directories without OME-XML."""

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
 from slidesr.errors import RefusedError
-from slidesr.output.compression import Compression
+from slidesr.output.format import SUFFIXES, Format, is_zarr
 from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.pyramid import EncodedBlock, UpscaledBlock
 from slidesr.output.staging import Target, sweep
 from slidesr.runtime.paths import as_typed, is_remote
 
-_ZARR = ".zarr"
 Encoder = Callable[[UpscaledBlock], EncodedBlock]
-SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr", _ZARR)
-
-
-@dataclass(frozen=True)
-class Format:
-    """How an output is stored; `compression` and `layout` are of TIFF, `ngff_version` of Zarr."""
-
-    compression: Compression = field(default_factory=Compression)
-    layout: str = "hybrid"
-    ngff_version: str = "0.4"
-
-    def bytes_per_px(self, path: Path) -> float:
-        """What a pixel of stained tissue at x4 takes, with its share of the pyramid above it."""
-        lossless = 1.3 * 4 / 3  # measured, zstd
-        return lossless if is_zarr(path) else self.compression.bytes_per_px
 
 
 class SlideWriter(Protocol):
@@ -69,11 +52,6 @@ def open_writer(target: Target, format_: Format) -> SlideWriter:
 
         return OmeZarrWriter(target, format_.ngff_version)
     return OmeTiffWriter(target, format_.compression, format_.layout)
-
-
-def is_zarr(path: Path) -> bool:
-    """Whether the name is that of a Zarr store, which is a folder."""
-    return path.name.lower().endswith(_ZARR)
 
 
 def check_output(output: Path, source: Path, *, overwrite: bool) -> None:

@@ -46,9 +46,9 @@ class BlockInput:
 
 
 class BlockUpscaler:
-    """Makes the pixels of blocks. `read` may run in many threads, `paint` in one.
+    """Upscales blocks. `read` may run in many threads, `upscale` in one.
 
-    Where the model takes tiles one by one, the `tuner` says how large they are.
+    Where the model takes tiles one by one, the `tuner` chooses their size.
     """
 
     def __init__(
@@ -76,115 +76,125 @@ class BlockUpscaler:
             box = block.source.grown(_BICUBIC_HALO_PX)
         return BlockInput(block, box, self._frame.read(box), tissue)
 
-    def paint(self, raw: BlockInput) -> UpscaledBlock:
-        """The block's output pixels; what a pixel becomes does not depend on the block."""
-        glass = self._plain_glass(raw)
+    def upscale(self, block_input: BlockInput) -> UpscaledBlock:
+        """The block's output pixels; no pixel depends on which block it belongs to."""
+        glass = self._plain_glass(block_input)
         if glass.all():
-            return UpscaledBlock(raw.block, None, glass)
-        pixels = self._paint_background(raw, glass)
-        self._paint_tissue(raw, pixels)
-        return UpscaledBlock(raw.block, pixels, glass)
+            return UpscaledBlock(block_input.block, None, glass)
+        pixels = self._bicubic_background(block_input, glass)
+        self._upscale_tissue(block_input, pixels)
+        return UpscaledBlock(block_input.block, pixels, glass)
 
-    def _plain_glass(self, raw: BlockInput) -> npt.NDArray[np.bool_]:
+    def _plain_glass(self, block_input: BlockInput) -> npt.NDArray[np.bool_]:
         """Which of the block's output tiles on level 0 are plain glass."""
         glass = np.array(self._tissue.glass, np.int16)
-        rows, columns = self._tile_grid(raw.block)
-        if not raw.tissue.any() and _within(raw.pixels, self._tissue.glass, 1):
+        rows, columns = self._tile_grid(block_input.block)
+        if not block_input.tissue.any() and _within(block_input.pixels, self._tissue.glass, 1):
             return np.ones((rows, columns), bool)  # the same answer as below, but faster
         plain = np.zeros((rows, columns), bool)
         for row, column in np.ndindex(rows, columns):
-            source = self._plan.source_from_output(self._output_tile(raw.block, row, column))
-            if self._any_tissue(raw, source):
+            source = self._plan.source_from_output(
+                self._output_tile(block_input.block, row, column)
+            )
+            if self._any_tissue(block_input, source):
                 continue
-            difference = raw.view(source.grown(_BICUBIC_HALO_PX)) - glass
+            difference = block_input.view(source.grown(_BICUBIC_HALO_PX)) - glass
             off = np.abs(difference.mean(axis=(0, 1))).max()
             noise = max(int(difference.max()), -int(difference.min()))
             plain[row, column] = off <= _GLASS_MEAN_TOLERANCE and noise <= _GLASS_NOISE_TOLERANCE
         return plain
 
-    def _paint_background(self, raw: BlockInput, glass: npt.NDArray[np.bool_]) -> Pixels:
+    def _bicubic_background(self, block_input: BlockInput, glass: npt.NDArray[np.bool_]) -> Pixels:
         """The whole block without the network: glass in its colour, the rest by bicubic."""
-        write = raw.block.write
+        write = block_input.block.write
         pixels = np.empty((write.height, write.width, 3), np.uint8)
         for (row, column), plain in np.ndenumerate(glass):
-            tile = self._output_tile(raw.block, row, column)
+            tile = self._output_tile(block_input.block, row, column)
             source = self._plan.source_from_output(tile)
             view = pixels[tile.within(write).slices]
             if plain:
                 view[:] = self._tissue.glass
-            elif not self._all_tissue(raw, source):
-                view[:] = _bicubic(raw.view(source.grown(_BICUBIC_HALO_PX)), self._plan.scale)
+            elif not self._all_tissue(block_input, source):
+                view[:] = _bicubic(
+                    block_input.view(source.grown(_BICUBIC_HALO_PX)), self._plan.scale
+                )
         return pixels
 
-    def _paint_tissue(self, raw: BlockInput, pixels: Pixels) -> None:
+    def _upscale_tissue(self, block_input: BlockInput, pixels: Pixels) -> None:
         """Upscales the tiles that hold tissue, and keeps of them the cells that are tissue."""
-        tiles = filter(partial(self._any_tissue, raw), raw.block.tiles)
+        tiles = filter(partial(self._any_tissue, block_input), block_input.block.tiles)
         if self._model.batch_size == 1:
-            for part in chain.from_iterable(self._tissue_parts(raw, tile) for tile in tiles):
-                self._keep_tissue(raw, part, self._made_alone(raw, part), pixels)
+            for part in chain.from_iterable(
+                self._tissue_parts(block_input, tile) for tile in tiles
+            ):
+                self._keep_tissue(
+                    block_input, part, self._upscaled_alone(block_input, part), pixels
+                )
             return
         by_shape: defaultdict[tuple[int, int], list[Box]] = defaultdict(list)
         for tile in tiles:
             by_shape[tile.height, tile.width].append(tile)
         for alike in by_shape.values():
-            inputs = np.stack([raw.view(tile.grown(self._model.halo_px)) for tile in alike])
-            for tile, made in zip(alike, self._model.upscale(inputs), strict=True):
-                self._keep_tissue(raw, tile, made, pixels)
+            inputs = np.stack([block_input.view(tile.grown(self._model.halo_px)) for tile in alike])
+            for tile, upscaled in zip(alike, self._model.upscale(inputs), strict=True):
+                self._keep_tissue(block_input, tile, upscaled, pixels)
 
-    def _made_alone(self, raw: BlockInput, tile: Box) -> Pixels:
+    def _upscaled_alone(self, block_input: BlockInput, tile: Box) -> Pixels:
         started = time.perf_counter()
-        (made,) = self._model.upscale(raw.view(tile.grown(self._model.halo_px))[None])
+        (upscaled,) = self._model.upscale(block_input.view(tile.grown(self._model.halo_px))[None])
         if tile.width == tile.height:
             self._tuner.note(tile.width, time.perf_counter() - started)
-        return np.asarray(made)
+        return np.asarray(upscaled)
 
-    def _tissue_parts(self, raw: BlockInput, tile: Box) -> Iterator[Box]:
+    def _tissue_parts(self, block_input: BlockInput, tile: Box) -> Iterator[Box]:
         """Tiles as the tuner wants them, that hold all tissue of a tile and little else."""
         for part in tile.cut(self._tuner.side_px, self._plan.grid_px):
-            yield from self._without_waste(raw, part)
+            yield from self._without_waste(block_input, part)
 
-    def _without_waste(self, raw: BlockInput, part: Box) -> list[Box]:
+    def _without_waste(self, block_input: BlockInput, part: Box) -> list[Box]:
         """The tissue of a part as one tile or as several, whichever costs less."""
-        if not self._any_tissue(raw, part):
+        if not self._any_tissue(block_input, part):
             return []
-        whole = self._tissue_part(raw, part)
+        whole = self._tissue_part(block_input, part)
         longer = max(whole.width, whole.height)
         halves = whole.cut(-(-longer // 2), self._plan.grid_px)
         if len(halves) == 1:
             return [whole]
-        parts = [each for half in halves for each in self._without_waste(raw, half)]
+        parts = [each for half in halves for each in self._without_waste(block_input, half)]
         return parts if sum(map(self._cost, parts)) < self._cost(whole) else [whole]
 
     def _cost(self, tile: Box) -> int:
         """About half of the work is done for the halo too."""
         return tile.area + tile.grown(self._model.halo_px).area
 
-    def _tissue_part(self, raw: BlockInput, tile: Box) -> Box:
+    def _tissue_part(self, block_input: BlockInput, tile: Box) -> Box:
         """The smallest tile in a tile that holds all its tissue."""
-        cells = raw.tissue[_cell_slices(tile, raw.block)]
+        cells = block_input.tissue[_cell_slices(tile, block_input.block)]
         rows, columns = (np.flatnonzero(cells.any(axis=axis)) for axis in (1, 0))
         x, y = int(columns[0]), int(rows[0])
         part = Box(x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y) * CELL_PX
         return part.moved(tile.x, tile.y).snapped(self._plan.grid_px)
 
-    def _keep_tissue(self, raw: BlockInput, tile: Box, made: Pixels, pixels: Pixels) -> None:
-        scale, block = self._plan.scale, raw.block
+    def _keep_tissue(
+        self, block_input: BlockInput, tile: Box, upscaled: Pixels, pixels: Pixels
+    ) -> None:
+        scale, block = self._plan.scale, block_input.block
         kept = tile.clipped(block.source)  # a tile may reach beyond its block, onto the grid
         to = pixels[(kept.within(block.source) * scale).slices]
-        made = made[(kept.within(tile) * scale).slices]
-        if self._all_tissue(raw, kept):
-            to[:] = made
+        upscaled = upscaled[(kept.within(tile) * scale).slices]
+        if self._all_tissue(block_input, kept):
+            to[:] = upscaled
             return
-        cells = raw.tissue[_cell_slices(tile, raw.block)]
+        cells = block_input.tissue[_cell_slices(tile, block_input.block)]
         of_pixels = cells.repeat(CELL_PX * scale, 0).repeat(CELL_PX * scale, 1)
         is_tissue = of_pixels[(kept.within(tile) * scale).slices]
-        to[is_tissue] = made[is_tissue]
+        to[is_tissue] = upscaled[is_tissue]
 
-    def _any_tissue(self, raw: BlockInput, source: Box) -> bool:
-        return bool(raw.tissue[_cell_slices(source, raw.block)].any())
+    def _any_tissue(self, block_input: BlockInput, source: Box) -> bool:
+        return bool(block_input.tissue[_cell_slices(source, block_input.block)].any())
 
-    def _all_tissue(self, raw: BlockInput, source: Box) -> bool:
-        return bool(raw.tissue[_cell_slices(source, raw.block)].all())
+    def _all_tissue(self, block_input: BlockInput, source: Box) -> bool:
+        return bool(block_input.tissue[_cell_slices(source, block_input.block)].all())
 
     def _tile_grid(self, block: Block) -> tuple[int, int]:
         side = self._plan.output_tile_px

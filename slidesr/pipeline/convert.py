@@ -8,9 +8,10 @@ from pathlib import Path
 from slidesr.errors import RefusedError
 from slidesr.output.copy import copy_pixels
 from slidesr.output.dicom import write_dicom
+from slidesr.output.format import SUFFIXES, Format
 from slidesr.output.metadata import Metadata
 from slidesr.output.staging import Target, identity_of
-from slidesr.output.writer import SUFFIXES, Format, check_output
+from slidesr.output.writer import check_output
 from slidesr.slide import Slide, open_slide
 from slidesr.tiling import TilePlan
 

@@ -1,69 +1,70 @@
-"""Who makes the blocks: this process, the processes of several devices, or a dask cluster."""
+"""Where blocks are upscaled: in this process, in one process for each device, or on a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from slidesr.cli.show import console, line
 from slidesr.errors import RefusedError
+from slidesr.model.device import devices
+from slidesr.model.model import Model
+from slidesr.pipeline.job import Job
+from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import open_model
+from slidesr.pipeline.profile import Stopwatch
+from slidesr.pipeline.run import Progress, Summary, upscale
 
 if TYPE_CHECKING:
-    from slidesr.model.model import Model
     from slidesr.pipeline.dask_cluster.cluster import Cluster
-    from slidesr.pipeline.options import Options
-    from slidesr.pipeline.run import Executor
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Workers:
-    """What a job is run with; without a cluster this process does it all."""
+class Runner:
+    """Runs jobs with one set of options; without a cluster, in this process."""
 
     options: Options
     cluster: Cluster | None = None
 
-    @property
-    def make(self) -> Executor | None:
-        return self.cluster.make if self.cluster else None
-
     def open_model(self) -> Model:
-        """The model as the workers have it; on a cluster nothing of it runs here."""
-        from slidesr.pipeline.job import open_model
-
+        """Opens the model that the workers will run; on a cluster its weights stay unused here."""
         engine = self.cluster.engine(self.options) if self.cluster else None
         return open_model(self.options, engine)
 
+    def run(
+        self,
+        job: Job,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        stopwatch: Stopwatch | None = None,
+    ) -> Summary:
+        """Runs one job. With a cluster, several threads may run one each."""
+        executor = self.cluster.make if self.cluster else None
+        return upscale(job, on_progress, stopwatch, executor)
+
 
 @contextmanager
-def workers(dask: str | None, options: Options) -> Iterator[Workers]:
-    """The workers that `--dask` and `--device` name, for as long as they are needed.
+def open_runner(options: Options, dask: str | None = None) -> Iterator[Runner]:
+    """Starts or finds the workers that `dask` and `options.device` name, and stops its own again.
 
-    Raises RefusedError where they cannot be had.
+    `dask` is a scheduler's address, or local:N for N processes on this machine. Several devices get
+    a process each. Raises RefusedError where they are not to be had.
     """
-    from slidesr.model.device import devices
-
     names = [] if dask else devices(options.device)
     if dask and "," in options.device:
         raise RefusedError("--device names several devices of this machine: not with --dask.")
     if not dask and len(names) < 2:
-        yield Workers(options)
+        yield Runner(options)
         return
-    try:
-        from slidesr.pipeline.dask_cluster.cluster import connected, of_devices
-    except ModuleNotFoundError as error:
-        if error.name not in ("dask", "distributed"):
-            raise
-        what = "--dask" if dask else f"{len(names)} devices at once"
-        raise RefusedError(f"{what} needs dask: pip install 'slidesr[cluster]'") from error
+    from slidesr.pipeline.dask_cluster.cluster import connected, of_devices  # dask takes 0.5 s
+
     if names:
         options = replace(options, device=names[0].partition(":")[0])
-    threads = 1 if options.device == "cpu" else 1 + options.num_workers  # they read and encode
-    some = connected(dask) if dask else of_devices(names, nthreads=threads)
-    with ExitStack() as stack:
-        with console.status("looking for workers"):
-            cluster = stack.enter_context(some)
+    threads = 1 if options.device == "cpu" else 1 + options.num_workers  # for reading, encoding
+    with connected(dask) if dask else of_devices(names, nthreads=threads) as cluster:
         if cluster.dashboard:
-            line(f"what the workers do: {cluster.dashboard}", "dim")
-        yield Workers(options, cluster)
+            _log.info("dashboard of the workers: %s", cluster.dashboard)
+        yield Runner(options, cluster)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidesr.errors import RefusedError, printable
-from slidesr.pipeline.job import default_output
+from slidesr.pipeline.prepare import default_output
 from slidesr.runtime.paths import is_store
 
 _SLIDES = (

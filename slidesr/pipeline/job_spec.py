@@ -9,8 +9,9 @@ from pathlib import Path
 
 from slidesr.errors import SlidesrError
 from slidesr.model.model import Model
-from slidesr.pipeline.job import Job, frame_of, opened_slide, versions
+from slidesr.pipeline.job import Job, versions
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import frame_of, opened_slide
 from slidesr.regions.tissue_mask import Tissue
 from slidesr.tiling import TilePlan
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: busy seconds by stage, and each span of them for a trace."""
+"""Where the time of a run goes: busy seconds by stage, each span for a trace, share of peak."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -19,6 +20,17 @@ class Span:
     thread: int
     start_s: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a run went, and how near the network came to the machine's ceiling."""
+
+    stage_s: dict[str, float]  # busy seconds by stage, added over threads
+    network_share: float  # of the time from its first block to its last
+    flops: float  # of the network, over the whole run
+    ceiling_flops: float  # of a convolution on this device, measured
+    trace: Path  # of spans, for https://ui.perfetto.dev
 
 
 class Stopwatch:
@@ -43,14 +55,14 @@ class Stopwatch:
                     self.spans.append(Span(stage, threading.get_ident(), start_s, seconds))
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Busy seconds of another process, by stage; there are no spans of them."""
+        """Adds busy seconds of another process, by stage, without spans."""
         with self._lock:
             for stage, more in seconds.items():
                 self._seconds[stage] += more  # type: ignore[assignment]
 
     @property
     def total_s(self) -> float:
-        """Since it was made."""
+        """Seconds since it was created."""
         return time.monotonic() - self._began
 
     @property

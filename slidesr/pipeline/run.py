@@ -23,24 +23,38 @@ from slidesr.runtime.ordered_map import ordered_map
 from slidesr.tiling import Block
 
 _FILLED = "filled_source_tiles"
+_BACKGROUND_COST = 0.02  # of a background pixel, against a tissue pixel; for progress alone
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; pixels are source pixels.
-
-    Of the tissue `resumed_px` were there already, made by a run that was stopped.
-    """
+    """How far a run is, in source pixels; `resumed_px` of the tissue come from an earlier run."""
 
     source_px: int
     tissue_px: int
     resumed_px: int = 0
+    total_source_px: int = 0
+    total_tissue_px: int = 0
 
-    def __add__(self, other: Progress) -> Progress:
-        return Progress(
-            self.source_px + other.source_px,
-            self.tissue_px + other.tissue_px,
-            self.resumed_px + other.resumed_px,
+    @property
+    def share(self) -> float:
+        """The share of the work that is done, in 0..1."""
+        done, total = (
+            tissue_px + _BACKGROUND_COST * (source_px - tissue_px)
+            for source_px, tissue_px in (
+                (self.source_px, self.tissue_px),
+                (self.total_source_px, self.total_tissue_px),
+            )
+        )
+        return done / total if total else 0.0
+
+    def with_blocks(self, upscaler: BlockUpscaler, blocks: Iterable[Block]) -> Progress:
+        """The progress once these blocks are done too."""
+        parts = [(block.source.area, tissue_px(upscaler, block)) for block in blocks]
+        return replace(
+            self,
+            source_px=self.source_px + sum(source for source, _ in parts),
+            tissue_px=self.tissue_px + sum(tissue for _, tissue in parts),
         )
 
 
@@ -85,76 +99,78 @@ class CostEstimate:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """A block as it is stored, and the unreadable source tiles that its maker has met so far."""
+    """An encoded block, and the unreadable source tiles that its executor has met so far."""
 
     encoded: EncodedBlock
     filled: frozenset[tuple[int, Box]]
 
 
 Executor = Callable[[Job, Encoder, Iterator[Block], Stopwatch], Generator[BlockResult, None, None]]
-"""What makes the blocks of a job, in their order."""
+"""Upscales and encodes the blocks of a job, and yields them in the plan's order."""
 
 
 def upscale(
     job: Job,
-    report: Callable[[Progress], None] = lambda progress: None,
-    watch: Stopwatch | None = None,
-    make: Executor | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    stopwatch: Stopwatch | None = None,
+    executor: Executor | None = None,
 ) -> Summary:
-    """Runs a job and publishes its output whole; blocks are made here unless `make` says where.
+    """Runs a job and publishes its output whole; by default threads of this process execute it.
 
-    Reading, the network, and encoding overlap; at most a few blocks are held between two stages,
-    so peak memory does not grow with the slide.
+    Reading, the network and encoding overlap. At most a few blocks wait between two stages, so peak
+    memory does not grow with the slide.
     """
-    plan, painter = job.plan, job.painter
-    watch, begun = watch or Stopwatch(), job.slide.stamp
-    with _sink(job) as sink:
-        done = _progress(painter, islice(plan.blocks(), sink.resumed))
+    plan, upscaler = job.plan, job.upscaler
+    watch, begun = stopwatch or Stopwatch(), job.slide.stamp
+    with _writer(job) as writer:
+        done = Progress(0, 0, 0, plan.region.area, job.tissue_px)
+        done = done.with_blocks(upscaler, islice(plan.blocks(), writer.resumed))
         done = replace(done, resumed_px=done.tissue_px)
-        report(done)
-        todo = islice(plan.blocks(), sink.resumed, None)
-        with closing((make or by_threads)(job, sink.encode, todo, watch)) as blocks:
-            for made in blocks:
-                block = made.encoded.block
+        on_progress(done)
+        todo = islice(plan.blocks(), writer.resumed, None)
+        with closing((executor or by_threads)(job, writer.encode, todo, watch)) as results:
+            for result in results:
+                block = result.encoded.block
                 with watch("write"):
-                    sink.append(made.encoded)
-                    _note_filled_tiles(made, sink)
+                    writer.append(result.encoded)
+                    _note_filled_tiles(result, writer)
                 with watch("checkpoint"):
-                    sink.settle(block.index + 1)
-                done += _progress(painter, [block])
-                report(done)
+                    writer.settle(block.index + 1)
+                done = done.with_blocks(upscaler, [block])
+                on_progress(done)
         job.check_unchanged(begun)
-        if make is None:
+        if executor is None:
             remember(job.model.machine, job.tuner.rates)
         with watch("publish"):
-            output_bytes = sink.finish()
-    return _summary(job, done, sink.notes, output_bytes, watch)
+            output_bytes = writer.finish()
+    return _summary(job, done, writer.notes, output_bytes, watch)
 
 
 def estimate(job: Job) -> CostEstimate:
     """Times and encodes one sample of the tissue, and scales it up to the job."""
     plan = replace(job.plan, block_doublings=min(2, job.plan.block_doublings))
-    painter = BlockUpscaler(job.frame, plan, job.tissue, job.model)
-    sample = max(plan.blocks(), key=lambda block: tissue_px(painter, block))
-    raw = painter.read(sample)
-    painter.paint(raw)  # the first pass pays for the kernels' set-up
+    upscaler = BlockUpscaler(job.frame, plan, job.tissue, job.model)
+    sample = max(plan.blocks(), key=lambda block: tissue_px(upscaler, block))
+    block_input = upscaler.read(sample)
+    upscaler.upscale(block_input)  # the first pass pays for setting up the kernels
     started = time.monotonic()
-    encoded = encode_block(painter.paint(raw), plan, job.options.format.compression.encode)
+    block = upscaler.upscale(block_input)
+    encoded = encode_block(block, plan, job.options.format.compression.encode)
     seconds = time.monotonic() - started
-    share = job.tissue_px / max(1, tissue_px(painter, sample))
+    share = job.tissue_px / max(1, tissue_px(upscaler, sample))
     stored = sum(len(tile.data or b"") for tile in encoded.tiles)
     bytes_in_flight = 8 * 3 * job.plan.block_px**2
     return CostEstimate(seconds * share, int(stored * share), _peak_memory() + bytes_in_flight)
 
 
-def _note_filled_tiles(made: BlockResult, sink: SlideWriter) -> None:
-    """Adds the source tiles that could not be read to what earlier runs have met."""
-    met = {f"{level}:{b.x},{b.y},{b.width},{b.height}" for level, b in made.filled}
+def _note_filled_tiles(result: BlockResult, writer: SlideWriter) -> None:
+    """Adds the unreadable source tiles to those of earlier runs."""
+    met = {f"{level}:{b.x},{b.y},{b.width},{b.height}" for level, b in result.filled}
     if met:
-        sink.notes[_FILLED] = " ".join(sorted(met.union(sink.notes.get(_FILLED, "").split())))
+        writer.notes[_FILLED] = " ".join(sorted(met.union(writer.notes.get(_FILLED, "").split())))
 
 
-def _sink(job: Job) -> SlideWriter:
+def _writer(job: Job) -> SlideWriter:
     target = Target(
         job.output,
         job.plan,
@@ -170,40 +186,35 @@ def _sink(job: Job) -> SlideWriter:
 def by_threads(
     job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
 ) -> Generator[BlockResult, None, None]:
-    """The pipeline in this process, a `Executor`: threads read ahead and encode behind.
+    """The `Executor` of this process: threads read ahead and encode behind.
 
-    The network has the caller's thread. There it needs no hand-over, and glibc keeps its freed
-    memory (see `slidesr.model.device`), which it does for the main thread alone.
+    The network runs in the caller's thread, where glibc keeps its freed memory (see
+    `slidesr.model.device`); it does so for the main thread alone.
     """
-    painter = job.painter
+    upscaler = job.upscaler
 
     def read(block: Block) -> BlockInput:
         with watch("read"):
-            return painter.read(block)
+            return upscaler.read(block)
 
-    def paint(raws: Generator[BlockInput, None, None]) -> Iterator[UpscaledBlock]:
-        with closing(raws):
+    def upscaled(inputs: Generator[BlockInput, None, None]) -> Iterator[UpscaledBlock]:
+        with closing(inputs):
             while True:
                 with watch("wait for reading"):
-                    raw = next(raws, None)
-                if raw is None:
+                    block_input = next(inputs, None)
+                if block_input is None:
                     return
                 with watch("network"):
-                    painted = painter.paint(raw)
-                yield painted
+                    block = upscaler.upscale(block_input)
+                yield block
 
-    def store(painted: UpscaledBlock) -> BlockResult:
+    def encoded(block: UpscaledBlock) -> BlockResult:
         with watch("encode"):
-            return BlockResult(encode(painted), job.slide.filled_tiles)
+            return BlockResult(encode(block), job.slide.filled_tiles)
 
     workers = job.options.num_workers
-    raws = ordered_map(read, todo, workers=workers, ahead=workers + 1)
-    return ordered_map(store, paint(raws), workers=workers, ahead=workers + 1, prompt=True)
-
-
-def _progress(painter: BlockUpscaler, blocks: Iterable[Block]) -> Progress:
-    parts = [Progress(block.source.area, tissue_px(painter, block)) for block in blocks]
-    return sum(parts, Progress(0, 0))
+    inputs = ordered_map(read, todo, workers=workers, ahead=workers + 1)
+    return ordered_map(encoded, upscaled(inputs), workers=workers, ahead=workers + 1, prompt=True)
 
 
 def _peak_memory() -> int:
@@ -233,7 +244,7 @@ def _summary(
         tissue_px=done.tissue_px,
         resumed_px=done.resumed_px,
         filled_tiles=tuple(notes.get(_FILLED, "").split()),
-        model=job.model.spec.name,
+        model=job.model.label,
         device=job.model.engine.device,
         precision=job.model.engine.precision,
         output_bytes=output_bytes,

@@ -17,8 +17,8 @@ _GLASS = (243, 241, 244)
 _CROP_PX = 128
 
 
-def write_sample_slide(path: Path) -> Path:
-    """A pyramidal TIFF of 1280 x 1024 px: scikit-image's colon section on glass; no pixel size.
+def write_sample_slide(path: str | Path) -> Path:
+    """Writes a pyramidal TIFF of 1280 x 1024 px: scikit-image's colon section, no pixel size.
 
     The section is immunohistochemistry (DAB, haematoxylin), U. Khan, public domain.
     """
@@ -27,26 +27,26 @@ def write_sample_slide(path: Path) -> Path:
     section: Pixels = immunohistochemistry()  # type: ignore[no-untyped-call]
     slide[256:768, 128:640], slide[256:768, 640:1152] = section, section[:, ::-1]
     facts = Metadata(None, None, None, {"notice": "sample slide of slidesr"})
-    return write_plain(path, Box(0, 0, 1280, 1024), lambda box: slide[box.slices], facts)
+    return write_plain(Path(path), Box(0, 0, 1280, 1024), lambda box: slide[box.slices], facts)
 
 
-def draw_comparison(source: Frame, result: Path, picture: Path) -> Path:
-    """A PNG of the liveliest part of the slide: bicubic on the left, the result on the right."""
-    with open_slide(result) as upscaled:
-        frame = upscaled.frame()
+def draw_comparison(slide: Path, result: Path, picture: Path) -> Path:
+    """Draws the part of the slide with most contrast, bicubic left and the result right, as PNG."""
+    with open_slide(slide) as original, open_slide(result) as upscaled:
+        source, frame = original.frame(), upscaled.frame()
         scale = frame.size.width // source.size.width
-        box = _liveliest(source)
+        box = _busiest(source)
         low = Image.fromarray(source.read(box))
         size = (box.width * scale, box.height * scale)
         bicubic = np.asarray(low.resize(size, Image.Resampling.BICUBIC))
-        made = frame.read(box * scale)
+        after = frame.read(box * scale)
     gap = np.full((size[1], 8, 3), 255, np.uint8)
-    Image.fromarray(np.hstack([bicubic, gap, made])).save(picture)
+    Image.fromarray(np.hstack([bicubic, gap, after])).save(picture)
     return picture
 
 
-def _liveliest(source: Frame) -> Box:
-    """The place of a coarse grid with the strongest contrast."""
+def _busiest(source: Frame) -> Box:
+    """The place on a coarse grid with the strongest contrast."""
     size = source.size
     side = min(_CROP_PX, size.width, size.height)
     boxes = [

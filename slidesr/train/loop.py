@@ -55,6 +55,17 @@ class TrainingProgress:
     scores: Scores
     bicubic: Scores
 
+    def as_line(self) -> str:
+        """Losses and scores in one line, each score with its gain over bicubic."""
+        gains = ", ".join(
+            f"{data} {score['psnr_db']:.2f} dB"
+            f" ({score['psnr_db'] - self.bicubic[data]['psnr_db']:+.2f}),"
+            f" SSIM {score['ssim']:.4f} ({score['ssim'] - self.bicubic[data]['ssim']:+.4f})"
+            for data, score in self.scores.items()
+        )
+        losses = ", ".join(f"{name} {value:.5f}" for name, value in self.losses.items())
+        return f"{losses}  {gains}"
+
 
 @dataclass(frozen=True)
 class Trained:

@@ -105,9 +105,10 @@ def test_a_tolerance_keeps_jpegs_errors_out(section: U8) -> None:
 
 
 def test_the_name_says_that_it_is_consistent() -> None:
-    assert load_model("wa-srgan-x4", tolerance=0.0).spec.name == "wa-srgan-x4, consistent"
+    assert load_model("wa-srgan-x4", tolerance=0.0).label == "wa-srgan-x4, consistent"
     both = load_model("wa-srgan-x4", perception=0.5, tolerance=2.5)
-    assert both.spec.name == "wa-srgan-x4, perception 0.5, consistent to 2.5"
+    assert both.spec.name == "wa-srgan-x4"
+    assert both.label == "wa-srgan-x4, perception 0.5, consistent to 2.5"
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])

@@ -14,8 +14,9 @@ from test_ome_tiff import Sheet, append, stained
 
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
+from slidesr.output.format import Format
 from slidesr.output.staging import Target
-from slidesr.output.writer import Format, SlideWriter, open_writer
+from slidesr.output.writer import SlideWriter, open_writer
 
 SHEET = Sheet(stained(401, 333), Compression("jpeg"))
 BLOCKS = list(SHEET.painted())

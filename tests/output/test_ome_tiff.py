@@ -20,8 +20,9 @@ from slides import tissue
 from slidesr.errors import BusyError, RefusedError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
+from slidesr.output.format import LAYOUTS
 from slidesr.output.metadata import Metadata, ome_xml, plain_text
-from slidesr.output.ome_tiff import LAYOUTS, OmeTiffWriter
+from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.pyramid import EncodedTile, UpperPyramid, UpscaledBlock, encode_block
 from slidesr.output.staging import Target
 from slidesr.output.writer import SlideWriter

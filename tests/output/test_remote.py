@@ -18,11 +18,11 @@ from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
-from slidesr.output.writer import Format
+from slidesr.output.format import Format
 from slidesr.output.zarr.chunk_storage import Bucket, FingerprintingStore
 from slidesr.output.zarr.remote import STATE
-from slidesr.pipeline.job import prepared
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, Summary, upscale
 from slidesr.slide import open_slide
 

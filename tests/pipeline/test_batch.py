@@ -156,7 +156,7 @@ def test_a_stop_ends_it_all_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr("slidesr.output.ome_tiff.OmeTiffWriter.settle", interrupt)
         assert run([*UPSCALE, ".", "-o", "out"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command resumes from here" in capsys.readouterr().err
     assert list(statuses(folder / "out").values()) == ["done"]
     assert run([*UPSCALE, ".", "-o", "out"]) == 0
     assert sorted(statuses(folder / "out").values()) == ["done", "done", "there"]

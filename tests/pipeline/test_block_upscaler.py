@@ -77,10 +77,10 @@ def painted(
     image: _U8, plan: TilePlan, upscaler: Upscaler, tissue: Tissue, tuner: Tuner | None = None
 ) -> _U8:
     """The whole output, put together from blocks."""
-    painter = BlockUpscaler(frame_of(image), plan, tissue, upscaler, tuner)
+    blocks_of = BlockUpscaler(frame_of(image), plan, tissue, upscaler, tuner)
     canvas = np.zeros((plan.output.height, plan.output.width, 3), np.uint8)
     for block in plan.blocks():
-        made = painter.paint(painter.read(block))
+        made = blocks_of.upscale(blocks_of.read(block))
         canvas[block.write.slices] = tissue.glass if made.pixels is None else made.pixels
     return canvas
 
@@ -160,8 +160,8 @@ def test_plain_glass_becomes_one_colour_and_is_told() -> None:
     image = (np.array(_GLASS) + noise).astype(np.uint8)
     stub = Nearest()
     plan = plan_for(Box(0, 0, 256, 256), stub, 4, 1)
-    painter = BlockUpscaler(frame_of(image), plan, Tissue(np.zeros((1, 1), bool), _GLASS), stub)
-    blocks = [painter.paint(painter.read(block)) for block in plan.blocks()]
+    blocks_of = BlockUpscaler(frame_of(image), plan, Tissue(np.zeros((1, 1), bool), _GLASS), stub)
+    blocks = [blocks_of.upscale(blocks_of.read(block)) for block in plan.blocks()]
     assert all(made.pixels is None and made.glass.all() for made in blocks)
     assert stub.tiles == 0
 

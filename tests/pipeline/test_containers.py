@@ -12,7 +12,7 @@ from test_ome_tiff import METADATA, Sheet, stained
 
 from slidesr.cli import run
 from slidesr.output.compression import Compression
-from slidesr.output.writer import Format
+from slidesr.output.format import Format
 from slidesr.pipeline.convert import convert
 from slidesr.slide import Slide, open_slide
 

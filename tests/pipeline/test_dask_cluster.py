@@ -35,9 +35,10 @@ from slidesr.pipeline.dask_cluster import cluster as clusters
 from slidesr.pipeline.dask_cluster import task_queue as lines
 from slidesr.pipeline.dask_cluster.cluster import Cluster, connected, of_devices
 from slidesr.pipeline.dask_cluster.worker import packed
-from slidesr.pipeline.job import Job, open_model, prepared
+from slidesr.pipeline.job import Job
 from slidesr.pipeline.job_spec import JobSpec
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import open_model, prepared
 from slidesr.pipeline.profile import Stopwatch
 from slidesr.pipeline.run import BlockResult, Executor, Progress, Summary, upscale
 from slidesr.tiling import Block
@@ -98,7 +99,7 @@ class Run:
 
         options = replace(options_of(self.folder), **choices)  # type: ignore[arg-type]
         with prepared(self.folder / "slide.tif", output, options) as job:
-            return upscale(job, report, make=make or self.cluster.make)
+            return upscale(job, report, executor=make or self.cluster.make)
 
     def is_whole(self, output: Path) -> bool:
         return content(output) == content(self.folder / f"whole{''.join(output.suffixes[-2:])}")
@@ -447,7 +448,7 @@ def test_a_stop_ends_all_slides(folder: Path, cluster: Cluster, tmp_path: Path) 
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 130
-    assert "the same command goes on from here" in said
+    assert "the same command resumes from here" in said
     assert "Traceback" not in said
 
 

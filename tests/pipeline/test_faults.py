@@ -33,9 +33,9 @@ from slidesr.model.model import Model
 from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
-from slidesr.output.writer import Format
-from slidesr.pipeline.job import prepared
+from slidesr.output.format import Format
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, Summary, upscale
 from slidesr.slide import open_slide
 

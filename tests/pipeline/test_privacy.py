@@ -18,8 +18,8 @@ from test_block_upscaler import tiny_generator
 from slidesr.cli import run
 from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
-from slidesr.pipeline.job import prepared
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, upscale
 
 PLANTED = {

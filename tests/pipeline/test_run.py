@@ -18,9 +18,9 @@ from slidesr.geometry import Box
 from slidesr.model.model import Model
 from slidesr.model.weights import save_model
 from slidesr.output.compression import Compression
-from slidesr.output.writer import Format
-from slidesr.pipeline.job import prepared
+from slidesr.output.format import Format
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, estimate, upscale
 from slidesr.slide import open_slide
 
@@ -154,7 +154,8 @@ def test_its_own_words_are_read_back(
     with open_slide(output) as made:
         assert {
             "synthetic": "true",
-            "model": "tiny, consistent to 2",
+            "model": "tiny",
+            "tolerance": "2",
             "scale": "4",
         }.items() <= made.provenance.items()
         assert made.properties["tiff.Software"] == "slidesr"

@@ -22,9 +22,9 @@ from test_block_upscaler import tiny_generator
 from slidesr.errors import BusyError, RefusedError
 from slidesr.model.weights import save_model
 from slidesr.output.checkpoint import Pause
-from slidesr.output.writer import Format
-from slidesr.pipeline.job import prepared
+from slidesr.output.format import Format
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, Summary, upscale
 
 # A slide of 16 blocks, with a glass corner; every block is a checkpoint where a test says so.
@@ -249,7 +249,7 @@ def test_a_signal_stops_it_in_one_line_and_the_same_command_goes_on(
             process.send_signal(number)
             said = process.communicate(timeout=10)[1].decode()
         assert process.returncode == code
-        assert "the same command goes on from here" in said
+        assert "the same command resumes from here" in said
         assert "Traceback" not in said
         assert not output.exists()
     subprocess.run(arguments(slide, output, options), check=True, capture_output=True)

@@ -26,7 +26,7 @@ from readers import by_libvips, by_openslide, by_tifffile
 from test_ome_tiff import MPP, Sheet, stained
 
 from slidesr.output.compression import COMPRESSIONS, Compression
-from slidesr.output.ome_tiff import LAYOUTS
+from slidesr.output.format import LAYOUTS
 from slidesr.output.pyramid import halved
 
 U8 = NDArray[np.uint8]

@@ -21,7 +21,7 @@ from slidesr.cli import run
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
-from slidesr.output.ome_tiff import LAYOUTS
+from slidesr.output.format import LAYOUTS
 from slidesr.verify import Finding, Report, Verdict, verify
 from slidesr.verify.checks.agreement import (
     magnifications_agree,

@@ -29,8 +29,8 @@ from slidesr.geometry import Box
 from slidesr.model.weights import save_model
 from slidesr.output.copy import write_plain
 from slidesr.output.metadata import Metadata
-from slidesr.pipeline.job import prepared
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
 from slidesr.view import Exhibit, Server, exhibit, export

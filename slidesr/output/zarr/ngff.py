@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slidesr.output.metadata import Metadata
 
-NGFF_VERSIONS = ("0.4", "0.5")
 AXES = ("c", "y", "x")
 
 

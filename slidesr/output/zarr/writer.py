@@ -20,10 +20,11 @@ import zarr
 
 from slidesr.geometry import Box, Pixels
 from slidesr.output.checkpoint import OutputCheckpoint
+from slidesr.output.format import NGFF_VERSIONS
 from slidesr.output.pyramid import EncodedBlock, EncodedTile, UpperPyramid
 from slidesr.output.staging import StagedOutput, Target, Unfinished
 from slidesr.output.zarr.chunk_storage import ChunkStorage, Folder, bytes_from_fingerprint
-from slidesr.output.zarr.ngff import NGFF_VERSIONS, group_attributes
+from slidesr.output.zarr.ngff import group_attributes
 from slidesr.output.zarr.remote import STATE, RemoteStagedOutput
 from slidesr.output.zarr.tile_files import ZarrEncoder, plain_glass
 from slidesr.runtime.closeable import Closeable

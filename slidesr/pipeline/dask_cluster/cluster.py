@@ -138,7 +138,7 @@ def grouped(
 
 
 def _is_tissue(job: Job, block: Block) -> bool:
-    return bool(job.painter.tissue_cells(block).any())
+    return bool(job.upscaler.tissue_cells(block).any())
 
 
 @contextmanager

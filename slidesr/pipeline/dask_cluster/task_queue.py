@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _RETRIES = 2
 _LOOK_S = 1.0
 _PATIENCE_S = 30.0  # or ten times the slowest task so far: then a block is made once more
-_GO_ON = "The same command goes on from here."
+_GO_ON = "The same command resumes from here."
 
 
 @dataclass

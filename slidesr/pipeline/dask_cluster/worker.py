@@ -19,9 +19,9 @@ from slidesr.errors import SlidesrError, explained
 from slidesr.model.device import Engine, use_threads
 from slidesr.model.model import Model
 from slidesr.output.writer import Encoder
-from slidesr.pipeline.job import open_model
 from slidesr.pipeline.job_spec import JobSpec
 from slidesr.pipeline.options import Options
+from slidesr.pipeline.prepare import engine_for, open_model
 from slidesr.pipeline.profile import Stopwatch
 from slidesr.pipeline.run import BlockResult
 from slidesr.pipeline.tile_size import remember
@@ -40,8 +40,8 @@ def packed(recipe: JobSpec, encode: Encoder) -> WorkerJob:
 
 
 def choose_engine(options: Options) -> Engine:
-    """What the model runs on here."""
-    return Engine.choose(options.device, options.precision, options.batch_size)
+    """The device and precision of this worker."""
+    return engine_for(options)
 
 
 def make_blocks(order: WorkerJob, blocks: Blocks) -> tuple[list[BlockResult], dict[str, float]]:
@@ -77,7 +77,7 @@ class _Bench:
         self._network = threading.Lock()
         recipe, self._encode = pickle.loads(zlib.decompress(order))  # noqa: S301 - our driver's
         self._job = recipe.opened(_model(recipe.options))
-        self._painter = self._job.painter
+        self._upscaler = self._job.upscaler
 
     def close(self) -> None:
         remember(self._job.model.machine, self._job.tuner.rates)
@@ -85,11 +85,11 @@ class _Bench:
 
     def make(self, block: Block, watch: Stopwatch) -> BlockResult:
         with watch("read"):
-            raw = self._painter.read(block)
+            block_input = self._upscaler.read(block)
         with self._network, watch("network"):
-            painted = self._painter.paint(raw)
+            upscaled = self._upscaler.upscale(block_input)
         with watch("encode"):
-            encoded = self._encode(painted)
+            encoded = self._encode(upscaled)
         return BlockResult(encoded, self._job.slide.filled_tiles)
 
 

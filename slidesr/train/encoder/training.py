@@ -84,6 +84,13 @@ class EncoderProgress:
     right: float
     scores: EncoderScores
 
+    def as_line(self) -> str:
+        """Loss and retrieval in one line."""
+        return (
+            f"loss {self.loss:.3f}, partner found {self.right:.0%};"
+            f" of new images {self.scores.retrieval:.0%}"
+        )
+
 
 @dataclass(frozen=True)
 class TrainedEncoder:
