@@ -238,7 +238,7 @@ def load_model(
 
     With `perception`, 0 is the fidelity weights that lie beside NAME as NAME-fidelity, 1 is NAME's,
     and between them every weight is interpolated (Wang et al. 2018, ESRGAN, arXiv 1809.00219,
-    section 3.4). For `tolerance` see `Model`; the model's label states both. Raises RefusedError for
+    section 3.4). For `tolerance` see `Model`; the label states both. Raises RefusedError for
     files that are not a whole slidesr model.
     """
     path = find_model(name_or_path)

@@ -8,12 +8,13 @@ import resource
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 from slides import camelyon_style, tissue
 
-from slidesr.cli import run
+from slidesr.cli import cli, run
 from slidesr.cli.show import LineHandler
 from slidesr.model.weights import save_model
 
@@ -213,7 +214,7 @@ def test_a_fault_of_ours_is_one_line(
     def fault(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("slidesr.pipeline.prepared", fault)
+    monkeypatch.setattr("slidesr.api.slides.prepared", fault)
     assert run(["upscale", "slide.tif"]) == 1
     line = capsys.readouterr().err
     assert "ZeroDivisionError" in line
@@ -235,3 +236,28 @@ def test_a_stop_that_a_library_takes_for_a_fault_is_a_stop(
     monkeypatch.setattr("slidesr.cli._received", [15])
     assert run(["info", "slide.tif"]) == 143
     assert "stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("choices", "why"),
+    [
+        (["--no-consistent", "--tolerance", "1"], "--tolerance has no effect"),
+        (["--compression", "lzw", "--quality", "30"], "--quality has no effect"),
+        (["--batch-size", "64", "--device", "cpu"], "--batch-size is for GPUs"),
+        (["--crop", "99999,0,10,10"], "the crop 99999,0,10,10 lies outside"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    choices: list[str], why: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["upscale", "slide.tif", *choices]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
+
+
+def test_help_shows_every_default() -> None:
+    for command in cli.commands.values():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.help and not option.is_flag:
+                shown = option.show_default or "[default: " in option.help
+                default = option.get_default(click.Context(command))
+                assert shown or default in (None, ()), (command.name, option.name)

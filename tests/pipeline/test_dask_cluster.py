@@ -398,14 +398,6 @@ def test_an_address_of_nobody_is_refused_in_one_line(
     assert "Traceback" not in said
 
 
-def test_without_dask_it_says_what_to_install(folder: Path) -> None:
-    code = "import sys; sys.modules['distributed'] = None; from slidesr.cli import main; main()"
-    told = [sys.executable, "-c", code, "upscale", str(folder / "slide.tif"), "--dask", "local:2"]
-    done = subprocess.run(told, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "--dask needs dask: pip install 'slidesr[cluster]'" in done.stderr
-
-
 # Many slides
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
-from distributed.comm.core import connect
 
 from slidesr.errors import RefusedError, printable
 from slidesr.model.device import Engine
@@ -218,13 +217,18 @@ def _client(where: Any) -> Iterator[Cluster]:
 def _check_answers(address: str) -> None:
     """Raises RefusedError where no scheduler does; a `Client` would not be rid of its threads."""
 
-    async def tried() -> None:
+    try:  # not public: without it, `Client` itself waits for the scheduler
+        from distributed.comm.core import connect
+    except ImportError:
+        return
+
+    async def attempt() -> None:
         how = Security().get_connection_args("client")
         comm = await connect(address, timeout=_ANSWER_S, **how)
         await comm.close()
 
     try:
-        asyncio.run(tried())
+        asyncio.run(attempt())
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise RefusedError(
             f"--dask {address}: no scheduler answers ({printable(str(error))}). Start one with"
