@@ -39,7 +39,7 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
     "--output",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder of patches; a stopped run goes on from there.",
+    help="Folder for the patches; a stopped run resumes there.",
 )
 @click.option(
     "--annotations",
@@ -50,7 +50,7 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
     "--lesion",
     "lesions",
     multiple=True,
-    help="A group (ASAP) or class (QuPath) that is lesion; repeat it. [default: all but"
+    help="A group (ASAP) or class (QuPath) that is lesion; repeatable.  [default: all but"
     " _2, exclusion, normal, benign, ignore]",
 )
 @click.option(
@@ -58,12 +58,12 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
     type=click.Choice(["unlabelled", "normal"]),
     default="unlabelled",
     show_default=True,
-    help="What slides without annotation are.",
+    help="Label of slides without annotations.",
 )
-@click.option("--level", type=click.IntRange(0), help="Cut from this level. [default: 0]")
-@click.option("--mpp", type=float, help="Cut at this many um per pixel.")
-@click.option("--magnification", type=float, help="Cut at this magnification.")
-@click.option("--source-mpp", type=float, help="um per pixel of level 0, where the file is silent.")
+@click.option("--level", type=click.IntRange(0), help="Level to cut from.  [default: 0]")
+@click.option("--mpp", type=float, help="Resolution to cut at, in um per pixel.")
+@click.option("--magnification", type=float, help="Magnification to cut at, such as 20.")
+@click.option("--source-mpp", type=float, help="um per pixel of level 0, if the file lacks it.")
 @click.option(
     "--size",
     "size_px",
@@ -75,14 +75,14 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
 @click.option(
     "--pairs",
     type=click.IntRange(2),
-    help="Also the same places of the level so much coarser, to train on true pairs.",
+    help="Also cut the same places from a level this many times coarser, as true pairs.",
 )
 @click.option(
     "--per-slide",
     type=click.IntRange(1),
     default=_DEFAULT.per_slide,
     show_default=True,
-    help="Patches of a slide at most; half of them tumour where it has both labels.",
+    help="Most patches per slide; half of them tumour where it has both labels.",
 )
 @click.option(
     "--split",
@@ -91,27 +91,31 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
     show_default=True,
     help="Shares of the slides for training, validation and test.",
 )
-@click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True)
+@click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True, help="Random seed.")
 @click.option(
     "--min-tissue",
     type=click.FloatRange(0, 1),
     default=_DEFAULT.min_tissue,
     show_default=True,
-    help="Least share of a patch that is tissue.",
+    help="Least tissue share of a patch.",
 )
 @click.option(
     "--max-blur",
     type=click.FloatRange(0, 1),
     default=_DEFAULT.max_blur,
     show_default=True,
-    help="Most blur of a patch; 0 is sharp, 1 keeps all.",
+    help="Most blur of a patch; 0 is sharp, 1 keeps all patches.",
 )
 @click.option("--dataset", default=_DEFAULT.dataset, show_default=True, help="For the manifest.")
 @click.option("--licence", default=_DEFAULT.licence, show_default=True, help="For the manifest.")
 @click.option(
-    "--num-workers", type=click.IntRange(1), default=2, show_default=True, help="Threads."
+    "--num-workers",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Threads that read slides.",
 )
-@click.option("--json", "json_", is_flag=True, help="Say the result as JSON on stdout.")
+@click.option("--json", "json_", is_flag=True, help="Print the result as JSON on stdout.")
 def patches(
     slides: tuple[Path, ...],
     output: Path,
@@ -122,7 +126,7 @@ def patches(
     json_: bool,
     **choices: Any,
 ) -> None:
-    """Makes training patches from SLIDES, which are files or folders of them.
+    """Cut training patches from SLIDES, which are files or folders of them.
 
     A patch is "tumor" if its centre lies in a lesion, and "normal" if it is well away from all.
     Whole slides go to train, valid or test, each of which is a folder with a manifest.csv:

@@ -1,4 +1,4 @@
-"""From a block of the plan to its pixels: read, upscale the tissue, enlarge the rest."""
+"""From a block of the plan to its pixels: read, upscale the tissue, enlarge the rest by bicubic."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from slidesr.slide import Frame
 from slidesr.tiling import CELL_PX, Block, TilePlan
 
 _BICUBIC_HALO_PX = 2
-_KEPT_CELLS = 256  # a block's cells are asked for when it goes out, and when it comes back
+_KEPT_CELLS = 256  # blocks; each is needed when it is scheduled and when it comes back
 
-# A tile of plain glass is stored once for the whole slide, in the glass's own colour. A tile counts
-# as plain if its mean is that colour, to less than one can see at the border between two tiles, and
-# if nothing in it stands out of a camera's noise. Both in grey levels of 0..255.
+# A tile of plain glass is stored once for the whole slide, in the colour of the glass. A tile is
+# plain if its mean is that colour, closer than the eye sees at a border between tiles, and nothing
+# in it exceeds a camera's noise. Both in grey levels of 0..255.
 _GLASS_MEAN_TOLERANCE = 1.5
 _GLASS_NOISE_TOLERANCE = 16
 
@@ -76,125 +76,115 @@ class BlockUpscaler:
             box = block.source.grown(_BICUBIC_HALO_PX)
         return BlockInput(block, box, self._frame.read(box), tissue)
 
-    def upscale(self, block_input: BlockInput) -> UpscaledBlock:
+    def upscale(self, raw: BlockInput) -> UpscaledBlock:
         """The block's output pixels; no pixel depends on which block it belongs to."""
-        glass = self._plain_glass(block_input)
+        glass = self._plain_glass(raw)
         if glass.all():
-            return UpscaledBlock(block_input.block, None, glass)
-        pixels = self._bicubic_background(block_input, glass)
-        self._upscale_tissue(block_input, pixels)
-        return UpscaledBlock(block_input.block, pixels, glass)
+            return UpscaledBlock(raw.block, None, glass)
+        pixels = self._bicubic_background(raw, glass)
+        self._upscale_tissue(raw, pixels)
+        return UpscaledBlock(raw.block, pixels, glass)
 
-    def _plain_glass(self, block_input: BlockInput) -> npt.NDArray[np.bool_]:
+    def _plain_glass(self, raw: BlockInput) -> npt.NDArray[np.bool_]:
         """Which of the block's output tiles on level 0 are plain glass."""
         glass = np.array(self._tissue.glass, np.int16)
-        rows, columns = self._tile_grid(block_input.block)
-        if not block_input.tissue.any() and _within(block_input.pixels, self._tissue.glass, 1):
+        rows, columns = self._tile_grid(raw.block)
+        if not raw.tissue.any() and _within(raw.pixels, self._tissue.glass, 1):
             return np.ones((rows, columns), bool)  # the same answer as below, but faster
         plain = np.zeros((rows, columns), bool)
         for row, column in np.ndindex(rows, columns):
-            source = self._plan.source_from_output(
-                self._output_tile(block_input.block, row, column)
-            )
-            if self._any_tissue(block_input, source):
+            source = self._plan.source_from_output(self._output_tile(raw.block, row, column))
+            if self._any_tissue(raw, source):
                 continue
-            difference = block_input.view(source.grown(_BICUBIC_HALO_PX)) - glass
+            difference = raw.view(source.grown(_BICUBIC_HALO_PX)) - glass
             off = np.abs(difference.mean(axis=(0, 1))).max()
             noise = max(int(difference.max()), -int(difference.min()))
             plain[row, column] = off <= _GLASS_MEAN_TOLERANCE and noise <= _GLASS_NOISE_TOLERANCE
         return plain
 
-    def _bicubic_background(self, block_input: BlockInput, glass: npt.NDArray[np.bool_]) -> Pixels:
+    def _bicubic_background(self, raw: BlockInput, glass: npt.NDArray[np.bool_]) -> Pixels:
         """The whole block without the network: glass in its colour, the rest by bicubic."""
-        write = block_input.block.write
+        write = raw.block.write
         pixels = np.empty((write.height, write.width, 3), np.uint8)
         for (row, column), plain in np.ndenumerate(glass):
-            tile = self._output_tile(block_input.block, row, column)
+            tile = self._output_tile(raw.block, row, column)
             source = self._plan.source_from_output(tile)
             view = pixels[tile.within(write).slices]
             if plain:
                 view[:] = self._tissue.glass
-            elif not self._all_tissue(block_input, source):
-                view[:] = _bicubic(
-                    block_input.view(source.grown(_BICUBIC_HALO_PX)), self._plan.scale
-                )
+            elif not self._all_tissue(raw, source):
+                view[:] = _bicubic(raw.view(source.grown(_BICUBIC_HALO_PX)), self._plan.scale)
         return pixels
 
-    def _upscale_tissue(self, block_input: BlockInput, pixels: Pixels) -> None:
-        """Upscales the tiles that hold tissue, and keeps of them the cells that are tissue."""
-        tiles = filter(partial(self._any_tissue, block_input), block_input.block.tiles)
+    def _upscale_tissue(self, raw: BlockInput, pixels: Pixels) -> None:
+        """Upscales the tiles with tissue, and keeps their cells that are tissue."""
+        tiles = filter(partial(self._any_tissue, raw), raw.block.tiles)
         if self._model.batch_size == 1:
-            for part in chain.from_iterable(
-                self._tissue_parts(block_input, tile) for tile in tiles
-            ):
-                self._keep_tissue(
-                    block_input, part, self._upscaled_alone(block_input, part), pixels
-                )
+            for part in chain.from_iterable(self._tissue_parts(raw, tile) for tile in tiles):
+                self._keep_tissue(raw, part, self._upscaled_alone(raw, part), pixels)
             return
         by_shape: defaultdict[tuple[int, int], list[Box]] = defaultdict(list)
         for tile in tiles:
             by_shape[tile.height, tile.width].append(tile)
         for alike in by_shape.values():
-            inputs = np.stack([block_input.view(tile.grown(self._model.halo_px)) for tile in alike])
+            inputs = np.stack([raw.view(tile.grown(self._model.halo_px)) for tile in alike])
             for tile, upscaled in zip(alike, self._model.upscale(inputs), strict=True):
-                self._keep_tissue(block_input, tile, upscaled, pixels)
+                self._keep_tissue(raw, tile, upscaled, pixels)
 
-    def _upscaled_alone(self, block_input: BlockInput, tile: Box) -> Pixels:
+    def _upscaled_alone(self, raw: BlockInput, tile: Box) -> Pixels:
         started = time.perf_counter()
-        (upscaled,) = self._model.upscale(block_input.view(tile.grown(self._model.halo_px))[None])
+        (upscaled,) = self._model.upscale(raw.view(tile.grown(self._model.halo_px))[None])
         if tile.width == tile.height:
             self._tuner.note(tile.width, time.perf_counter() - started)
         return np.asarray(upscaled)
 
-    def _tissue_parts(self, block_input: BlockInput, tile: Box) -> Iterator[Box]:
-        """Tiles as the tuner wants them, that hold all tissue of a tile and little else."""
+    def _tissue_parts(self, raw: BlockInput, tile: Box) -> Iterator[Box]:
+        """Tiles of the tuner's size that cover all tissue of a tile and little else."""
         for part in tile.cut(self._tuner.side_px, self._plan.grid_px):
-            yield from self._without_waste(block_input, part)
+            yield from self._without_waste(raw, part)
 
-    def _without_waste(self, block_input: BlockInput, part: Box) -> list[Box]:
+    def _without_waste(self, raw: BlockInput, part: Box) -> list[Box]:
         """The tissue of a part as one tile or as several, whichever costs less."""
-        if not self._any_tissue(block_input, part):
+        if not self._any_tissue(raw, part):
             return []
-        whole = self._tissue_part(block_input, part)
+        whole = self._tissue_part(raw, part)
         longer = max(whole.width, whole.height)
         halves = whole.cut(-(-longer // 2), self._plan.grid_px)
         if len(halves) == 1:
             return [whole]
-        parts = [each for half in halves for each in self._without_waste(block_input, half)]
+        parts = [each for half in halves for each in self._without_waste(raw, half)]
         return parts if sum(map(self._cost, parts)) < self._cost(whole) else [whole]
 
     def _cost(self, tile: Box) -> int:
-        """About half of the work is done for the halo too."""
+        """Relative cost: about half of the work covers the halo too."""
         return tile.area + tile.grown(self._model.halo_px).area
 
-    def _tissue_part(self, block_input: BlockInput, tile: Box) -> Box:
-        """The smallest tile in a tile that holds all its tissue."""
-        cells = block_input.tissue[_cell_slices(tile, block_input.block)]
+    def _tissue_part(self, raw: BlockInput, tile: Box) -> Box:
+        """The smallest tile inside a tile that covers all its tissue."""
+        cells = raw.tissue[_cell_slices(tile, raw.block)]
         rows, columns = (np.flatnonzero(cells.any(axis=axis)) for axis in (1, 0))
         x, y = int(columns[0]), int(rows[0])
         part = Box(x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y) * CELL_PX
         return part.moved(tile.x, tile.y).snapped(self._plan.grid_px)
 
-    def _keep_tissue(
-        self, block_input: BlockInput, tile: Box, upscaled: Pixels, pixels: Pixels
-    ) -> None:
-        scale, block = self._plan.scale, block_input.block
+    def _keep_tissue(self, raw: BlockInput, tile: Box, upscaled: Pixels, pixels: Pixels) -> None:
+        scale, block = self._plan.scale, raw.block
         kept = tile.clipped(block.source)  # a tile may reach beyond its block, onto the grid
         to = pixels[(kept.within(block.source) * scale).slices]
         upscaled = upscaled[(kept.within(tile) * scale).slices]
-        if self._all_tissue(block_input, kept):
+        if self._all_tissue(raw, kept):
             to[:] = upscaled
             return
-        cells = block_input.tissue[_cell_slices(tile, block_input.block)]
+        cells = raw.tissue[_cell_slices(tile, raw.block)]
         of_pixels = cells.repeat(CELL_PX * scale, 0).repeat(CELL_PX * scale, 1)
         is_tissue = of_pixels[(kept.within(tile) * scale).slices]
         to[is_tissue] = upscaled[is_tissue]
 
-    def _any_tissue(self, block_input: BlockInput, source: Box) -> bool:
-        return bool(block_input.tissue[_cell_slices(source, block_input.block)].any())
+    def _any_tissue(self, raw: BlockInput, source: Box) -> bool:
+        return bool(raw.tissue[_cell_slices(source, raw.block)].any())
 
-    def _all_tissue(self, block_input: BlockInput, source: Box) -> bool:
-        return bool(block_input.tissue[_cell_slices(source, block_input.block)].all())
+    def _all_tissue(self, raw: BlockInput, source: Box) -> bool:
+        return bool(raw.tissue[_cell_slices(source, raw.block)].all())
 
     def _tile_grid(self, block: Block) -> tuple[int, int]:
         side = self._plan.output_tile_px

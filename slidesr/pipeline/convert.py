@@ -1,4 +1,4 @@
-"""A slide into another container: pixels as they are, what is known of them carried over."""
+"""Copies a slide into another container, with its pixel size, magnification and profile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slidesr.slide import Slide, open_slide
 from slidesr.tiling import TilePlan
 
 Report = Callable[[int, int], None]
-"""How many blocks are there, and of how many."""
+"""A callback for (done, total) blocks."""
 
 
 def convert(
@@ -27,7 +27,7 @@ def convert(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Writes `source` as what the output's name says: TIFF, OME-Zarr, or DICOM for a plain folder.
+    """Writes `source` in the container that the output's name implies; a plain folder is DICOM.
 
     DICOM copies the tiles as they are stored and has no `format_`; the others decode level 0 and
     build their pyramid anew, and go on where they were stopped. Raises RefusedError for what cannot

@@ -1,4 +1,4 @@
-"""Which slides are meant: those that are named, those of folders, and those of lists."""
+"""Finds the slides of a batch: those named, those in folders, and those in lists."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _RESULT = re.compile(r"\.x(2|4|8|16)\.ome\.(tif|zarr)$")
 
 @dataclass(frozen=True)
 class BatchItem:
-    """A slide and where its result goes."""
+    """A slide and its output."""
 
     source: Path
     output: Path
 
 
 def find_items(inputs: Sequence[Path], folder: Path, scale: int) -> list[BatchItem]:
-    """The slides that are named, and those in the folders and lists that are, with their outputs.
+    """Finds the named slides and those in named folders and lists, with their outputs.
 
-    A folder's own folders are made anew in `folder`. Results of slidesr and hidden files inside
+    The structure of a folder is repeated in `folder`. Results of slidesr and hidden files inside
     folders are left out; of DICOM files, which are many to a slide, the first of each folder is
     taken. Where two results would have one name, theirs keep the suffix of the slide.
 
@@ -56,7 +56,7 @@ def find_items(inputs: Sequence[Path], folder: Path, scale: int) -> list[BatchIt
 
 
 def _slides(path: Path) -> Iterator[tuple[Path, Path]]:
-    """A slide, or all of a folder or a list, each with its folder as seen from there."""
+    """A slide, or all of a folder or list, each with its relative folder."""
     if path.suffix.lower() == ".csv" and not path.is_dir():
         yield from ((slide, Path()) for slide in _listed(path))
         return
@@ -74,7 +74,7 @@ def _slides(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _listed(path: Path) -> Iterator[Path]:
-    """The column `slide` of a CSV file, as seen from the file's folder."""
+    """The column `slide` of a CSV file, relative to the file's folder."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -86,6 +86,6 @@ def _listed(path: Path) -> Iterator[Path]:
 
 
 def _longer(source: Path, output: Path) -> Path:
-    """The output's name with the suffix of its slide."""
+    """The output's name with the suffix of its slide kept."""
     end = _RESULT.search(output.name)
     return output.with_name(source.name + (end.group() if end else ""))

@@ -23,7 +23,7 @@ from slidesr.tiling import CELL_PX, Block, TilePlan
 
 @dataclass(frozen=True)
 class Job:
-    """A run that was checked and found possible."""
+    """A slide, plan, tissue mask, model and output that have been checked and fit together."""
 
     slide: Slide
     frame: Frame
@@ -43,29 +43,29 @@ class Job:
 
     @cached_property
     def tuner(self) -> Tuner:
-        """What earlier runs on this machine have found of the size of tiles, and this one finds."""
+        """Chooses tile sizes by the rates that runs have measured on this machine."""
         return Tuner.up_to(self.plan.tile_px, remembered(self.model.machine))
 
     @cached_property
     def tissue_px(self) -> int:
-        """The source pixels that go through the network; counted once, over all blocks."""
+        """Source pixels that go through the network; counted once, over all blocks."""
         upscaler = self.upscaler
         return sum(tissue_px(upscaler, block) for block in self.plan.blocks())
 
     @property
     def about_bytes(self) -> int:
-        """A rough guess of the output's size: half as much and twice as much are common."""
+        """A rough estimate of the output's size; half or twice as much is common."""
         tissue = self.tissue_px * self.plan.scale**2
         return int(tissue * self.options.format.bytes_per_px(self.output))
 
     def identity(self) -> dict[str, str]:
-        """All that decides the output's bytes, hashed by the name that a user knows it by.
+        """Hashes of all that decides the output's bytes, by names that a user knows.
 
-        Whoever goes on with a stopped run must bring the same.
+        A stopped run is resumed only with the same identity.
         """
         options, engine = self.options, self.model.engine
         kind = engine.device.partition(":")[0]
-        told: dict[str, object] = {
+        parts: dict[str, object] = {
             "slide": (*self.slide.stamp, self.frame.level, self.frame.mpp),
             "model": (self.model.sha256, self.model.label),
             "device": (kind, engine.precision, self.model.batch_size),
@@ -77,7 +77,7 @@ class Job:
             "way with bad tiles": options.on_bad_tile,
             "way with colour": options.icc,
         }
-        return identity_of(told)
+        return identity_of(parts)
 
     def metadata(self) -> Metadata:
         magnification = self.frame.magnification
@@ -111,28 +111,29 @@ class Job:
         return {name: f"{value:g}" for name, value in choices.items() if value is not None}
 
     def _kept_metadata(self) -> dict[str, str]:
-        """The slide's own words that the user wants to carry over; no others are."""
-        words = self.slide.properties
+        """The slide's properties that the user chose to carry over."""
+        properties = self.slide.properties
         for name in self.options.keep_metadata:
-            if name not in words:
-                has = ", ".join(sorted(words)) or "none"
+            if name not in properties:
+                has = ", ".join(sorted(properties)) or "none"
                 raise RefusedError(f"{self.slide.path}: no metadata {name!r}; it has: {has}")
-        return {f"source.{name}": printable(words[name]) for name in self.options.keep_metadata}
+        kept = {name: printable(properties[name]) for name in self.options.keep_metadata}
+        return {f"source.{name}": value for name, value in kept.items()}
 
     def check_unchanged(self, begun: tuple[int, int]) -> None:
-        """Raises SlidesrError where the slide is not the one that it was when the run `begun`."""
+        """Raises SlidesrError if the slide has changed since the run began, by its stamp then."""
         if self.slide.stamp != begun:
             raise SlidesrError(
                 f"{self.slide.path}: changed while it was read, so nothing is published."
-                " Begin anew with --overwrite."
+                " Start over with --overwrite."
             )
 
 
 def versions() -> str:
-    """Of what decides the output's bytes."""
+    """Versions of the software that decides the output's bytes."""
     return ", ".join(f"{name} {version(name)}" for name in ("slidesr", "torch", "imagecodecs"))
 
 
 def tissue_px(upscaler: BlockUpscaler, block: Block) -> int:
-    """Tissue of a block in source pixels, by cells; never more than the block itself."""
+    """Tissue of a block in source pixels, counted by cells; at most the block itself."""
     return min(int(upscaler.tissue_cells(block).sum()) * CELL_PX**2, block.source.area)

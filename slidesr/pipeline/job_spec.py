@@ -1,4 +1,4 @@
-"""A job as it is told to other processes, which open the slide and the model themselves."""
+"""A job as other processes need it to open the slide and the model themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slidesr.tiling import TilePlan
 
 @dataclass(frozen=True, eq=False)
 class JobSpec:
-    """All that another process needs to make blocks of a job. Paths are absolute."""
+    """All that another process needs to upscale blocks of a job. Paths are absolute."""
 
     source: Path
     options: Options
@@ -37,9 +37,9 @@ class JobSpec:
         return cls(source, options, job.output, job.plan, job.tissue, job.identity())
 
     def opened(self, model: Model) -> Job:
-        """The job here; who asks for it closes its slide.
+        """Opens the job in this process; the caller closes its slide.
 
-        Raises SlidesrError with what is different where it would give other bytes.
+        Raises SlidesrError, naming the differences, where it would give other bytes here.
         """
         slide = opened_slide(self.source, self.options)
         with ExitStack() as undo:
@@ -52,7 +52,7 @@ class JobSpec:
 
     def _check(self, job: Job) -> None:
         own = job.identity()
-        other = [name for name, told in self.identity.items() if own.get(name) != told]
+        other = [name for name, value in self.identity.items() if own.get(name) != value]
         if other:
             engine = job.model.engine
             raise SlidesrError(
@@ -63,5 +63,5 @@ class JobSpec:
 
 
 def _absolute(path: Path) -> Path:
-    """A file's place from wherever one stands; names of models and URLs stay."""
+    """The absolute path of an existing file; names of models and URLs stay as they are."""
     return path.absolute() if path.exists() else path

@@ -30,18 +30,18 @@ _ROI_MASK_PX = 2048
 _TILE_PX = 256
 _LEAST_BLOCKS = 4
 _LARGEST_TILE_PX = 512  # 1024 px: 4% faster, for a third of a GB more and progress in leaps
-_LARGEST_BLOCK_PX = 4096  # 50 MB of output, of which eight or so are in memory
-_FAR = 2  # a pixel size this many times outside the training's gets a warning
+_LARGEST_BLOCK_PX = 4096  # 50 MB of output; about eight of them are in memory
+_FAR = 2  # times outside the training's pixel sizes: then there is a warning
 
 
 @contextmanager
 def prepared(
     source: Path, output: Path | None, options: Options, model: Model | None = None
 ) -> Iterator[Job]:
-    """Opens and checks everything that a run needs; nothing is written.
+    """Opens and checks everything that a run needs; writes nothing.
 
-    `model` is what `open_model` gives for the options; many jobs may share one. Raises RefusedError
-    for whatever would make the run impossible.
+    `model` comes from `open_model` for the same options; jobs may share one. Raises RefusedError
+    for anything that would make the run impossible.
     """
     with opened_slide(source, options) as slide:
         output = output_for(source, output, options.scale)
@@ -62,10 +62,10 @@ def prepared(
 
 
 def _plan(region: Box, model: Model) -> TilePlan:
-    """The blocks of a job.
+    """The plan of a job.
 
-    On a GPU a block holds a batch of tiles of one size. On a CPU it is the largest tile that may be
-    of use, smaller where these would not be four: progress, and threads, want several.
+    On a GPU a block holds a batch of tiles of one size. On a CPU it is one large tile, smaller
+    where there would be fewer than four, since progress and threads need several.
     """
 
     def of(tile_px: int, tiles: int = 1) -> TilePlan:
@@ -80,7 +80,7 @@ def _plan(region: Box, model: Model) -> TilePlan:
 
 
 def open_model(options: Options, engine: Engine | None = None) -> Model:
-    """The model that the options name, on their device, or on an engine that was chosen before."""
+    """The model that the options name, on their device or on an engine chosen before."""
     engine = engine or engine_for(options)
     name = options.model or default_model(options.scale)
     model = load_model(name, engine, perception=options.perception, tolerance=options.tolerance)
@@ -90,7 +90,7 @@ def open_model(options: Options, engine: Engine | None = None) -> Model:
 
 
 def engine_for(options: Options) -> Engine:
-    """The device and precision that the options name; RefusedError where they are not to be had."""
+    """The device and precision that the options name; RefusedError where they are absent."""
     engine = Engine.choose(options.device, options.precision, options.batch_size or BATCH_SIZE)
     if options.batch_size is not None and engine.device == "cpu":
         raise RefusedError("--batch-size is for GPUs; a CPU upscales tile by tile. Leave it out.")
@@ -98,13 +98,13 @@ def engine_for(options: Options) -> Engine:
 
 
 def opened_slide(source: Path, options: Options) -> Slide:
-    """The slide as the options want it read."""
+    """Opens the slide with the pixel size, colour profile and tile policy of the options."""
     fill = options.on_bad_tile == "fill"
     return open_slide(source, mpp=_source_mpp(options), icc=options.icc, fill=fill)
 
 
 def frame_of(slide: Slide, options: Options) -> Frame:
-    """The resolution that the options name."""
+    """The slide at the resolution that the options name."""
     return slide.frame(level=options.level, mpp=options.mpp, magnification=options.magnification)
 
 
@@ -118,7 +118,7 @@ def output_for(source: Path, output: Path | None, scale: int) -> Path:
 
 
 def default_output(source: Path, scale: int, folder: Path | None = None) -> Path:
-    """The name of a result where the user gives none."""
+    """NAME.xS.ome.tif in a folder, by default the current one."""
     return (folder or Path()) / f"{_stem(source)}.x{scale}.ome.tif"
 
 
@@ -136,7 +136,7 @@ def _source_mpp(options: Options) -> Mpp | None:
 
 
 def _tissue(slide: Slide, options: Options) -> Tissue:
-    """The tissue mask that the options ask for, inside the region of interest if there is one."""
+    """The tissue mask of the options, restricted to the region of interest if there is one."""
     if options.tissue == "all":
         tissue = all_tissue()
     else:
@@ -165,7 +165,7 @@ def _stem(path: Path) -> str:
 
 
 def _check_space(job: Job) -> None:
-    """Refuses what cannot be: a guess is not trusted to more than a quarter."""
+    """Refuses what cannot fit, even if the estimate is four times too high."""
     if is_remote(job.output):
         return
     disk = shutil.disk_usage(job.output.parent)
@@ -182,7 +182,7 @@ def _warn_of_size(job: Job) -> None:
         jpeg = job.about_bytes / job.options.format.bytes_per_px(job.output)
         jpeg *= Format().bytes_per_px(Path("jpeg.ome.tif"))
         _log.warning(
-            "%s: is stored without loss, about %.0f MB; an .ome.tif with JPEG takes about %.0f MB.",
+            "%s: stored losslessly, about %.0f MB; an .ome.tif with JPEG takes about %.0f MB.",
             *(job.output.name, job.about_bytes / 1e6, jpeg / 1e6),
         )
 

@@ -151,10 +151,10 @@ def estimate(job: Job) -> CostEstimate:
     plan = replace(job.plan, block_doublings=min(2, job.plan.block_doublings))
     upscaler = BlockUpscaler(job.frame, plan, job.tissue, job.model)
     sample = max(plan.blocks(), key=lambda block: tissue_px(upscaler, block))
-    block_input = upscaler.read(sample)
-    upscaler.upscale(block_input)  # the first pass pays for setting up the kernels
+    raw = upscaler.read(sample)
+    upscaler.upscale(raw)  # the first pass pays for setting up the kernels
     started = time.monotonic()
-    block = upscaler.upscale(block_input)
+    block = upscaler.upscale(raw)
     encoded = encode_block(block, plan, job.options.format.compression.encode)
     seconds = time.monotonic() - started
     share = job.tissue_px / max(1, tissue_px(upscaler, sample))
@@ -201,11 +201,11 @@ def by_threads(
         with closing(inputs):
             while True:
                 with watch("wait for reading"):
-                    block_input = next(inputs, None)
-                if block_input is None:
+                    raw = next(inputs, None)
+                if raw is None:
                     return
                 with watch("network"):
-                    block = upscaler.upscale(block_input)
+                    block = upscaler.upscale(raw)
                 yield block
 
     def encoded(block: UpscaledBlock) -> BlockResult:

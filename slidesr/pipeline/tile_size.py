@@ -1,4 +1,4 @@
-"""How large tiles are to be on this machine: measured while they do their work, and remembered.
+"""The fastest tile size on this machine: measured on a run's own tiles, and remembered.
 
 Tiles leave no trace on a CPU, so that a run may try sizes on its own first blocks at no cost.
 """
@@ -15,7 +15,7 @@ from slidesr.runtime.atomic_files import whole_file
 
 _log = logging.getLogger(__name__)
 _SMALLEST_PX = 256
-_TRIES = 2  # of each size: the first pays for memory that is new
+_TRIES = 2  # of each size: the first pays for new memory
 
 
 class Tuner:
@@ -32,7 +32,7 @@ class Tuner:
 
     @classmethod
     def up_to(cls, side_px: int, known: Mapping[int, float] | None = None) -> Tuner:
-        """One for a side, and its halves down to 256 px.
+        """A tuner for a side and its halves down to 256 px.
 
         >>> Tuner.up_to(1024).side_px
         1024
@@ -44,7 +44,7 @@ class Tuner:
 
     @property
     def side_px(self) -> int:
-        """What the next tile is to be: a side that is not known yet, else the fastest."""
+        """The side of the next tile: one not measured yet, else the fastest."""
         rates = self._known | self.rates
         for side_px in self._sides_px:
             if side_px not in self._known and self._tries[side_px] < _TRIES:
@@ -52,23 +52,23 @@ class Tuner:
         return max(self._sides_px, key=lambda side_px: rates[side_px])
 
     def note(self, side_px: int, seconds: float) -> None:
-        """A tile of that side took so long; others than `side_px` gave are of no interest."""
+        """Records how long a tile took; sides that the tuner does not offer are ignored."""
         if side_px in self._tries:
             self._tries[side_px] += 1
             self.rates[side_px] = max(self.rates.get(side_px, 0.0), side_px**2 / seconds)
 
 
 def remembered(machine: str) -> dict[int, float]:
-    """The rates by side that were noted for a machine and network."""
+    """Remembered rates by side, for a machine and network."""
     try:
-        told = json.loads(_file().read_text())[machine]
-        return {int(side_px): float(rate) for side_px, rate in told.items()}
+        rates = json.loads(_file().read_text())[machine]
+        return {int(side_px): float(rate) for side_px, rate in rates.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
 def remember(machine: str, rates: Mapping[int, float]) -> None:
-    """Notes what a run has measured. Where nothing can be noted the next run measures again."""
+    """Remembers what a run has measured; if that fails, the next run measures again."""
     if not rates:
         return
     path = _file()

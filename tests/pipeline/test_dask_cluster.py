@@ -213,7 +213,7 @@ def test_what_a_worker_does_not_give_is_made_elsewhere(
     finally:
         os.kill(paused, signal.SIGCONT)
     assert run.is_whole(tmp_path / "out.ome.tif")
-    assert "does not answer; made once more elsewhere" in caplog.text
+    assert "does not answer; tried once more elsewhere" in caplog.text
 
 
 # Poison

@@ -1,4 +1,4 @@
-"""A cluster of workers, found by its address or started here, and what it does with a job."""
+"""A cluster of dask workers, found by its address or started here, that runs jobs."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from slidesr.pipeline.profile import Stopwatch
 from slidesr.pipeline.run import BlockResult
 from slidesr.tiling import Block
 
-_START_S = 60  # that a cluster may take to show its first worker
-_ANSWER_S = 20  # that a scheduler may take
-_LOOK_S = 2.0  # between two looks at how many workers there are
-_AHEAD = 4  # tasks for each thread of the workers, in work or waiting to be fetched
+_START_S = 60  # for a cluster to show its first worker
+_ANSWER_S = 20  # for a scheduler to answer
+_LOOK_S = 2.0  # between two looks at the number of workers
+_AHEAD = 4  # tasks per worker thread, running or waiting to be fetched
 _MOST_GLASS, _MOST_TISSUE = 16, 4  # blocks of a task
 _TRIES = 3
 _TALKERS = ("distributed", "tornado", "bokeh", "asyncio")
 
-# glibc gives each thread that is not the first an arena whose pieces end at 64 MB, so that the
-# network's maps would get fresh pages each time: see `engine.keep_freed_memory`.
+# glibc gives every thread but the first an arena of at most 64 MB, so the network's maps would get
+# fresh pages each time: see `device.keep_freed_memory`.
 _BEFORE_START = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 class Cluster:
     """Workers that several jobs may share, each from a thread of its own.
 
-    At most 4 tasks for each thread of the workers are in flight, and each job has an equal part of
-    them. A task is a block of tissue, up to 4 in a row where each thread has more to do than it can
-    hold; or up to 16 without, which cost a worker next to nothing. A job's driver holds the result
-    of one task; the others wait where they were made.
+    At most 4 tasks per worker thread are in flight, shared equally between the jobs. A task is one
+    block with tissue, up to 4 where there are many for each thread, or up to 16 blocks of glass,
+    which cost next to nothing. The driver holds the result of one task; the others wait on the
+    workers that computed them.
     """
 
     def __init__(self, client: Client, *, most_alone_s: float = inf) -> None:
-        """Without any worker for `most_alone_s` a job gives up."""
+        """A job gives up after `most_alone_s` without any worker."""
         self.client, self._most_alone_s = client, most_alone_s
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -60,13 +60,13 @@ class Cluster:
 
     @property
     def dashboard(self) -> str | None:
-        """Where a browser sees what the workers do; it needs bokeh where the scheduler is."""
+        """URL of dask's dashboard; the scheduler needs bokeh for it."""
         link: str | None = self.client.dashboard_link
         return link
 
     @property
     def threads(self) -> int:
-        """Of all workers now; the last number known where there is none."""
+        """Threads of all workers now, or when some were last there."""
         with self._lock:
             if time.monotonic() - self._looked_s >= _LOOK_S:
                 count = sum(self.client.nthreads().values())
@@ -74,7 +74,7 @@ class Cluster:
             return self._threads
 
     def engine(self, options: Options) -> Engine:
-        """What a worker would run the model on."""
+        """The device and precision that a worker would use."""
         task = self.client.submit(choose_engine, options, pure=False)
         engine: Engine = task.result()
         return engine
@@ -82,27 +82,27 @@ class Cluster:
     def make(
         self, job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
     ) -> Generator[BlockResult, None, None]:
-        """A `Executor`: blocks go out in the plan's order and come back in it."""
-        order = packed(JobSpec.of(job), encode)
-        with self._sharing(), closing(self._line(order)) as line:
+        """An `Executor`: blocks go out in the plan's order and come back in that order."""
+        packed_job = packed(JobSpec.of(job), encode)
+        with self._sharing(), closing(self._queue(packed_job)) as queue:
             together = job.plan.block_count // (_MOST_TISSUE * self._room())
             is_tissue = partial(_is_tissue, job)
             for blocks in grouped(todo, is_tissue, max(1, min(_MOST_TISSUE, together))):
-                line.put(blocks)
-                while len(line) >= self._room():
-                    yield from line.take(watch)
-            while len(line):
-                yield from line.take(watch)
+                queue.put(blocks)
+                while len(queue) >= self._room():
+                    yield from queue.take(watch)
+            while len(queue):
+                yield from queue.take(watch)
 
-    def _line(self, order: WorkerJob) -> TaskQueue:
-        return TaskQueue(self.client, order, self._stopped, most_alone_s=self._most_alone_s)
+    def _queue(self, packed_job: WorkerJob) -> TaskQueue:
+        return TaskQueue(self.client, packed_job, self._stopped, most_alone_s=self._most_alone_s)
 
     def stop(self) -> None:
-        """Ends all jobs, in whatever threads: each raises StoppedError within seconds."""
+        """Ends all jobs, in any thread: each raises StoppedError within seconds."""
         self._stopped.set()
 
     def _room(self) -> int:
-        """How many tasks one job may have in flight."""
+        """Tasks that one job may have in flight."""
         return max(2, _AHEAD * self.threads // max(1, self._jobs))
 
     @contextmanager
@@ -119,7 +119,7 @@ class Cluster:
 def grouped(
     blocks: Iterable[Block], is_tissue: Callable[[Block], bool], most_tissue: int
 ) -> Iterator[Blocks]:
-    """Blocks of tissue, and those between them, some in a row; the order stays."""
+    """Groups consecutive blocks with tissue, and consecutive blocks without; keeps the order."""
     row: list[Block] = []
     was_tissue = False
     for block in blocks:
@@ -142,9 +142,9 @@ def _is_tissue(job: Job, block: Block) -> bool:
 
 @contextmanager
 def connected(address: str) -> Iterator[Cluster]:
-    """The cluster at an address of dask, or N workers here for `local:N`; it has a worker.
+    """The cluster at a dask address, or N workers here for `local:N`, with at least one worker.
 
-    Raises RefusedError where nothing answers or no worker comes within a minute.
+    Raises RefusedError where nothing answers or no worker appears within a minute.
     """
     kind, _, count = address.partition(":")
     if kind != "local":
@@ -159,7 +159,7 @@ def connected(address: str) -> Iterator[Cluster]:
 
 @contextmanager
 def of_devices(devices: Sequence[str], *, nthreads: int) -> Iterator[Cluster]:
-    """A process here for each device, such as cuda:0; that is the only one that it sees."""
+    """One local process for each device, such as cuda:0, which sees no other device."""
     with _started([_seeing(device) for device in devices], nthreads=nthreads) as cluster:
         yield cluster
 
@@ -175,7 +175,7 @@ def _started(environments: list[dict[str, str]], *, nthreads: int) -> Iterator[C
                 "nthreads": nthreads,
                 "env": environment,
                 "host": "127.0.0.1",
-                "memory_limit": 0,  # a worker holds a few blocks, whatever the slide
+                "memory_limit": 0,  # a worker holds a few blocks, however large the slide
                 "silence_logs": logging.CRITICAL,
             },
         }
@@ -207,16 +207,15 @@ def _client(where: Any) -> Iterator[Cluster]:
             client.wait_for_workers(1, timeout=_START_S)
         except TimeoutError as error:
             raise RefusedError(
-                f"--dask {name}: no worker came within {_START_S} s. Start some with"
+                f"--dask {name}: no worker appeared within {_START_S} s. Start some with"
                 f" `dask worker {name}`."
             ) from error
-        # dask never starts a worker again that dies while its nanny starts it.
+        # dask never restarts a worker that dies while its nanny starts it.
         yield Cluster(client, most_alone_s=inf if isinstance(where, str) else _START_S)
 
 
 def _check_answers(address: str) -> None:
-    """Raises RefusedError where no scheduler does; a `Client` would not be rid of its threads."""
-
+    """Raises RefusedError where no scheduler answers; a failed `Client` leaves threads behind."""
     try:  # not public: without it, `Client` itself waits for the scheduler
         from distributed.comm.core import connect
     except ImportError:
@@ -232,7 +231,7 @@ def _check_answers(address: str) -> None:
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise RefusedError(
             f"--dask {address}: no scheduler answers ({printable(str(error))}). Start one with"
-            " `dask scheduler`, and give the address that it tells."
+            " `dask scheduler`, and give the address that it prints."
         ) from error
 
 
@@ -247,7 +246,7 @@ def _seeing(device: str) -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What dask says goes to the root logger, as other libraries' words do; not to the terminal."""
+    """Sends dask's log records to the root logger, and none to the terminal."""
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _TALKERS:
             logger = logging.getLogger(name)

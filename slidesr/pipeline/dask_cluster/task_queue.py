@@ -1,4 +1,4 @@
-"""The blocks of one job that are in flight: first out, first back."""
+"""The tasks of one job that are in flight: first in, first out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uuid import uuid4
 from distributed import Client, Future, KilledWorker
 
 from slidesr.errors import SlidesrError, StoppedError
-from slidesr.pipeline.dask_cluster.worker import Blocks, WorkerJob, make_blocks, told
+from slidesr.pipeline.dask_cluster.worker import Blocks, WorkerJob, block_text, upscale_blocks
 from slidesr.pipeline.profile import Stopwatch
 from slidesr.pipeline.run import BlockResult
 from slidesr.runtime.closeable import Closeable
@@ -23,13 +23,13 @@ from slidesr.runtime.closeable import Closeable
 _log = logging.getLogger(__name__)
 _RETRIES = 2
 _LOOK_S = 1.0
-_PATIENCE_S = 30.0  # or ten times the slowest task so far: then a block is made once more
+_PATIENCE_S = 30.0  # or ten times the slowest task so far: then a block is tried elsewhere
 _GO_ON = "The same command resumes from here."
 
 
 @dataclass
 class _Ticket:
-    """A block in flight; a second future where the first seems to hang."""
+    """Blocks in flight; a second future where the first seems to hang."""
 
     blocks: Blocks
     futures: list[Future[Any]] = field(default_factory=list)
@@ -37,13 +37,13 @@ class _Ticket:
 
 
 class TaskQueue(Closeable):
-    """`put` blocks, `take` them in the same order; closing takes all back that is in flight."""
+    """`put` blocks, `take` their results in the same order; closing cancels those in flight."""
 
     def __init__(
-        self, client: Client, order: WorkerJob, stopped: Event, *, most_alone_s: float = inf
+        self, client: Client, packed_job: WorkerJob, stopped: Event, *, most_alone_s: float = inf
     ) -> None:
-        """Without any worker for `most_alone_s` it gives up: a SlidesrError."""
-        self._client, self._order, self._stopped = client, order, stopped
+        """Raises SlidesrError after `most_alone_s` without any worker."""
+        self._client, self._packed_job, self._stopped = client, packed_job, stopped
         self._name = f"slidesr-{uuid4().hex[:8]}"
         self._tickets: deque[_Ticket] = deque()
         self._slowest_s, self._most_alone_s = 0.0, most_alone_s
@@ -64,20 +64,20 @@ class TaskQueue(Closeable):
         self._tickets.append(ticket)
 
     def take(self, watch: Stopwatch) -> list[BlockResult]:
-        """The first that were put, when they are made. Raises SlidesrError where they cannot be."""
+        """Waits for the results of the oldest blocks. Raises SlidesrError where they fail."""
         ticket = self._tickets[0]
         with watch("wait for workers"):
-            made, seconds = self._fetched(ticket)
+            results, seconds = self._fetched(ticket)
         watch.add(seconds)
         self._slowest_s = max(self._slowest_s, sum(seconds.values()))
-        self._tickets.popleft()  # lets go of its futures, and so of the result on the worker
-        return made
+        self._tickets.popleft()  # releases its futures, and so the result on the worker
+        return results
 
     def _submit(self, ticket: _Ticket, workers: list[str] | None = None) -> None:
         index = ticket.blocks[0].index
         future = self._client.submit(
-            make_blocks,
-            self._order,
+            upscale_blocks,
+            self._packed_job,
             ticket.blocks,
             key=(f"{self._name}-{len(ticket.futures)}", index),
             retries=_RETRIES,
@@ -115,7 +115,7 @@ class TaskQueue(Closeable):
             return result
 
     def _first_done(self, ticket: _Ticket) -> Future[Any] | None:
-        """A future that has ended, or None after a while; says so when there is no worker."""
+        """A future that has ended, or None after a while; warns when there is no worker."""
         if not ticket.ended.wait(_LOOK_S):
             self._look()
         if self._stopped.is_set():
@@ -123,7 +123,7 @@ class TaskQueue(Closeable):
         return next((future for future in ticket.futures if future.done()), None)
 
     def _look(self) -> None:
-        """Tells when the last worker goes, and when one comes again; gives up where none does."""
+        """Warns when the last worker leaves and when one returns; gives up where none does."""
         if self._client.status != "running":
             raise SlidesrError(f"the scheduler {self._address} is gone. {_GO_ON}")
         now_s = time.monotonic()
@@ -141,15 +141,15 @@ class TaskQueue(Closeable):
             )
 
     def _try_elsewhere(self, ticket: _Ticket) -> None:
-        """Lets another worker make a block whose worker seems to hang: the bytes are the same."""
+        """Lets another worker run a task whose worker seems to hang; the bytes are the same."""
         key = ticket.futures[0].key
         holders = {*self._client.who_has(ticket.futures).get(key, ())}
         holders |= {w for w, keys in self._client.processing().items() if key in keys}
         others = [worker for worker in self._client.nthreads() if worker not in holders]
         if others and holders:
             _log.warning(
-                "%s: %s does not answer; made once more elsewhere",
-                *(told(ticket.blocks), ", ".join(holders)),
+                "%s: %s does not answer; tried once more elsewhere",
+                *(block_text(ticket.blocks), ", ".join(holders)),
             )
             self._submit(ticket, others)
 
@@ -160,12 +160,12 @@ class TaskQueue(Closeable):
 
 def _killed(blocks: Blocks, error: KilledWorker) -> str:
     return (
-        f"{told(blocks)}: all {error.allowed_failures + 1} workers that had it died, the last was"
-        f" {error.last_worker.address}. Their logs tell why; too little memory is common. {_GO_ON}"
+        f"{block_text(blocks)}: all {error.allowed_failures + 1} workers that had it died, the last"
+        f" was {error.last_worker.address}. See their logs; too little memory is common. {_GO_ON}"
     )
 
 
 def _last(error: Exception, blocks: Blocks) -> SlidesrError:
     if isinstance(error, SlidesrError):
         return error
-    return SlidesrError(f"{told(blocks)}: {type(error).__name__}: {error}. Is slidesr there?")
+    return SlidesrError(f"{block_text(blocks)}: {type(error).__name__}: {error}. Is slidesr there?")

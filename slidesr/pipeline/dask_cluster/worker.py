@@ -1,7 +1,7 @@
-"""What a worker does: it opens the slide and the model once, and makes blocks.
+"""The code that runs on a worker: it opens slide and model once, and upscales blocks.
 
-At most two recipes are open in a process, so that slides can follow one another; the one that was
-used longest ago is closed.
+A process keeps at most two jobs open, so that one slide can follow another; the least recently used
+one is closed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _MOST_OPEN = 2
 
 Blocks = tuple[Block, ...]
 WorkerJob = bytes
-"""A recipe and an encoder, packed: a few kilobytes, most of them the tissue mask."""
+"""A job's specification and encoder, pickled: a few kilobytes, mostly the tissue mask."""
 
 
-def packed(recipe: JobSpec, encode: Encoder) -> WorkerJob:
-    """What goes along with every block."""
-    return zlib.compress(pickle.dumps((recipe, encode)))
+def packed(spec: JobSpec, encode: Encoder) -> WorkerJob:
+    """Packs what a worker needs to upscale any block of a job."""
+    return zlib.compress(pickle.dumps((spec, encode)))
 
 
 def choose_engine(options: Options) -> Engine:
@@ -44,83 +44,87 @@ def choose_engine(options: Options) -> Engine:
     return engine_for(options)
 
 
-def make_blocks(order: WorkerJob, blocks: Blocks) -> tuple[list[BlockResult], dict[str, float]]:
-    """Reads, upscales and encodes blocks; also the busy seconds by stage.
+def upscale_blocks(
+    packed_job: WorkerJob, blocks: Blocks
+) -> tuple[list[BlockResult], dict[str, float]]:
+    """Reads, upscales and encodes blocks; also returns the busy seconds by stage.
 
-    Raises SlidesrError alone, in one line that tells the block and the worker.
+    Raises only SlidesrError, in one line that names the block and the worker.
     """
-    watch, made = Stopwatch(), list[BlockResult]()
+    watch, results = Stopwatch(), list[BlockResult]()
     try:
-        with _bench(order) as bench:
+        with _opened(packed_job) as open_job:
             for block in blocks:
-                made.append(bench.make(block, watch))
+                results.append(open_job.upscale(block, watch))
     except Exception as error:
         why, _ = explained(error)
         address = get_worker().address
-        where = told(blocks[len(made) : len(made) + 1])
+        where = block_text(blocks[len(results) : len(results) + 1])
         raise SlidesrError(f"{where} on worker {address}: {why}") from None
-    return made, watch.seconds
+    return results, watch.seconds
 
 
-def told(blocks: Blocks) -> str:
-    """Which blocks these are, for a message."""
+def block_text(blocks: Blocks) -> str:
+    """Names blocks in a message."""
     first, at = blocks[0], blocks[0].source
     more = f" and the {len(blocks) - 1} after it" if len(blocks) > 1 else ""
     return f"block {first.index}{more} (source {at.x},{at.y},{at.width},{at.height})"
 
 
-class _Bench:
-    """An open recipe. Tasks of several threads share it; the network takes one at a time."""
+class _OpenJob:
+    """A job that is open here. Threads share it; the network serves one at a time."""
 
-    def __init__(self, order: WorkerJob) -> None:
+    def __init__(self, packed_job: WorkerJob) -> None:
         self.users = 0
         self._network = threading.Lock()
-        recipe, self._encode = pickle.loads(zlib.decompress(order))  # noqa: S301 - our driver's
-        self._job = recipe.opened(_model(recipe.options))
+        spec, self._encode = pickle.loads(zlib.decompress(packed_job))  # noqa: S301 - our driver's
+        self._job = spec.opened(_model(spec.options))
         self._upscaler = self._job.upscaler
 
     def close(self) -> None:
         remember(self._job.model.machine, self._job.tuner.rates)
         self._job.slide.close()
 
-    def make(self, block: Block, watch: Stopwatch) -> BlockResult:
+    def upscale(self, block: Block, watch: Stopwatch) -> BlockResult:
         with watch("read"):
-            block_input = self._upscaler.read(block)
+            raw = self._upscaler.read(block)
         with self._network, watch("network"):
-            upscaled = self._upscaler.upscale(block_input)
+            upscaled = self._upscaler.upscale(raw)
         with watch("encode"):
             encoded = self._encode(upscaled)
         return BlockResult(encoded, self._job.slide.filled_tiles)
 
 
 _lock = threading.Lock()
-_benches: OrderedDict[WorkerJob, _Bench] = OrderedDict()
+_open_jobs: OrderedDict[WorkerJob, _OpenJob] = OrderedDict()
 _models: OrderedDict[Options, Model] = OrderedDict()
 
 
 @contextmanager
-def _bench(order: WorkerJob) -> Iterator[_Bench]:
-    """The recipe, opened by the first that asks; the others wait for it."""
+def _opened(packed_job: WorkerJob) -> Iterator[_OpenJob]:
+    """The open job; the first caller opens it, and the others wait for that."""
     with _lock:
-        bench = _benches.get(order) or _benches.setdefault(order, _Bench(order))
-        _benches.move_to_end(order)
-        bench.users += 1
+        open_job = _open_jobs.get(packed_job) or _open_jobs.setdefault(
+            packed_job, _OpenJob(packed_job)
+        )
+        _open_jobs.move_to_end(packed_job)
+        open_job.users += 1
     try:
-        yield bench
+        yield open_job
     finally:
         with _lock:
-            bench.users -= 1
+            open_job.users -= 1
             _close_idle()
 
 
 def _close_idle() -> None:
-    idle = [order for order, bench in _benches.items() if not bench.users]
-    for order in idle[: max(0, len(_benches) - _MOST_OPEN)]:
-        _benches.pop(order).close()
+    idle = [packed_job for packed_job, open_job in _open_jobs.items() if not open_job.users]
+    for packed_job in idle[: max(0, len(_open_jobs) - _MOST_OPEN)]:
+        _open_jobs.pop(packed_job).close()
 
 
 def _model(options: Options) -> Model:
-    """The model, once for all slides that want the same."""
+    """The model, loaded once for all slides that use it."""
     use_threads(get_worker().state.nthreads)
     only = Options(
         scale=options.scale,
