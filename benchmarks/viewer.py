@@ -19,7 +19,7 @@ from material import write_slide
 from slidesr.view import Server, exhibit
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from browser_driver import browser
+from support.browser_driver import browser
 
 _LOADED = (
     "return window.left && left.world.getItemCount() && left.world.getItemAt(0).getFullyLoaded()"

@@ -17,6 +17,8 @@ from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import WindowAttention
 
+pytest.register_assert_rewrite("support")
+
 U8 = NDArray[np.uint8]
 
 
@@ -104,3 +106,12 @@ def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "_LARGEST_TILE_PX", 256)
         yield
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every block."""
+    from slidesr.output.checkpoint import Pause
+
+    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
+    monkeypatch.setattr(Pause, "_TIMES", 0)

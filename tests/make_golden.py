@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
+from support.models import golden_input
 
 from slidesr.model.model import load_model
 from slidesr.model.weights import list_models
@@ -24,12 +25,6 @@ def main() -> None:
         model = load_model(path.stem)
         low = golden_input(section, model.scale)
         Image.fromarray(model.enlarge(low)).save(GOLDEN / f"{path.stem}.png", optimize=True)
-
-
-def golden_input(section: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """So much of it as becomes 192 px."""
-    side = 192 // scale
-    return section[200 : 200 + side, 300 : 300 + side]
 
 
 if __name__ == "__main__":

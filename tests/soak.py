@@ -29,9 +29,10 @@ from typing import Any
 
 import torch
 from malformed import Runner, make_cases
-from slides import camelyon_style, tissue
 from soak_cluster import by_hand
-from test_block_upscaler import tiny_generator
+from support.files import content
+from support.models import tiny_generator
+from support.slides import camelyon_style, tissue
 
 import slidesr.pipeline.batch  # noqa: F401 - loaded before the forks
 from slidesr.cli import main as command
@@ -150,12 +151,6 @@ def wait(child: Child, limit_s: float = 120) -> Run:
             os.kill(child.pid, signal.SIGKILL)
             raise SystemExit(f"HANGS: {child.said.read_text()}")
         time.sleep(0.002)
-
-
-def content(path: Path) -> dict[str, bytes]:
-    """A file's bytes, or those of all files of a folder."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 # What is tried

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser_driver import FLAGS
 from lxml import html
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
+from support.browser_driver import FLAGS
 
 from slidesr.benchmark.report import Case, write_report
 from slidesr.benchmark.results import Results, ScoreRow, Subject

@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pytest
 from PIL import Image
-from slides import camelyon_style, tissue
+from support.slides import camelyon_style, tissue
 
 from slidesr.cli import cli, run
 from slidesr.cli.show import LineHandler
@@ -22,7 +22,7 @@ from slidesr.model.weights import save_model
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a slide, a broken one, and tiny weights for x4."""
-    from test_block_upscaler import tiny_generator
+    from support.models import tiny_generator
 
     camelyon_style(tmp_path / "slide.tif", tissue(300, 260, seed=5), mpp=0.5)
     (tmp_path / "text.svs").write_text("not a slide")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from slides import tissue
+from support.slides import tissue
 from tifffile import TiffWriter
 
 from slidesr.errors import RefusedError

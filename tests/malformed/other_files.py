@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
-from test_block_upscaler import tiny_generator
+from support.models import tiny_generator
 
 from malformed.slide_files import images
 from malformed.tiff_files import Files

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from test_block_upscaler import tiny_generator
+from support.models import tiny_generator
 
 from malformed.cases import Case
 from malformed.other_files import MARKER

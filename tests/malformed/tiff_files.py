@@ -11,7 +11,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
-from slides import pyramid, tissue
+from support.slides import pyramid, tissue
 
 Files = Iterator[tuple[str, bytes]]
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_golden import golden_input
 from numpy.typing import NDArray
 from PIL import Image
-from test_block_upscaler import tiny_generator
+from support.models import golden_input, tiny_generator
 from torch import Tensor, nn
 
 from slidesr.errors import RefusedError, SlidesrError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_generator import PRECISIONS, VARIANTS, Make, attention, attention_twin, name_of, noise
+from support.networks import PRECISIONS, VARIANTS, Make, attention, attention_twin, name_of, noise
 from torch import Tensor, nn
 
 from slidesr.nets import cpu_inference as ready

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 import torch
+from support.networks import noise
 from torch import Tensor, nn
 
 from slidesr.nets.critic import (
@@ -35,10 +36,6 @@ DEVICES = [
 # Input and output channels of the 3x3 convolutions; the second of each pair halves the map.
 CONVS = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
 NORMED = sum(wider for _, wider in CONVS[1:])  # channels with a gain: all but the first layer's
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def seeded(seed: int) -> torch.Generator:

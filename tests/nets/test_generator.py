@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.networks import PRECISIONS, VARIANTS, Make, attention, attention_twin, name_of, noise
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,38 +27,12 @@ from slidesr.nets.layers import (
     windows_from_map,
 )
 
-Make = Callable[[GeneratorSpec], Generator]
-
 PARAMETERS = {2: 763_078, 4: 910_791, 8: 1_058_504, 16: 1_206_217}
 WEIGHT_NORM_GAINS = 3_032
-VARIANTS = [
-    GeneratorSpec(4, "weight", 4, bicubic_skip=True, channels=16, blocks=2),
-    GeneratorSpec(2, "batch", 8, bicubic_skip=True, channels=8, blocks=2),
-    GeneratorSpec(2, "weight", 4, bicubic_skip=False, channels=8, blocks=1),
-    GeneratorSpec(8, "batch", 4, bicubic_skip=False, channels=8, blocks=1),
-    GeneratorSpec(4, "batch", 4, bicubic_skip=True, block="plain", channels=8, blocks=2),
-    GeneratorSpec(2, "weight", 0, bicubic_skip=False, block="plain", channels=8, blocks=2),
-]
-HAS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-PRECISIONS = [
-    torch.float32,
-    pytest.param(
-        torch.bfloat16,
-        marks=pytest.mark.skipif(not HAS_BF16, reason="the processor has no bf16 units"),
-    ),
-]
-
-
-def name_of(spec: GeneratorSpec) -> str:
-    return f"{spec.architecture}-x{spec.scale}-{spec.norm}"
 
 
 def count(module: nn.Module) -> int:
     return sum(tensor.numel() for tensor in module.state_dict().values())
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 # The paper's network
@@ -203,35 +176,6 @@ def test_a_spec_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 
 # Layers against their twins
-
-
-def attention_twin(layer: WindowAttention, x: Tensor) -> Tensor:
-    """One window at a time: token i becomes x_i + gamma * sum over j of softmax(q_i . k_j) v_j."""
-    out, window = x.clone(), layer.window
-    n, channels, height, width = x.shape
-    tops, lefts = range(0, height, window), range(0, width, window)
-    for image, top, left in product(range(n), tops, lefts):
-        cell = x[image, :, top : top + window, left : left + window]
-        tokens = cell.reshape(channels, -1)
-        query, key, value = (
-            part.weight[:, :, 0, 0] @ tokens + part.bias[:, None]  # type: ignore[index]
-            for part in (layer.query, layer.key, layer.value)
-        )
-        assert len(query) == channels // 8
-        scores = query.T @ key  # row i: what token i asks of each j
-        scores = torch.exp(scores - scores.amax(dim=1, keepdim=True))
-        shares = scores / scores.sum(dim=1, keepdim=True)
-        attended = (value @ shares.T).reshape(cell.shape)
-        out[image, :, top : top + window, left : left + window] = cell + layer.gamma * attended
-    return out
-
-
-def attention(channels: int, window: int, dtype: torch.dtype) -> WindowAttention:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        layer = WindowAttention(channels, window).to(dtype)
-    nn.init.constant_(layer.gamma, 0.7)
-    return layer.requires_grad_(False)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from test_ome_tiff import Sheet, append, stained
+from support.blocks import Sheet, append, stained
+from support.files import content
 
 from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
@@ -36,11 +37,6 @@ def whole(name: str) -> dict[str, bytes]:
             append(SHEET, writer)
             writer.finish()
         return content(Path(folder) / name)
-
-
-def content(path: Path) -> dict[str, bytes]:
-    files = files_of(path) if path.is_dir() else [path]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def files_of(folder: Path) -> list[Path]:

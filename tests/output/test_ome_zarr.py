@@ -6,7 +6,7 @@ import base64
 import json
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,17 @@ import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
-from test_ome_tiff import GLASS, ICC_PROFILE, METADATA, Sheet, stained
+from support.blocks import ICC_PROFILE, METADATA, Sheet, stained
+from support.files import content
+from support.zarr_files import Store
 
 from slidesr.errors import BusyError, RefusedError, SlidesrError
-from slidesr.output.checkpoint import Pause
 from slidesr.output.metadata import Metadata
 from slidesr.output.pyramid import halved
-from slidesr.output.staging import Target, sweep
-from slidesr.output.zarr.writer import OmeZarrWriter
+from slidesr.output.staging import sweep
 
 U8 = NDArray[np.uint8]
 VERSIONS = ("0.4", "0.5")
-
-
-@dataclass(frozen=True)
-class Store:
-    """Pixels and the NGFF version they are written in."""
-
-    sheet: Sheet
-    version: str
-    overwrite: bool = False
-
-    def writer(self, path: Path) -> OmeZarrWriter:
-        sheet = self.sheet
-        target = Target(path, sheet.plan, sheet.metadata, GLASS, self.overwrite, {"slide": "a"})
-        return OmeZarrWriter(target, self.version)
-
-    def append(self, writer: OmeZarrWriter, count: int | None = None) -> None:
-        for index, painted in list(enumerate(self.sheet.painted()))[writer.resumed : count]:
-            writer.append(writer.encode(painted))
-            writer.settle(index + 1)
-
-    def write(self, path: Path) -> Path:
-        with self.writer(path) as writer:
-            self.append(writer)
-            assert writer.finish() == sum(map(len, content(path).values()))
-        return path
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +35,6 @@ def image() -> U8:
 @pytest.fixture(params=VERSIONS)
 def store(request: pytest.FixtureRequest, image: U8) -> Store:
     return Store(Sheet(image), request.param)
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
 
 
 def multiscale_of(path: Path) -> dict[str, Any]:

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from slides import camelyon_style, tissue
-from test_block_upscaler import tiny_generator
-from test_ome_zarr import content
+from support.files import content
+from support.models import tiny_generator
+from support.slides import camelyon_style, tissue
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
 from slidesr.output.format import Format
 from slidesr.output.zarr.chunk_storage import Bucket, FingerprintingStore
 from slidesr.output.zarr.remote import STATE
@@ -26,14 +25,7 @@ from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, Summary, upscale
 from slidesr.slide import open_slide
 
-pytestmark = pytest.mark.usefixtures("small_blocks", "_eager")
-
-
-@pytest.fixture
-def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after each block."""
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
+pytestmark = pytest.mark.usefixtures("small_blocks", "eager")
 
 
 @pytest.fixture(scope="module", params=["0.4", "0.5"])

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from slides import camelyon_style
-from test_annotations import asap
+from support.annotations import asap
+from support.slides import camelyon_style
 from tifffile import TiffWriter
 
 from slidesr.cli import run

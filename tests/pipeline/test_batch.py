@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from slides import camelyon_style, tissue
-from test_block_upscaler import tiny_generator
-from test_faults import break_tile
+from support.damage import break_tile
+from support.models import tiny_generator
+from support.slides import camelyon_style, tissue
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError

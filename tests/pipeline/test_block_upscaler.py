@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage.data import immunohistochemistry
+from support.models import tiny_generator
 
 from slidesr.geometry import Box, Size
 from slidesr.model.device import Engine
 from slidesr.model.model import Model, Upscaler
-from slidesr.model.weights import ModelSpec
-from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.pipeline.block_upscaler import BlockUpscaler
 from slidesr.pipeline.tile_size import Tuner
 from slidesr.regions.tissue_mask import Tissue, all_tissue
@@ -44,16 +41,6 @@ class Nearest:
         inside = tiles[:, halo:-halo, halo:-halo]
         self.source_px += inside[..., 0].size
         return inside.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
-
-
-def tiny_generator(scale: int, window: int = 8) -> tuple[ModelSpec, Generator]:
-    """The real architecture at small size, with attention that counts."""
-    torch.manual_seed(1)
-    spec = GeneratorSpec(scale, window=window, bicubic_skip=True, channels=8, blocks=2)
-    generator = Generator(spec).eval()
-    attention: Any = generator.attention
-    torch.nn.init.constant_(attention.gamma, 0.7)
-    return ModelSpec("tiny", spec, "fidelity", (0.5, 1.0), "none"), generator
 
 
 def tiny_model(scale: int = 2) -> Model:
@@ -103,7 +90,7 @@ def test_tiled_equals_whole_bit_for_bit(data: st.DataObject) -> None:
     )
     model = tiny_model()
     plan = plan_for(region, model, data.draw(st.integers(1, 4)), data.draw(st.integers(0, 2)))
-    tile = region.snapped(plan.grid_px)  # no narrower than any of the plan's: see `test_nets`
+    tile = region.snapped(plan.grid_px)  # no narrower than any of the plan's: see test_generator.py
     whole = model.upscale(frame_of(image).read(tile.grown(model.halo_px))[None])[0]
     whole = whole[(region.within(tile) * model.scale).slices]
     tuner = Tuner([CELL_PX * cells for cells in data.draw(st.sets(st.integers(1, 4), min_size=1))])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from slides import camelyon_style, tissue
-from test_ome_tiff import METADATA, Sheet, stained
+from support.blocks import METADATA, Sheet, stained
+from support.slides import camelyon_style, tissue
 
 from slidesr.cli import run
 from slidesr.output.compression import Compression

@@ -14,7 +14,7 @@ import openslide
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from test_ome_tiff import METADATA, MPP, PROVENANCE, Sheet, stained
+from support.blocks import METADATA, MPP, PROVENANCE, Sheet, stained
 
 from slidesr.cli import run
 from slidesr.errors import BusyError, RefusedError

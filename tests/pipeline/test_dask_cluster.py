@@ -18,11 +18,11 @@ import pytest
 from distributed import Scheduler, SpecCluster
 from hypothesis import given
 from hypothesis import strategies as st
-from slides import camelyon_style, tissue
-from test_block_upscaler import tiny_generator
-from test_faults import break_tile
-from test_ome_zarr import content
-from test_stop_and_resume import _MAIN, part_of, state_of, wait_for
+from support.damage import break_tile
+from support.files import content, part_of, state_of
+from support.models import tiny_generator
+from support.processes import MAIN, wait_for
+from support.slides import camelyon_style, tissue
 
 from slidesr.cli import run as command
 from slidesr.errors import RefusedError, SlidesrError
@@ -311,7 +311,7 @@ def test_a_stopped_and_a_killed_driver_are_gone_on_with(
     run: Run, folder: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.ome.tif"
-    told = [*_MAIN, "upscale", str(folder / "slide.tif"), "-o", str(output)]
+    told = [*MAIN, "upscale", str(folder / "slide.tif"), "-o", str(output)]
     told += choices(folder, cluster)
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         with subprocess.Popen(told, stderr=-1) as process:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 import torch
-from conftest import U8
-from slides import camelyon_style, subifd_ome, tissue
-from test_block_upscaler import tiny_generator
-from test_stop_and_resume import _MAIN
+from numpy.typing import NDArray
+from support.damage import break_tile
+from support.models import tiny_generator
+from support.processes import MAIN
+from support.slides import camelyon_style, subifd_ome, tissue
 from torch import Tensor
 
 from slidesr.cli import run as command
@@ -31,7 +31,6 @@ from slidesr.geometry import Box
 from slidesr.model.device import Engine
 from slidesr.model.model import Model
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
 from slidesr.output.compression import Compression
 from slidesr.output.format import Format
 from slidesr.pipeline.options import Options
@@ -40,6 +39,8 @@ from slidesr.pipeline.run import Progress, Summary, upscale
 from slidesr.slide import open_slide
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
+
+U8 = NDArray[np.uint8]
 
 LOSSLESS = Format(Compression("lzw"))
 TILE = 128
@@ -55,19 +56,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec, generator = tiny_generator(scale=4)
     save_model(folder / "tiny.safetensors", spec, generator)
     return folder
-
-
-def break_tile(path: Path, tile: Box, page: int = 0) -> None:
-    """Overwrites a stored tile with what no decoder takes."""
-    with tifffile.TiffFile(path) as tiff:
-        directory = tiff.pages[page].aspage()
-        columns = -(-directory.imagewidth // directory.tilewidth)
-        side = directory.tilewidth
-        index = tile.y // side * columns + tile.x // side
-        offset, count = directory.dataoffsets[index], directory.databytecounts[index]
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(b"\x55" * count)
 
 
 @pytest.fixture(scope="module")
@@ -297,12 +285,6 @@ def test_no_number_at_fp32_stops(tiles: U8, monkeypatch: pytest.MonkeyPatch) -> 
 # The disk
 
 
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
-
-
 @pytest.fixture(scope="module")
 def whole(folder: Path, options: Options) -> bytes:
     run(folder / "whole.tif", folder / "whole.ome.tif", options)
@@ -419,7 +401,7 @@ def test_the_bytes_do_not_depend_on_zone_locale_and_umask(
     for name, (place, umask, workers) in places.items():
         output = tmp_path / f"{name}.ome.tif"
         subprocess.run(
-            [*_MAIN, *arguments, str(output), "--num-workers", workers],
+            [*MAIN, *arguments, str(output), "--num-workers", workers],
             env=os.environ | place,
             umask=umask,
             check=True,

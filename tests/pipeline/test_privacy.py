@@ -12,8 +12,8 @@ import pytest
 import tifffile
 from openslide import OpenSlide
 from PIL import Image
-from slides import pyramid, tissue
-from test_block_upscaler import tiny_generator
+from support.models import tiny_generator
+from support.slides import pyramid, tissue
 
 from slidesr.cli import run
 from slidesr.model.weights import save_model

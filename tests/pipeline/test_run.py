@@ -11,7 +11,7 @@ import openslide
 import pytest
 import tifffile
 from PIL import Image
-from slides import camelyon_style, subifd_ome, tissue
+from support.slides import camelyon_style, subifd_ome, tissue
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box
@@ -31,7 +31,7 @@ REAL_SLIDES = Path(__file__).parents[3] / "shared/data/slides"
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny x4 model on disk."""
-    from test_block_upscaler import tiny_generator
+    from support.models import tiny_generator
 
     spec, generator = tiny_generator(scale=4)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

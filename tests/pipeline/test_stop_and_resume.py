@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,21 +15,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from slides import camelyon_style, tissue
-from test_block_upscaler import tiny_generator
+from support.files import part_of, state_of
+from support.models import tiny_generator
+from support.processes import MAIN, wait_for
+from support.slides import camelyon_style, tissue
 
 from slidesr.errors import BusyError, RefusedError
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
 from slidesr.output.format import Format
 from slidesr.pipeline.options import Options
 from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, Summary, upscale
-
-# A slide of 16 blocks, with a glass corner; every block is a checkpoint where a test says so.
-_EAGER = "from slidesr.output.checkpoint import Pause as p; p._LEAST_S = p._TIMES = 0;"
-_SMALL = "import slidesr.pipeline.job as job; job._LARGEST_TILE_PX = 256;"
-_MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -42,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slide(folder: Path) -> Path:
+    """A slide of 16 blocks, with a glass corner."""
     image = tissue(1000, 800, seed=5)
     image[:400, 600:] = 240
     camelyon_style(folder / "slide.tif", image, mpp=0.5)
@@ -55,13 +51,6 @@ def options(folder: Path) -> Options:
     return Options(
         model=str(folder / "tiny.safetensors"), tissue="all", device="cpu", precision="fp32"
     )
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after every block."""
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +79,6 @@ def run(slide: Path, output: Path, options: Options, *, blocks: int | None = Non
 def stopped(slide: Path, output: Path, options: Options, blocks: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(slide, output, options, blocks=blocks)
-
-
-def state_of(output: Path) -> Path:
-    return output.with_name(f".{output.name}.part.state")
-
-
-def part_of(output: Path) -> Path:
-    return output.with_name(f".{output.name}.part")
 
 
 @pytest.mark.usefixtures("eager")
@@ -235,7 +216,7 @@ def test_a_second_process_is_kept_out_and_breaks_nothing(
 
 def arguments(slide: Path, output: Path, options: Options) -> list[str]:
     told = ["upscale", str(slide), "-o", str(output), "--model", str(options.model)]
-    return [*_MAIN, *told, "--tissue", "all", "--precision", "fp32"]
+    return [*MAIN, *told, "--tissue", "all", "--precision", "fp32"]
 
 
 def test_a_signal_stops_it_in_one_line_and_the_same_command_goes_on(
@@ -254,14 +235,6 @@ def test_a_signal_stops_it_in_one_line_and_the_same_command_goes_on(
         assert not output.exists()
     subprocess.run(arguments(slide, output, options), check=True, capture_output=True)
     assert output.read_bytes() == whole
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes], *, newer_than: float) -> None:
-    until = time.monotonic() + 60
-    while not (path.exists() and path.stat().st_mtime > newer_than):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def kill_times(seed: int, whole_run_s: float) -> Iterator[tuple[float, int]]:

@@ -12,6 +12,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.annotations import asap
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Size
@@ -27,19 +28,6 @@ POINT = {"type": "Point", "coordinates": [1, 2]}
 def written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def asap(*annotations: tuple[str, str, list[list[int]]]) -> str:
-    def one(kind: str, group: str, ring: list[list[int]]) -> str:
-        corners = [f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(ring)]
-        body = "".join(reversed(corners))  # the order is told by Order, not by the file
-        return (
-            f'<Annotation Name="a" Type="{kind}" PartOfGroup="{group}">'
-            f"<Coordinates>{body}</Coordinates></Annotation>"
-        )
-
-    body = "".join(one(*a) for a in annotations)
-    return f"<ASAP_Annotations><Annotations>{body}</Annotations></ASAP_Annotations>"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from malformed import zarr_folders
-from slides import camelyon_style, tissue
+from support.slides import camelyon_style, tissue
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.runtime import sandbox as trial

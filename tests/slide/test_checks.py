@@ -26,7 +26,7 @@ from malformed.tiff_files import (
     with_tiles,
 )
 from PIL import Image
-from slides import camelyon_style, tissue
+from support.slides import camelyon_style, tissue
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Size

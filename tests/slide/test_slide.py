@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from slides import camelyon_style, pyramid, subifd_ome, tissue
+from support.slides import camelyon_style, pyramid, subifd_ome, tissue
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp, Size

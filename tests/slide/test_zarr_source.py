@@ -17,10 +17,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from slides import tissue
-from test_block_upscaler import tiny_generator
-from test_ome_tiff import METADATA, MPP, Sheet, stained
-from test_ome_zarr import Store
+from support.blocks import METADATA, MPP, Sheet, stained
+from support.models import tiny_generator
+from support.slides import tissue
+from support.zarr_files import Store
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError

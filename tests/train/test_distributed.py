@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.training import RECIPE, run_alone, sources_in, write_toml
 from torch import Tensor
-from training import RECIPE, run_alone, sources_in, write_toml
 
 from slidesr.errors import RefusedError
 from slidesr.nets.generator import Generator

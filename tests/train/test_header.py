@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.data import immunohistochemistry
-from training import RECIPE, run_alone, same, sources_in, tiny_encoder, write_toml
+from support.training import RECIPE, run_alone, same, sources_in, tiny_encoder, write_toml
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError

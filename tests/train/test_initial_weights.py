@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import RECIPE, run_alone, sources_in
+from support.training import RECIPE, run_alone, sources_in
 
 from slidesr.errors import RefusedError
 from slidesr.model.weights import (

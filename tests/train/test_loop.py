@@ -11,10 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from support.training import GAN, RECIPE, run_alone, same, sources_in, tiny_encoder
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
-from training import GAN, RECIPE, run_alone, same, sources_in, tiny_encoder
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.imaging.metrics import psnr_db

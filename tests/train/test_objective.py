@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import RECIPE, run_alone, same, sources_in
+from support.training import RECIPE, run_alone, same, sources_in
 
 from slidesr.errors import RefusedError
 from slidesr.nets.generator import GeneratorSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import GAN, RECIPE, write_toml
+from support.training import GAN, RECIPE, write_toml
 
 from slidesr.errors import RefusedError
 from slidesr.model.weights import find_model, read_spec

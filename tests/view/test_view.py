@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser_driver import browser, complaints
 from numpy.typing import NDArray
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from slides import camelyon_style, tissue
-from test_block_upscaler import tiny_generator
+from support.browser_driver import browser, complaints
+from support.models import tiny_generator
+from support.slides import camelyon_style, tissue
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError

@@ -25,15 +25,15 @@ import numpy as np
 import openslide
 import tifffile
 from _pytest.outcomes import Skipped
-from browser_driver import FLAGS
 from numpy.typing import NDArray
 from PIL import Image
 
 from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.reader import NotInstalledError
+from support.browser_driver import FLAGS
 
 U8 = NDArray[np.uint8]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BROWSER = ROOT / "tests" / "browser"
 
 

@@ -1,0 +1,1 @@
+"""What several test modules need: slides, models, files and processes made for a test."""

@@ -1,0 +1,22 @@
+"""The command in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_EAGER = "from slidesr.output.checkpoint import Pause as p; p._LEAST_S = p._TIMES = 0;"
+_SMALL = "import slidesr.pipeline.job as job; job._LARGEST_TILE_PX = 256;"
+# The command, with a checkpoint after every block, and blocks of 256 source pixels.
+MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes], *, newer_than: float) -> None:
+    """Returns once the process has written the file."""
+    until = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_mtime > newer_than):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.005)
