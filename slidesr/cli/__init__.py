@@ -16,6 +16,7 @@ from slidesr import __version__
 from slidesr.cli.benchmark import benchmark
 from slidesr.cli.convert import convert
 from slidesr.cli.demo import demo
+from slidesr.cli.doctor import doctor
 from slidesr.cli.info import info, models
 from slidesr.cli.patches import patches
 from slidesr.cli.show import LineHandler, console, inert
@@ -37,7 +38,19 @@ def cli() -> None:
     """
 
 
-for _command in (upscale, info, convert, verify, models, demo, patches, train, benchmark, view):
+for _command in (
+    upscale,
+    info,
+    convert,
+    verify,
+    view,
+    models,
+    demo,
+    patches,
+    train,
+    benchmark,
+    doctor,
+):
     cli.add_command(_command)
 
 

@@ -61,7 +61,7 @@ class Tuner:
 def remembered(machine: str) -> dict[int, float]:
     """Remembered rates by side, for a machine and network."""
     try:
-        rates = json.loads(_file().read_text())[machine]
+        rates = json.loads(cache_file().read_text())[machine]
         return {int(side_px): float(rate) for side_px, rate in rates.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -71,7 +71,7 @@ def remember(machine: str, rates: Mapping[int, float]) -> None:
     """Remembers what a run has measured; if that fails, the next run measures again."""
     if not rates:
         return
-    path = _file()
+    path = cache_file()
     try:
         everything = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -86,8 +86,8 @@ def remember(machine: str, rates: Mapping[int, float]) -> None:
         _log.debug("%s: %s", path, error)
 
 
-def _file() -> Path:
-    """In the user's cache folder, https://specifications.freedesktop.org/basedir-spec."""
+def cache_file() -> Path:
+    """Where rates are noted: in the user's cache folder, https://specifications.freedesktop.org/basedir-spec."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     folder = Path(cache) if Path(cache).is_absolute() else Path("~/.cache").expanduser()
     return folder / "slidesr" / "tiles.json"

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import tifffile
 
 from slidesr.errors import RefusedError
 from slidesr.verify.findings import Finding, Verdict
@@ -82,6 +86,18 @@ def open_readers(kind: Kind, path: Path, *, is_ours: bool) -> tuple[list[Reader]
     if not opened:
         findings.append(Finding("opens", "any", Verdict.FAILED, "no reader opens it"))
     return opened, findings
+
+
+def try_readers() -> list[Finding]:
+    """How each reader of TIFF does with a small file that every one of them opens."""
+    with TemporaryDirectory(prefix="slidesr-") as folder:
+        path = Path(folder) / "white.tif"
+        white = np.full((64, 64, 3), 255, np.uint8)
+        tifffile.imwrite(path, white, tile=(64, 64), photometric="rgb")
+        opened, findings = open_readers(Kind.TIFF, path, is_ours=True)
+        for reader in opened:
+            reader.close()
+    return findings
 
 
 def _is_dicom(path: Path) -> bool:
