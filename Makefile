@@ -1,5 +1,6 @@
 # make demo   an upscaled sample slide, from nothing but Python
 # make test   lint, types, floors, tests, from nothing but Python
+# make docs   the site, in site/; a broken link is an error
 # make soak   hundreds of kills, full disks, failing writes and malformed slides; half an hour
 # make benchmark   speed beside MONAI, dask and a tile loop; growth, precision, start-up; 20 minutes
 # make readers   more readers for the tests: those of the web (npm), and cuCIM (430 MB)
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint benchmark readers soak clean
+.PHONY: demo test lint docs benchmark readers soak clean
 
 demo: $(VENV)/installed
 	$(BIN)/slidesr demo
@@ -21,6 +22,9 @@ lint: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # TILES: a folder of high-resolution images for the precision; without, scikit-image's colon.
 benchmark: $(VENV)/benchmarked
@@ -49,6 +53,10 @@ $(VENV)/benchmarked: $(VENV)/installed
 	$(BIN)/pip install --quiet --group benchmark
 	touch $@
 
+$(VENV)/documented: $(VENV)/installed
+	$(BIN)/pip install --quiet --group docs
+	touch $@
+
 readers: .venv-cucim/installed tests/browser/node_modules/.package-lock.json
 
 # Its pins are for a GPU that is not needed to read, so they are left out.
@@ -62,4 +70,4 @@ tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json
 	npm ci --silent --no-audit --no-fund --prefix tests/browser
 
 clean:
-	rm -rf $(VENV) .venv-cucim tests/browser/node_modules demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-cucim tests/browser/node_modules demo site .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--json", "json_", is_flag=True, help="Say it as JSON on stdout.")
 @click.pass_context
 def doctor(context: click.Context, *, json_: bool) -> None:
-    """Tells what this machine has for slidesr, and what is missing.
+    """Show what this machine has for slidesr, and what is missing.
 
     Ends with exit code 1 where something that slidesr cannot work without is missing or broken.
     """
