@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> None:
         options = replace(options, source_mpp=0.5, crop=slidesr.Box(192, 320, 384, 256))
     output = Path(arguments[1]) if len(arguments) > 1 else Path(f"{source.stem}.x2.ome.tif")
 
-    cost = slidesr.estimate(source, output, options=options)
-    print(f"{source}: {cost.tissue_share:.0%} tissue, about {cost.seconds:.0f} s")
     try:
+        cost = slidesr.estimate(source, output, options=options)
+        print(f"{source}: {cost.tissue_share:.0%} tissue, about {cost.seconds:.0f} s")
         done = slidesr.upscale(source, output, options=options, on_progress=show)
     except slidesr.RefusedError as error:  # a bad slide or a bad option: nothing was written
         sys.exit(f"refused: {error}")
