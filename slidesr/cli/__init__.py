@@ -13,17 +13,17 @@ import click
 from rich.text import Text
 
 from slidesr import __version__
-from slidesr.cli.benchmark import benchmark
-from slidesr.cli.convert import convert
-from slidesr.cli.demo import demo
-from slidesr.cli.doctor import doctor
-from slidesr.cli.info import info, models
-from slidesr.cli.patches import patches
+from slidesr.cli.commands.benchmark import benchmark
+from slidesr.cli.commands.convert import convert
+from slidesr.cli.commands.demo import demo
+from slidesr.cli.commands.doctor import doctor
+from slidesr.cli.commands.info import info, models
+from slidesr.cli.commands.patches import patches
+from slidesr.cli.commands.train import train
+from slidesr.cli.commands.upscale import upscale
+from slidesr.cli.commands.verify import verify
+from slidesr.cli.commands.view import view
 from slidesr.cli.show import LineHandler, console, inert
-from slidesr.cli.train import train
-from slidesr.cli.upscale import upscale
-from slidesr.cli.verify import verify
-from slidesr.cli.view import view
 from slidesr.errors import SlidesrError, StoppedError, explained
 
 _received: list[int] = []  # the signal that asked to stop
