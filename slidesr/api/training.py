@@ -13,11 +13,11 @@ from slidesr.errors import RefusedError
 from slidesr.model.card import write_model
 from slidesr.model.model import Model
 from slidesr.train.checkpoint import refuse_mixing_runs
-from slidesr.train.distributed import joined_world
+from slidesr.train.distributed import joined_processes
 from slidesr.train.encoder.export import write_encoder
 from slidesr.train.encoder.scores import score_encoder
 from slidesr.train.encoder.training import EncoderProgress, EncoderRecipe, train_encoder
-from slidesr.train.header import described
+from slidesr.train.header import header_for
 from slidesr.train.loop import Sources, TrainingProgress, train
 from slidesr.train.recipe import Recipe, find_recipe, is_for_encoder, recipe_from_toml
 
@@ -66,11 +66,11 @@ def train_model(
 def _trained_generator(
     plan: Recipe, sources: Sources, on_progress: Callable[[TrainingProgress], None], *, score: bool
 ) -> Path | None:
-    with joined_world() as world:
+    with joined_processes() as world:
         trained = train(plan, sources, world, on_progress)
     if not world.is_first:
         return None
-    spec = described(plan, sources.data, trained)
+    spec = header_for(plan, sources.data, trained)
     if not score:
         return write_model(sources.out, spec, {}, trained.generator)
     method = of_model(Model(spec, trained.generator, ""))

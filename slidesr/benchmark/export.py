@@ -1,10 +1,10 @@
-"""What a comparison leaves: JSON for programs, CSV for spreadsheets, Markdown and HTML for people.
+"""Writes the results of a comparison to files, model cards and READMEs.
 
 OUTPUT/results.json   everything
-OUTPUT/scores.csv     a line for each image, scale and method
-OUTPUT/summary.csv    means with their intervals and tests
-OUTPUT/tables.md      a table for each scale
-OUTPUT/report.html    all of it to read, with pictures
+OUTPUT/scores.csv     one row per image, scale and method
+OUTPUT/summary.csv    means with confidence intervals and tests
+OUTPUT/tables.md      one table per scale
+OUTPUT/report.html    a self-contained report with pictures
 """
 
 from __future__ import annotations
@@ -24,19 +24,35 @@ from slidesr.model.weights import ModelSpec, list_models, read_model
 from slidesr.runtime.atomic_files import whole_file
 
 _RESULTS = "results.json"
+_BASELINES = ("bicubic", "bicubic + back-projection")  # shown next to our models
+_BEGIN, _END = "<!-- slidesr benchmark -->\n", "<!-- end -->\n"
+_INTRO = (
+    "# Shipped weights\n"
+    "\n"
+    "Each model is a safetensors file whose header describes it completely; the card next to it"
+    " says the same in\n"
+    "words. `slidesr models` lists them. Scores: antialiased bicubic protocol, RGB, mean over the"
+    " images of slides\n"
+    "that no model was trained on. Distance and FID use the histology encoder; lower is better."
+    " Written by\n"
+    "`slidesr benchmark DATA --scales 2,4,8,16 --update-cards`.\n"
+)
+
+Scores = dict[str, dict[str, dict[str, float]]]  # data set -> method -> metric -> mean
 
 
 def refuse_other_results(output: Path, protocol: Mapping[str, object]) -> None:
-    """RefusedError where the results of another comparison stand."""
+    """Raises RefusedError if `output` holds the results of a different comparison."""
     path = output / _RESULTS
     if path.exists() and Results.read(path).protocol != protocol:
         raise RefusedError(
-            f"{path}: the results of another comparison. Give another -o, or --overwrite."
+            f"{path}: holds the results of a different comparison. Choose another -o, or use"
+            " --overwrite."
         )
 
 
 def write_results(output: Path, results: Results, cases: Sequence[Case]) -> None:
-    """Writes all files; results.json is last, so where it is the others are its."""
+    """Writes all files, results.json last: if it exists, the others belong to it."""
     texts = {
         "scores.csv": scores_csv(results),
         "summary.csv": summary_csv(results),
@@ -49,28 +65,43 @@ def write_results(output: Path, results: Results, cases: Sequence[Case]) -> None
 
 
 def markdown(results: Results) -> str:
-    """A table for each scale, the best of each column bold."""
+    """Formats one Markdown table per scale, the best value of each column in bold."""
     return "\n\n".join(
-        f"## x{scale}\n\n"
-        + score_table(means([row for row in results.summary if row.scale == scale]))
-        for scale in results.scores
+        f"## x{scale}\n\n{score_table(table)}" for scale, table in _means_by_scale(results).items()
     )
 
 
 def summary_csv(results: Results) -> str:
-    """All rows of the summary."""
+    """Formats all summary rows as CSV."""
     return _csv([field.name for field in fields(ScoreRow)], map(asdict, results.summary))
 
 
 def scores_csv(results: Results) -> str:
-    """A line for each image, scale and method, a column for each metric."""
-    lines = []
+    """Formats one CSV row per image, scale and method, with one column per metric."""
+    rows = []
     for scale, by_method in results.scores.items():
         for method, by_metric in by_method.items():
             for index, subject in enumerate(results.subjects):
-                numbers = {name: values[index] for name, values in by_metric.items()}
-                lines.append({"scale": scale, "method": method, **asdict(subject), **numbers})
-    return _csv(list(lines[0]), lines)
+                values = {name: values[index] for name, values in by_metric.items()}
+                rows.append({"scale": scale, "method": method, **asdict(subject), **values})
+    return _csv(list(rows[0]), rows)
+
+
+def update_cards(results: Results, folder: Path, readme: Path) -> None:
+    """Writes the scores into the model headers, the cards, `folder`/README.md and `readme`.
+
+    A card lists its model next to bicubic, back-projection and the fidelity weights it was
+    fine-tuned from. Weights are never changed. Raises RefusedError unless the comparison covers all
+    shipped models under the bicubic protocol.
+    """
+    specs = [spec for _, spec in list_models()]
+    _check_covers(results, {spec.name for spec in specs})
+    by_scale = _means_by_scale(results)
+    for spec in specs:
+        _update_card(folder, spec, by_scale[spec.generator.scale])
+    sections = (f"\n## x{scale}\n\n{score_table(table)}\n" for scale, table in by_scale.items())
+    (folder / "README.md").write_text(_INTRO + "".join(sections))
+    _update_readme(readme, by_scale)
 
 
 def _csv(names: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
@@ -81,47 +112,23 @@ def _csv(names: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-_BESIDE = ("bicubic", "bicubic + back-projection")
-_BEGIN, _END = "<!-- slidesr benchmark -->\n", "<!-- end -->\n"
-_INTRO = """# Shipped weights
-
-Each file is a safetensors with everything about it in its header; the card beside it says the same
-in words. `slidesr models` lists them. Scores: antialiased bicubic protocol, RGB, mean over the
-images of slides that no model was trained on; distance and FID are those of the histology encoder,
-less is better. Made by `slidesr benchmark DATA --scales 2,4,8,16 --update-cards`.
-"""
-
-Scores = dict[str, dict[str, dict[str, float]]]  # data set -> method -> metric -> mean
-
-
-def update_cards(results: Results, folder: Path, readme: Path) -> None:
-    """Puts the scores into the headers and cards in `folder`, its README.md and the project's.
-
-    A card shows its model beside bicubic, back-projection and the fidelity weights it comes from.
-    Never a weight changes. RefusedError where the comparison is not of all shipped models by the
-    bicubic protocol.
-    """
-    by_scale = {
+def _means_by_scale(results: Results) -> dict[int, Scores]:
+    return {
         scale: means([row for row in results.summary if row.scale == scale])
         for scale in results.scores
     }
-    specs = [spec for _, spec in list_models()]
+
+
+def _check_covers(results: Results, models: set[str]) -> None:
     protocol = results.protocol
     compared = {name for methods in results.methods.values() for name in methods}
-    if {spec.name for spec in specs} - compared or (
-        protocol["degradation"],
-        protocol["jpeg_quality"],
-    ) != ("bicubic", None):
-        raise RefusedError("cards show all shipped models, at all scales, by the bicubic protocol")
-    for spec in specs:
-        _update_card(folder, spec, by_scale[spec.generator.scale])
-    sections = (f"\n## x{scale}\n\n{score_table(table)}\n" for scale, table in by_scale.items())
-    (folder / "README.md").write_text(_INTRO + "".join(sections))
-    _update_readme(readme, by_scale)
+    is_bicubic = protocol["degradation"] == "bicubic" and protocol["jpeg_quality"] is None
+    if models - compared or not is_bicubic:
+        raise RefusedError("cards need all shipped models, at all scales, by the bicubic protocol")
 
 
 def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
-    shown = (*_BESIDE, f"{spec.name}-fidelity", spec.name)
+    shown = (*_BASELINES, f"{spec.name}-fidelity", spec.name)
     own = {
         data: {name: by_method[name] for name in sorted(shown) if name in by_method}
         for data, by_method in scores.items()
@@ -131,16 +138,18 @@ def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
 
 
 def _update_readme(readme: Path, by_scale: dict[int, Scores]) -> None:
-    """Between the two marks: the first data set's means, of what a user would choose."""
+    """Replaces the table between the two markers: recommended models on the first data set."""
     table = {}
     for scale, scores in by_scale.items():
         by_method = next(iter(scores.values()))
         ours = (f"wa-srgan-x{scale}-fidelity", f"wa-srgan-x{scale}")
         linked = {f"[{name}](models/{name}.md)": by_method[name] for name in ours}
-        table[f"x{scale}"] = {name: by_method[name] for name in _BESIDE} | linked
+        table[f"x{scale}"] = {name: by_method[name] for name in _BASELINES} | linked
     text = readme.read_text()
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
-        raise RefusedError(f"{readme}: has no place for the table, {_BEGIN.strip()} ... {_END}")
+        raise RefusedError(
+            f"{readme}: the table's markers are missing: {_BEGIN.strip()} ... {_END.strip()}"
+        )
     readme.write_text(f"{before}{begin}{score_table(table)}\n{end}{after}")

@@ -1,4 +1,4 @@
-"""What a comparison found: each number of each image, and what it was measured on and by."""
+"""Scores of a comparison: the final `Results`, and the `Store` of a run that can be resumed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from slidesr.errors import RefusedError
 from slidesr.runtime.atomic_files import locked_folder, whole_file
 from slidesr.runtime.closeable import Closeable
 
+_F32 = NDArray[np.float32]
+_F64 = NDArray[np.float64]
+_I64 = NDArray[np.int64]
+
 LESS_IS_BETTER = frozenset({"mse", "distance", "vgg19_distance", "fid", "consistency"})
-HEADINGS = {  # metric -> what people call it
+HEADINGS = {  # metric -> column heading
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
@@ -41,36 +45,36 @@ DIGITS = {"mse": 1, "consistency": 2, "fid": 2, "distance": 3, "vgg19_distance":
 
 @dataclass(frozen=True)
 class Subject:
-    """One image that was compared."""
+    """One compared image."""
 
-    name: str  # its path in DATA, or SLIDE@x,y
-    data: str  # its data set
-    slide: str = ""  # empty where nothing says so, as `label`
+    name: str  # path within DATA, or SLIDE@x,y
+    data: str  # data set
+    slide: str = ""  # empty if unknown, like `label`
     label: str = ""
-    um_per_px: float | None = None  # of the high resolution
+    um_per_px: float | None = None  # of the high-resolution image
 
 
 def by_data(subjects: Sequence[Subject]) -> dict[str, list[int]]:
-    """Data set -> which subjects are of it, both in their order."""
-    found: dict[str, list[int]] = {}
+    """Maps each data set to the indices of its subjects, both in input order."""
+    indices: dict[str, list[int]] = {}
     for index, subject in enumerate(subjects):
-        found.setdefault(subject.data, []).append(index)
-    return found
+        indices.setdefault(subject.data, []).append(index)
+    return indices
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One metric of one method over a part of the images.
+    """One metric of one method, averaged over a subset of the images.
 
-    `low` and `high` bound the mean at 95% (bootstrap); `p` is that of the paired test against
-    bicubic (Wilcoxon), None for bicubic itself and where there are too few images.
+    `low` and `high` are the mean's 95% confidence interval (bootstrap). `p` is the p-value of the
+    paired Wilcoxon test against bicubic; None for bicubic itself and if there are too few images.
     """
 
     scale: int
     method: str
     data: str
     part: str  # "all", "label tumor" or "slide tumor_073"
-    unit: str  # what a mean is over: "image" or "slide"
+    unit: str  # unit of averaging: "image" or "slide"
     metric: str
     n: int
     mean: float
@@ -82,13 +86,13 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Results:
-    """All of it, as it stands in results.json; no time, no path and no host is in it."""
+    """The contents of results.json, free of times, paths and host names."""
 
-    protocol: dict[str, Any]  # what was asked: degradation, scales, seed and so on
+    protocol: dict[str, Any]  # degradation, scales, seed and other options
     versions: dict[str, str]  # of slidesr, torch, numpy and so on
-    methods: dict[int, dict[str, dict[str, Any]]]  # scale -> method, in order -> what it is
+    methods: dict[int, dict[str, dict[str, Any]]]  # scale -> method, in order -> facts
     subjects: list[Subject]
-    scores: dict[int, dict[str, dict[str, list[float]]]]  # scale -> method -> metric -> by subject
+    scores: dict[int, dict[str, dict[str, list[float]]]]  # scale -> method -> metric -> subject
     summary: list[ScoreRow]
     nuclei: list[dict[str, Any]] = field(default_factory=list)  # rows of `nuclei_scores`
     classifier: list[dict[str, Any]] = field(default_factory=list)  # of `classifier_scores`
@@ -98,7 +102,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """What `to_json` wrote."""
+        """Reads a file written by `to_json`."""
         table: dict[str, Any] = json.loads(path.read_text())
         for key in ("methods", "scores"):
             table[key] = {int(scale): value for scale, value in table[key].items()}
@@ -107,23 +111,22 @@ class Results:
         return cls(**table)
 
 
-_F32 = NDArray[np.float32]
-_F64 = NDArray[np.float64]
-_I64 = NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class Found:
-    """Of one image at one scale."""
+    """All measurements of one image at one scale."""
 
     scores: _F64  # [methods, metrics]
-    embeddings: _F32  # [1 + methods, tiles, d], the first of the high resolution
-    nuclei: _I64  # [methods, 3]: in the high resolution, in the method's image, in both; or [0, 3]
-    features: _F32  # [1 + methods, d], as `embeddings`; or [0, 0]
+    embeddings: _F32  # [1 + methods, tiles, d], high resolution first
+    nuclei: _I64  # [methods, 3]: in the high resolution, in the output, in both; or [0, 3]
+    features: _F32  # [1 + methods, d], high resolution first; or [0, 0]
 
 
 class Store(Closeable):
-    """Locked against other processes while open; refuses to go on with another comparison."""
+    """Measurements of an unfinished comparison in OUTPUT/unfinished, one file per image and scale.
+
+    Locks OUTPUT against other processes while open. Raises RefusedError if the folder belongs to a
+    comparison with a different plan.
+    """
 
     def __init__(self, output: Path, plan: dict[str, Any]) -> None:
         output.mkdir(parents=True, exist_ok=True)
@@ -139,8 +142,8 @@ class Store(Closeable):
         if record.exists():
             if record.read_text() != plan:
                 raise RefusedError(
-                    f"{self._folder}: another comparison was stopped here. Give the same options"
-                    " to go on with it, another -o, or remove the folder."
+                    f"{self._folder}: holds an unfinished comparison with other options. Use the"
+                    " same options to resume it, choose another -o, or delete the folder."
                 )
             return
         self._folder.mkdir(exist_ok=True)
@@ -164,7 +167,7 @@ class Store(Closeable):
             np.savez(file, **vars(found))
 
     def discard(self) -> None:
-        """Once the results stand elsewhere."""
+        """Deletes the stored measurements, once the results have been written elsewhere."""
         shutil.rmtree(self._folder)
 
     def _path(self, scale: int, index: int) -> Path:

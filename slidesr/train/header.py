@@ -1,9 +1,10 @@
-"""What a finished run says of itself in the header of its weights."""
+"""Builds the header that is stored with a run's weights."""
 
 from __future__ import annotations
 
 import csv
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,10 +17,14 @@ from slidesr.train.recipe import Recipe, recipe_as_dict
 LICENCE = "Apache-2.0 for the weights; the terms of the data are listed with it"
 
 
-def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
-    """The header of a run's weights, scores excepted."""
+def header_for(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
+    """Builds the header of a run's weights, without scores.
+
+    Of a `start` given as a file only the stem is recorded, since a header must not contain paths.
+    """
     finest, coarsest = recipe.high_um_per_px
     scale = recipe.generator.scale
+    start = Path(recipe.start).name.removesuffix(".safetensors")
     return ModelSpec(
         name=recipe.name,
         generator=recipe.generator,
@@ -28,7 +33,7 @@ def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
         licence=LICENCE,
         compressed_inputs=recipe.data.sees_jpeg,
         data=terms_of(data),
-        recipe=recipe_as_dict(recipe),
+        recipe=recipe_as_dict(replace(recipe, start=start)),
         training={
             "patches": trained.patches,
             "seconds": round(trained.seconds),
@@ -39,14 +44,17 @@ def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
 
 
 def device_text() -> str:
-    """What training runs on here, for a header."""
+    """Describes the training device, for a header."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU threads ({platform.machine()})"
 
 
 def terms_of(data: Path) -> dict[str, str]:
-    """Data set -> licence, from the columns of these names in DATA/manifest.csv if there is one."""
+    """Reads data set -> licence from DATA/manifest.csv; empty without a manifest.
+
+    Raises RefusedError unless every row has a `dataset` and a `licence`.
+    """
     manifest = data / "manifest.csv"
     if not manifest.is_file():
         return {}
@@ -58,4 +66,6 @@ def terms_of(data: Path) -> dict[str, str]:
                 raise ValueError("a row has no licence")
             return terms
     except (OSError, ValueError, csv.Error, KeyError) as error:
-        raise RefusedError(f"{manifest}: needs the columns dataset and licence") from error
+        raise RefusedError(
+            f"{manifest}: the columns dataset and licence are required in every row"
+        ) from error

@@ -1,4 +1,4 @@
-"""The training loop, whole and visible; progress is counted in patches."""
+"""The training loop of the generator. Progress is counted in patches."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from slidesr.train.checkpoint import Stateful, TrainingCheckpoint
 from slidesr.train.data import PatchPair, PatchSampler
 from slidesr.train.device_sampler import DeviceSampler
 from slidesr.train.distributed import World
-from slidesr.train.initial_weights import begin
+from slidesr.train.initial_weights import initial_generator
 from slidesr.train.log import TrainingLog
 from slidesr.train.objective import Objective
 from slidesr.train.recipe import Recipe, learning_rate, recipe_as_dict
 from slidesr.train.validation import Scores, Validation
 
-_LOGS_A_VALIDATION = 20
+_LOGS_PER_VALIDATION = 20
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run reads and where it writes. VGG19's weights are the user's own."""
+    """Input and output paths of a run. VGG19's weights are supplied by the user."""
 
     data: Path
     valid: Path
@@ -47,7 +47,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run stands: mean losses since the last report, scores beside bicubic's."""
+    """Progress of a run: mean losses since the last report, scores, and those of bicubic."""
 
     patches: int
     seconds: float
@@ -56,7 +56,7 @@ class TrainingProgress:
     bicubic: Scores
 
     def as_line(self) -> str:
-        """Losses and scores in one line, each score with its gain over bicubic."""
+        """Formats losses and scores in one line, each score with its gain over bicubic."""
         gains = ", ".join(
             f"{data} {score['psnr_db']:.2f} dB"
             f" ({score['psnr_db'] - self.bicubic[data]['psnr_db']:+.2f}),"
@@ -69,17 +69,17 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a run: the generator, and what it took."""
+    """The result of a run."""
 
     generator: Generator
     patches: int
     seconds: float
-    perceptual_network: str  # of the perceptual loss; empty without one
+    perceptual_network: str  # used by the perceptual loss; empty without one
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What is trained, and by what; `enlarge` is the generator, compiled on a GPU."""
+    """Networks, optimizers and losses of a run; `enlarge` is the generator, compiled on a GPU."""
 
     generator: Generator
     enlarge: Callable[[Tensor], Tensor]
@@ -105,68 +105,61 @@ class _Parts:
 def train(
     recipe: Recipe, sources: Sources, world: World, report: Callable[[TrainingProgress], None]
 ) -> Trained:
-    """Trains a generator, whose moving average is the result; goes on from `out`/checkpoint.pt.
+    """Trains a generator and returns its moving average; resumes from `out`/checkpoint.pt.
 
-    The state is saved at every validation, whole or not at all. Patch k and the random numbers of
-    step k are functions of the seed and k: on a CPU a resumed run gives the weights of one that was
-    never stopped, bit for bit.
+    A checkpoint is written atomically at every validation. Patch k and the random numbers of step k
+    depend only on the seed and k, so on a CPU a resumed run ends with bit-identical weights.
     """
+    log = TrainingLog(sources.out if world.is_first else None)
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # shapes never change
     validation = Validation(sources.valid, recipe.generator)
-    parts = _assembled(recipe, sources, world)
-    state = TrainingCheckpoint(sources.out, recipe_as_dict(recipe), parts.to_save())
-    patches, seconds = state.load()
+    parts = _built_parts(recipe, sources, world)
+    checkpoint = TrainingCheckpoint(sources.out, recipe_as_dict(recipe), parts.to_save())
+    patches, seconds = checkpoint.load()
 
     started = time.monotonic() - seconds
-    seen: list[dict[str, Tensor]] = []
-    with (
-        closing(_batches(sources.data, recipe, world, patches)) as batches,
-        TrainingLog(sources.out if world.is_first else None) as log,
-    ):
+    history: list[dict[str, Tensor]] = []
+    with log, closing(_batches(sources.data, recipe, world, patches)) as batches:
         for pair in batches:
             for group in parts.optimizer.param_groups:
                 group["lr"] = learning_rate(recipe.optimizer, patches, recipe.patches)
-            seen.append(_step(recipe, parts, world, pair, patches))
+            history.append(_step(recipe, parts, world, pair, patches))
             before, patches = patches, patches + recipe.batch
             validates = _due(before, patches, recipe.validate_every) or patches >= recipe.patches
-            if validates or _due(before, patches, recipe.validate_every / _LOGS_A_VALIDATION):
-                _log_losses(log, seen[-1], patches, time.monotonic() - started)
+            if validates or _due(before, patches, recipe.validate_every / _LOGS_PER_VALIDATION):
+                _log_losses(log, history[-1], patches, time.monotonic() - started)
             if validates:
                 world.average_buffers(parts.average)
                 seconds = time.monotonic() - started
                 if world.is_first:
-                    state.save(patches, seconds)
-                    scores = validation.scores(parts.average.module)
-                    log.scores(patches, scores, validation.picture(parts.average.module))
-                    report(
-                        TrainingProgress(patches, seconds, _means(seen), scores, validation.bicubic)
-                    )
-                seen.clear()
-    trained: nn.Module = parts.average.module
-    as_stored = cast(Generator, trained.eval().half().float())
+                    checkpoint.save(patches, seconds)
+                    losses, scores = _means(history), _validate(validation, parts, log, patches)
+                    report(TrainingProgress(patches, seconds, losses, scores, validation.bicubic))
+                history.clear()
+    generator = cast(Generator, parts.average.module.eval().half().float())  # fp16, as stored
     network = parts.objective.perceptual_network
-    return Trained(as_stored, patches, time.monotonic() - started, network)
+    return Trained(generator, patches, time.monotonic() - started, network)
 
 
 def _step(
     recipe: Recipe, parts: _Parts, world: World, pair: PatchPair, patches: int
 ) -> dict[str, Tensor]:
-    """One step of the critic, if there is one by now, and one of the generator; their losses."""
+    """Takes one critic step, once the critic is active, and one generator step; returns losses."""
     high, low = (
         part.to(world.device, non_blocking=True, memory_format=torch.channels_last)
         for part in (pair.high, pair.low)
     )
     with mixed_precision(world.device):
-        made = parts.enlarge(low).float()
-    losses = parts.objective.losses(made, high, low)
-    seen: dict[str, Tensor] = {}
+        output = parts.enlarge(low).float()
+    losses = parts.objective.losses(output, high, low)
+    critic_losses: dict[str, Tensor] = {}
     if parts.adversary and recipe.critic and patches >= recipe.critic.begins_after:
         step = patches // recipe.batch
         seed = np.random.SeedSequence((recipe.seed, step, world.rank, 1)).generate_state(1)[0]
         rng = torch.Generator().manual_seed(int(seed))
-        real, fake = parts.objective.judged(high), parts.objective.judged(made)
-        seen = parts.adversary.learn(real, fake.detach(), step, rng)
+        real, fake = parts.objective.pooled(high), parts.objective.pooled(output)
+        critic_losses = parts.adversary.learn(real, fake.detach(), step, rng)
         losses |= parts.adversary.losses(real, fake, recipe.loss)
     parts.optimizer.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -174,11 +167,18 @@ def _step(
     nn.utils.clip_grad_norm_(parts.generator.parameters(), recipe.optimizer.clip_norm)
     parts.optimizer.step()
     parts.average.update_parameters(parts.generator)
-    return seen | {name: value.detach() for name, value in losses.items()}
+    return critic_losses | {name: value.detach() for name, value in losses.items()}
 
 
-def _assembled(recipe: Recipe, sources: Sources, world: World) -> _Parts:
-    generator: Generator = begin(recipe.generator, recipe.start).to(  # type: ignore[call-overload]
+def _validate(validation: Validation, parts: _Parts, log: TrainingLog, patches: int) -> Scores:
+    """Scores the averaged generator and logs the scores with a sample picture."""
+    scores = validation.scores(parts.average.module)
+    log.scores(patches, scores, validation.picture(parts.average.module))
+    return scores
+
+
+def _built_parts(recipe: Recipe, sources: Sources, world: World) -> _Parts:
+    generator: Generator = initial_generator(recipe.generator, recipe.start).to(  # type: ignore[call-overload]
         world.device, memory_format=torch.channels_last
     )
     return _Parts(
@@ -202,10 +202,12 @@ def _assembled(recipe: Recipe, sources: Sources, world: World) -> _Parts:
 def _batches(
     data: Path, recipe: Recipe, world: World, first: int
 ) -> Batches[PatchPair, None, None]:
-    """This process's share of each batch: drawn on the GPU, or by threads ahead of the network."""
+    """Yields this process's share of each batch, drawn on the GPU or prefetched by CPU threads."""
     share, rest = divmod(recipe.batch, world.size)
     if rest:
-        raise RefusedError(f"a batch of {recipe.batch} does not divide by {world.size} processes")
+        raise RefusedError(
+            f"a batch of {recipe.batch} cannot be split evenly over {world.size} processes"
+        )
     scale, seed = recipe.generator.scale, recipe.seed
     firsts = range(first, recipe.patches, recipe.batch)
     if world.device.type == "cuda" and recipe.data.degradation == "bicubic":
@@ -224,10 +226,10 @@ def _batches(
 
 
 def _log_losses(log: TrainingLog, losses: dict[str, Tensor], patches: int, seconds: float) -> None:
-    """Fetches the losses of one step, and stops a run whose losses are no numbers any more."""
+    """Logs the losses of one step; raises SlidesrError if one is not finite."""
     values = {name: float(value) for name, value in losses.items()}
     if not all(map(math.isfinite, values.values())):
-        raise SlidesrError(f"not a number after {patches} patches: {values}")
+        raise SlidesrError(f"a loss is not a number after {patches} patches: {values}")
     log.numbers(patches, {f"loss/{name}": value for name, value in values.items()})
     log.numbers(patches, {"patches_per_s": patches / seconds})
 
@@ -236,14 +238,17 @@ def _due(before: int, now: int, every: float) -> bool:
     return before // every != now // every
 
 
-def _means(seen: list[dict[str, Tensor]]) -> dict[str, float]:
-    names = sorted({name for one in seen for name in one})
-    each = {name: torch.stack([one[name] for one in seen if name in one]) for name in names}
-    return {name: float(values.double().mean()) for name, values in each.items()}
+def _means(history: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Averages each loss over the steps that computed it."""
+    names = sorted({name for losses in history for name in losses})
+    values = {
+        name: torch.stack([losses[name] for losses in history if name in losses]) for name in names
+    }
+    return {name: float(stacked.double().mean()) for name, stacked in values.items()}
 
 
 def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that does not start from the random first weights."""
+    """An exponential moving average whose warm-up discards the random initial weights."""
 
     def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
         step = int(count)

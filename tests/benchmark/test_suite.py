@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from skimage.data import immunohistochemistry
 
 from slidesr.benchmark.cases import cases
-from slidesr.benchmark.export import refuse_other_results, update_cards, write_results
+from slidesr.benchmark.export import (
+    _INTRO,
+    refuse_other_results,
+    update_cards,
+    write_results,
+)
 from slidesr.benchmark.methods import (
     Method,
     Wanted,
@@ -210,7 +215,7 @@ def test_another_comparison_does_not_go_on_with_what_one_left(
 ) -> None:
     Store(tmp_path, comparison.identity()).close()
     other = replace(comparison, options=ComparisonOptions((2,), jpeg_quality=50))
-    with pytest.raises(RefusedError, match="another comparison was stopped here"):
+    with pytest.raises(RefusedError, match="unfinished comparison with other options"):
         Store(tmp_path, other.identity())
     Store(tmp_path, comparison.identity()).close()
 
@@ -451,6 +456,11 @@ def test_cards_are_refused_what_is_no_whole_comparison(results: Results, tmp_pat
     with pytest.raises(RefusedError, match="all shipped models"):
         update_cards(results, tmp_path, tmp_path / "README.md")
     assert not list(tmp_path.iterdir())
+
+
+def test_updating_the_cards_keeps_the_introduction_of_the_readme() -> None:
+    readme = Path(__file__).parents[2] / "models" / "README.md"
+    assert readme.read_text().partition("\n## ")[0] == _INTRO
 
 
 # Downstream

@@ -156,7 +156,7 @@ def test_a_resumed_run_gives_the_weights_of_one_never_stopped(
     seen: list[EncoderProgress] = []
     whole = train_encoder(RECIPE, data, valid, tmp_path / "whole", seen.append)
     assert [now.patches for now in seen] == [8, 16, 24]
-    assert all(now.loss > 0 and 0 <= now.right <= 1 for now in seen)
+    assert all(now.loss > 0 and 0 <= now.accuracy <= 1 for now in seen)
     with pytest.raises(Stopped):
         train_encoder(RECIPE, data, valid, tmp_path / "parts", stop_after(8))
     with pytest.raises(Stopped):
@@ -176,7 +176,7 @@ def test_training_teaches(data: Path, valid: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, patches=600, batch=8, validate_every=200, learning_rate=1e-2)
     train_encoder(replace(recipe, views=still), data, valid, tmp_path, seen.append)
     assert seen[-1].loss < 0.85 * seen[0].loss
-    assert seen[-1].right > max(0.4, seen[0].right)  # one in 23 by chance
+    assert seen[-1].accuracy > max(0.4, seen[0].accuracy)  # one in 23 by chance
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data: Path, valid: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from slidesr.model.card import card, write_model
 from slidesr.model.model import load_model
 from slidesr.model.weights import read_model, save_model
 from slidesr.nets.generator import Generator
-from slidesr.train.header import described
+from slidesr.train.header import header_for
 from slidesr.train.loop import Sources, Trained
 from slidesr.train.recipe import (
     Recipe,
@@ -52,7 +52,7 @@ def test_a_finished_run_becomes_a_model_with_its_card(
     trained: Trained, sources: Sources, tmp_path: Path, section: U8
 ) -> None:
     scores = {"a": {"bicubic": {"psnr_db": 20.5, "ssim": 0.5, "ms_ssim": 0.6, "qilv": 0.1}}}
-    spec = described(RECIPE, sources.data, trained)
+    spec = header_for(RECIPE, sources.data, trained)
     path = write_model(tmp_path / "models", spec, scores, trained.generator)
     assert path == tmp_path / "models/tiny.safetensors"
     model = load_model(str(path))
@@ -78,18 +78,18 @@ def test_the_header_says_what_the_network_saw_and_felt(tmp_path: Path) -> None:
         loss=replace(RECIPE.loss, vgg19_weight=1.0),
         data=replace(RECIPE.data, jpeg_share=0.5),
     )
-    spec = described(recipe, tmp_path, felt)
+    spec = header_for(recipe, tmp_path, felt)
     assert (spec.stage, spec.compressed_inputs) == ("gan", True)
     assert spec.training["perceptual_network"] == "VGG19"
     assert spec.recipe == recipe_as_dict(recipe)
 
 
 def test_the_terms_of_the_data_come_from_its_manifest(tmp_path: Path) -> None:
-    assert described(RECIPE, tmp_path, TRAINED).data == {}
+    assert header_for(RECIPE, tmp_path, TRAINED).data == {}
     (tmp_path / "manifest.csv").write_text(
         'file,dataset,licence\n1.png,A,CC0\n2.png,A,CC0\n3.png,"B, 2nd",CC BY 4.0\n'
     )
-    terms = described(RECIPE, tmp_path, TRAINED).data
+    terms = header_for(RECIPE, tmp_path, TRAINED).data
     assert terms == {"A": "CC0", "B, 2nd": "CC BY 4.0"}
 
 
@@ -106,7 +106,7 @@ def test_the_terms_of_the_data_come_from_its_manifest(tmp_path: Path) -> None:
 def test_a_manifest_without_terms_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_bytes(content)
     with pytest.raises(RefusedError, match=r"manifest\.csv") as caught:
-        described(RECIPE, tmp_path, TRAINED)
+        header_for(RECIPE, tmp_path, TRAINED)
     assert "\n" not in str(caught.value)
 
 
@@ -126,7 +126,7 @@ def shrunk(name: str, folder: Path) -> Recipe:
     start, batch = "", min(2, recipe.batch)
     if recipe.start:
         start = str(folder / "start.safetensors")
-        spec = replace(described(RECIPE, folder, TRAINED), generator=replace(generator, scale=4))
+        spec = replace(header_for(RECIPE, folder, TRAINED), generator=replace(generator, scale=4))
         save_model(Path(start), spec, Generator(spec.generator))
     return replace(
         recipe,
@@ -195,22 +195,22 @@ def test_a_run_is_not_mixed_with_another(
     assert path.read_bytes() == first
     assert run([*short, "--resume"]) == 0
     assert run([*command(recipe, own), "--resume"]) == 2
-    assert "another recipe" in capsys.readouterr().err
+    assert "a different recipe" in capsys.readouterr().err
 
 
 def test_a_start_on_the_command_line_counts(
     sources: Sources, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = tmp_path / "start.safetensors"
-    save_model(start, described(RECIPE, tmp_path, trained), trained.generator)
+    save_model(start, header_for(RECIPE, tmp_path, trained), trained.generator)
     own, recipe = replace(sources, out=tmp_path / "run"), tmp_path / "recipe.toml"
     options = ("--patches", "2", "--start", str(start))
     assert run(command(write_toml(recipe, RECIPE, generator__channels=16), own, *options)) == 2
-    assert "start.safetensors: another network" in capsys.readouterr().err
+    assert "start.safetensors: not the network" in capsys.readouterr().err
     assert not own.out.exists()
     assert run(command(write_toml(recipe, RECIPE, optimizer__warmup=10_000), own, *options)) == 0
     spec, generator = read_model(Path(capsys.readouterr().out.strip()))
-    assert spec.recipe["start"] == str(start)
+    assert spec.recipe["start"] == "start"  # a header contains no path
     kept, begun = generator.state_dict(), trained.generator.state_dict()
     assert all(torch.allclose(kept[name], begun[name], atol=1e-3) for name in begun)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_bicubic_is_scored_as_by_the_protocol(fidelity: Finished) -> None:
         high = pixels_of(own.valid / data / "1.png")[:height, :width]
         score = psnr_db(bicubic_up(bicubic_down(high, 2), 2), high)
         assert reports[0].bicubic[data]["psnr_db"] == pytest.approx(score, abs=0.05)
+
+
+def test_a_run_without_tensorboard_is_refused_before_it_begins(
+    fresh: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(RefusedError, match=r"pip install 'slidesr\[train\]'"):
+        run_alone(SHORT, fresh)
+    assert not fresh.out.exists()
 
 
 def test_the_curves_are_there_for_tensorboard(gan: Finished) -> None:

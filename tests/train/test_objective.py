@@ -89,8 +89,8 @@ def test_judges_do_not_see_the_finest_pixels() -> None:
     flat = torch.full((1, 3, 8, 8), 0.5)
     pattern = flat + 0.1 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
     coarse, fine = (Objective(LossRecipe(judged_px=px), 2, CPU, None) for px in (2, 1))
-    assert torch.allclose(coarse.judged(pattern), torch.full((1, 3, 4, 4), 0.5))
-    assert torch.equal(fine.judged(pattern), pattern)
+    assert torch.allclose(coarse.pooled(pattern), torch.full((1, 3, 4, 4), 0.5))
+    assert torch.equal(fine.pooled(pattern), pattern)
 
 
 def test_vgg19_is_neither_forgotten_nor_loaded_for_nothing(tmp_path: Path) -> None:

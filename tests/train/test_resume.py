@@ -213,7 +213,7 @@ def test_a_run_of_another_recipe_is_not_gone_on_with(whole: Whole, sources: Sour
     recipe, _, out = whole
     before = (out / "checkpoint.pt").read_bytes()
     other = replace(recipe, loss=replace(recipe.loss, pixel="mse"))
-    with pytest.raises(RefusedError, match="another recipe"):
+    with pytest.raises(RefusedError, match="a different recipe"):
         run_alone(other, replace(sources, out=out))
     assert (out / "checkpoint.pt").read_bytes() == before
 

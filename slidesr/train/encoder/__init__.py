@@ -1,1 +1,1 @@
-"""Training of the histology encoder, which the perceptual loss compares images with."""
+"""Training of the histology encoder, the network of the perceptual loss."""

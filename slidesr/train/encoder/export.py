@@ -1,4 +1,4 @@
-"""From a finished run to an encoder's file that explains itself."""
+"""Writes a trained encoder as a safetensors file with a model card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = {
 def write_encoder(
     folder: Path, recipe: EncoderRecipe, data: Path, trained: TrainedEncoder, scores: EncoderScores
 ) -> Path:
-    """Writes NAME.safetensors and its card NAME.md; the path of the weights."""
+    """Writes NAME.safetensors and its card NAME.md; returns the path of the weights."""
     header = EncoderHeader(
         name=recipe.name,
         encoder=recipe.encoder,
@@ -45,8 +45,8 @@ def write_encoder(
 
 
 def encoder_card(header: EncoderHeader, sha256: str) -> str:
-    """The card's Markdown; everything in it comes from the header and the file's hash."""
-    training, scores = header.training, header.scores
+    """Formats the Markdown card from the header and the file's hash."""
+    training = header.training
     channels = ", ".join(str(count) for count in header.encoder.channels)
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(header.data.items()))
     return f"""# {header.name}
@@ -68,14 +68,7 @@ Its distance is no LPIPS and its Frechet distance no FID: compare neither with p
 
 ## Scores
 
-On the validation images, whose slides are not in the training set. Of the views,
-{scores["retrieval"]:.0%} have their partner as nearest among one view of each image, and
-{scores["sharper"]:.0%} are nearer to their partner than to its degraded copy.
-A patch and itself one pixel aside are {scores["shift_distance"]:.3f} apart.
-
-| degradation | distance |
-|---|---|
-{_table(scores["distance"])}
+{_scores(header.scores)}
 
 ## Data
 
@@ -87,6 +80,17 @@ A patch and itself one pixel aside are {scores["shift_distance"]:.3f} apart.
 {json.dumps(header.recipe, indent=2, sort_keys=True)}
 ```
 """
+
+
+def _scores(scores: dict[str, Any]) -> str:
+    return f"""On the validation images, whose slides are not in the training set. Of the views,
+{scores["retrieval"]:.0%} have their partner as nearest among one view of each image, and
+{scores["sharper"]:.0%} are nearer to their partner than to its degraded copy.
+A patch and itself one pixel aside are {scores["shift_distance"]:.3f} apart.
+
+| degradation | distance |
+|---|---|
+{_table(scores["distance"])}"""
 
 
 def _table(distance: dict[str, dict[str, Any]]) -> str:

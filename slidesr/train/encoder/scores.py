@@ -1,4 +1,4 @@
-"""What a perceptual network can do, on images that it was not trained on and without labels."""
+"""Label-free evaluation of a perceptual network on images it was not trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slidesr.train.data import tensor_from_images
 from slidesr.train.encoder.views import ViewSampler, ViewsRecipe, degraded
 
 _SIDE_PX = 96
-_STRENGTHS = {  # from mild to strong, each as `degraded` takes it
+_STRENGTHS = {  # mild to strong, in the units of `degraded`
     "blur": (0.5, 1.0, 2.0, 3.0),
     "shrink": (2.0, 4.0, 8.0),
     "noise": (4.0, 8.0, 16.0, 32.0),
@@ -30,29 +30,29 @@ _STRENGTHS = {  # from mild to strong, each as `degraded` takes it
 class EncoderScores:
     """Shares are 0..1; distances are `perceptual_distance`, mean over images."""
 
-    retrieval: float  # of views whose nearest second view is that of the same place
-    sharper: float  # of views that are nearer to the second view than to its degraded copy
+    retrieval: float  # share of views whose nearest second view is from the same place
+    sharper: float  # share of views closer to the second view than to its degraded copy
     distance: dict[str, dict[str, float]]  # degradation -> strength -> distance from the image
-    shift_distance: float  # of an image from itself one pixel aside
+    shift_distance: float  # between an image and itself shifted by one pixel
 
     @property
     def is_monotone(self) -> bool:
-        """Whether the distance grows with the strength of every degradation."""
+        """Whether the distance increases with the strength of every degradation."""
         rows = [list(by_strength.values()) for by_strength in self.distance.values()]
         return all(row == sorted(row) for row in rows)
 
 
 @torch.inference_mode()
 def score_encoder(encoder: Encoder, folder: Path, recipe: ViewsRecipe) -> EncoderScores:
-    """Scores an encoder on the images of a folder and below; the same ones give the same scores."""
+    """Scores an encoder on all images below a folder; deterministic."""
     rng = np.random.default_rng(0)
     views = ViewSampler(folder, ViewsRecipe(recipe.crop_px, recipe.shift_px)).one_of_each(rng)
-    first, second, worse = (
+    first, second, degraded_views = (
         F.normalize(_embedded(encoder, part), dim=1)
         for part in (views.first, views.second, views.degraded)
     )
     nearest = (first @ second.T).argmax(1).cpu()
-    sharper = (first * second).sum(1) > (first * worse).sum(1)
+    sharper = (first * second).sum(1) > (first * degraded_views).sum(1)
     images = [_centre(path) for path in image_paths(folder)]
     clean = [image[:, :-1] for image in images]
     distance = {
@@ -85,9 +85,9 @@ def _mean_distance(encoder: Encoder, these: list[Pixels], those: list[Pixels]) -
 
 
 def _centre(path: Path) -> Pixels:
-    """The middle of an image, a pixel wider than high."""
+    """Crops the centre of an image, one pixel wider than high."""
     image = read_rgb(path)
     if min(image.shape[:2]) <= _SIDE_PX:
-        raise RefusedError(f"{path}: smaller than the {_SIDE_PX + 1} px that are compared")
+        raise RefusedError(f"{path}: smaller than the {_SIDE_PX + 1} px needed for scoring")
     row, column = ((side - _SIDE_PX - 1) // 2 for side in image.shape[:2])
     return image[row : row + _SIDE_PX, column : column + _SIDE_PX + 1]

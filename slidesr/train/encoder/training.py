@@ -1,7 +1,7 @@
-"""The perceptual network's training: two views of a place are told from others and from bad copies.
+"""Contrastive training of the perceptual network, without labels.
 
-SimCLR (Chen et al. 2020, arXiv 2002.05709) with a degraded copy of each place as a negative, so
-that the features notice sharpness and texture, not only the kind of tissue.
+SimCLR (Chen et al. 2020, arXiv 2002.05709) with a degraded copy of each place as a hard negative,
+so that the features are sensitive to sharpness and texture, not only to the type of tissue.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from slidesr.model.device import mixed_precision
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.train.checkpoint import TrainingCheckpoint
 from slidesr.train.encoder.scores import EncoderScores, score_encoder
-from slidesr.train.encoder.views import ViewSampler, ViewsRecipe
+from slidesr.train.encoder.views import Views, ViewSampler, ViewsRecipe
 from slidesr.train.recipe import OptimizerRecipe, learning_rate
 
 _PROJECTED = 128
-_BALANCED_ON = 64  # patches
+_BALANCING_PATCHES = 64
 
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """One training run. Progress is counted in patches: places of which two views were drawn.
+    """One training run. Progress is counted in patches: places from which two views were drawn.
 
-    AdamW with a linear warm-up and a cosine to zero, both counted in patches.
+    AdamW with linear warm-up and cosine decay to zero, both counted in patches.
     """
 
     name: str
@@ -59,9 +59,11 @@ class EncoderRecipe:
             raise ValueError("patches and validate_every must be at least batch, batch at least 2")
         if not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature} is not positive")
-        _ = self.optimizer  # a ValueError where there is no such one
+        _ = self.optimizer  # raises ValueError on invalid values
         if self.views.crop_px < self.encoder.least_px:
-            raise ValueError(f"crop_px {self.views.crop_px} leaves no pixel on the last map")
+            raise ValueError(
+                f"crop_px {self.views.crop_px} is too small: the last feature map would be empty"
+            )
 
     @property
     def optimizer(self) -> OptimizerRecipe:
@@ -76,25 +78,25 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class EncoderProgress:
-    """Where a run stands; `right` is the share of views whose partner the head picks out."""
+    """Progress of a run; `accuracy` is the share of views whose partner ranks first."""
 
     patches: int
     seconds: float
     loss: float
-    right: float
+    accuracy: float
     scores: EncoderScores
 
     def as_line(self) -> str:
-        """Loss and retrieval in one line."""
+        """Formats loss and retrieval in one line."""
         return (
-            f"loss {self.loss:.3f}, partner found {self.right:.0%};"
-            f" of new images {self.scores.retrieval:.0%}"
+            f"loss {self.loss:.3f}, partner found {self.accuracy:.0%} in training,"
+            f" {self.scores.retrieval:.0%} in validation"
         )
 
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """What came of a run: the encoder, and the patches and seconds that it took."""
+    """The result of a run."""
 
     encoder: Encoder
     patches: int
@@ -108,67 +110,48 @@ def train_encoder(
     out: Path,
     report: Callable[[EncoderProgress], None],
 ) -> TrainedEncoder:
-    """Trains an encoder, whose moving average is the result; resumes from `out`/checkpoint.pt.
+    """Trains an encoder and returns its moving average; resumes from `out`/checkpoint.pt.
 
-    The state is saved at every validation, whole or not at all, and what a step draws is a function
-    of the seed and the patches seen: on a CPU a resumed run gives the weights of one never stopped.
+    A checkpoint is written atomically at every validation. What a step draws depends only on the
+    seed and the patches seen, so on a CPU a resumed run ends with identical weights.
     """
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = ViewSampler(data, recipe.views)
-    network = _Contrastive(recipe.encoder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(
-        network.encoder,
-        multi_avg_fn=get_ema_multi_avg_fn(recipe.ema),  # type: ignore[no-untyped-call]
-    )
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    parts = {"network": network, "average": average, "optimizer": optimizer}
-    state = TrainingCheckpoint(out, asdict(recipe), parts)
-    patches, seconds = state.load()
+    parts = _built_parts(recipe, device)
+    checkpoint = TrainingCheckpoint(out, asdict(recipe), vars(parts))
+    patches, seconds = checkpoint.load()
 
     started = time.monotonic() - seconds
-    losses, rights = list[float](), list[float]()
+    history: list[tuple[float, float]] = []  # loss and accuracy of each step
     while patches < recipe.patches:
-        for group in optimizer.param_groups:
+        for group in parts.optimizer.param_groups:
             group["lr"] = learning_rate(recipe.optimizer, patches, recipe.patches)
         views = sampler.draw(recipe.batch, np.random.default_rng((recipe.seed, patches)))
-        with mixed_precision(device):
-            projected = network(torch.cat([views.first, views.second, views.degraded]).to(device))
-        loss, right = info_nce(*projected.float().chunk(3), temperature=recipe.temperature)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-        optimizer.step()
-        average.update_parameters(network.encoder)
-
+        history.append(_step(recipe, parts, views, device))
         before, patches = patches, patches + recipe.batch
-        losses.append(loss.item())
-        rights.append(right.item())
-        if not math.isfinite(losses[-1]):
+        if not math.isfinite(history[-1][0]):
             raise SlidesrError(f"{out}: the loss is not a number after {patches} patches")
         due = before // recipe.validate_every != patches // recipe.validate_every
         if due or patches >= recipe.patches:
             seconds = time.monotonic() - started
-            state.save(patches, seconds)
-            scores = score_encoder(cast(Encoder, average.module), valid, recipe.views)
-            mean_loss, mean_right = (sum(values) / len(values) for values in (losses, rights))
-            report(EncoderProgress(patches, seconds, mean_loss, mean_right, scores))
-            losses.clear()
-            rights.clear()
-    encoder = cast(Encoder, average.module.eval())
-    balance(encoder, sampler.draw(_BALANCED_ON, np.random.default_rng(recipe.seed)).first)
+            checkpoint.save(patches, seconds)
+            scores = score_encoder(parts.averaged_encoder, valid, recipe.views)
+            loss, accuracy = (sum(values) / len(values) for values in zip(*history, strict=True))
+            report(EncoderProgress(patches, seconds, loss, accuracy, scores))
+            history.clear()
+    encoder = parts.averaged_encoder.eval()
+    balance(encoder, sampler.draw(_BALANCING_PATCHES, np.random.default_rng(recipe.seed)).first)
     return TrainedEncoder(encoder.half().float(), patches, time.monotonic() - started)  # as stored
 
 
 def info_nce(
     first: Tensor, second: Tensor, degraded: Tensor, *, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """The loss (arXiv 2002.05709, eq. 1) and the share of views that are nearest to their partner.
+    """Computes the loss (arXiv 2002.05709, eq. 1) and the share of views whose partner is nearest.
 
-    f32[n, d] each, row i of one place: a view's partner stands against all views of other places
-    and all degraded copies.
+    Inputs are f32[n, d] each, row i from the same place. The negatives of a view are all views of
+    other places and all degraded copies.
     """
     views = torch.cat([first, second])
     keys = F.normalize(torch.cat([views, degraded]), dim=1)
@@ -176,16 +159,16 @@ def info_nce(
     itself = torch.eye(len(views), len(keys), dtype=torch.bool, device=views.device)
     logits = logits.masked_fill(itself, -torch.inf)
     partner = torch.arange(len(views), device=views.device).roll(len(first))
-    right = (logits.argmax(1) == partner).float().mean()
-    return F.cross_entropy(logits, partner), right
+    accuracy = (logits.argmax(1) == partner).float().mean()
+    return F.cross_entropy(logits, partner), accuracy
 
 
 @torch.no_grad()
 def balance(encoder: Encoder, views: Tensor) -> None:
-    """Makes the mean square of each stage's features 1 on these views; distances stay as they are.
+    """Scales each stage's features to a mean square of 1 on these views, preserving distances.
 
-    The head's batch norm lets the features' scale drift by orders of magnitude. A factor passes
-    through ReLU and pooling, and is taken back by the next stage's weights.
+    The head's batch norm lets the scale of the features drift by orders of magnitude. A positive
+    factor passes through ReLU and pooling and is undone in the weights of the next stage.
     """
     squares = [features.square().mean() for features in encoder(views.to(encoder.mean.device))]
     before: Tensor = torch.ones(())
@@ -197,10 +180,53 @@ def balance(encoder: Encoder, views: Tensor) -> None:
             parameter.mul_(before)
 
 
-class _Contrastive(nn.Module):
-    """The encoder with the head that is thrown away after training.
+@dataclass(frozen=True)
+class _Parts:
+    """Networks and optimizer of a run, under their names in the checkpoint."""
 
-    The head's batch norm centres the features, all of which begin in one narrow cone.
+    network: _Contrastive
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def averaged_encoder(self) -> Encoder:
+        return cast(Encoder, self.average.module)
+
+
+def _built_parts(recipe: EncoderRecipe, device: torch.device) -> _Parts:
+    network: _Contrastive = _Contrastive(recipe.encoder).to(  # type: ignore[call-overload]
+        device, memory_format=torch.channels_last
+    )
+    average = AveragedModel(
+        network.encoder,
+        multi_avg_fn=get_ema_multi_avg_fn(recipe.ema),  # type: ignore[no-untyped-call]
+    )
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    return _Parts(network, average, optimizer)
+
+
+def _step(
+    recipe: EncoderRecipe, parts: _Parts, views: Views, device: torch.device
+) -> tuple[float, float]:
+    """Takes one optimizer step; returns its loss and accuracy."""
+    network = parts.network
+    with mixed_precision(device):
+        projected = network(torch.cat([views.first, views.second, views.degraded]).to(device))
+    loss, accuracy = info_nce(*projected.float().chunk(3), temperature=recipe.temperature)
+    parts.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+    parts.optimizer.step()
+    parts.average.update_parameters(network.encoder)
+    return loss.item(), accuracy.item()
+
+
+class _Contrastive(nn.Module):
+    """The encoder with a projection head that is discarded after training.
+
+    The head's batch norm centres the features, which initially all lie in one narrow cone.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:

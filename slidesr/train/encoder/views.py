@@ -1,4 +1,4 @@
-"""Views of one place of a section, and what storing or scanning badly makes of them."""
+"""Random views of one place in a section, and degraded copies of them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ _FACTORS = (2, 3, 4, 6, 8)
 
 @dataclass(frozen=True)
 class ViewsRecipe:
-    """Two views are crops of one square of `crop_px + shift_px`, turned and stained apart."""
+    """How two views of a place are drawn.
+
+    Both are crops of one square of `crop_px + shift_px`, rotated and stain-jittered independently.
+    """
 
     crop_px: int = 72
     shift_px: int = 36
-    stain_jitter: float = 0.2  # largest change of a stain's density: relative, and a quarter added
-    weights: dict[str, float] = field(default_factory=dict)  # by top folder, by area; 1 if absent
+    stain_jitter: float = 0.2  # largest relative change of a stain's density; a quarter as offset
+    weights: dict[str, float] = field(
+        default_factory=dict
+    )  # sampling weight by top folder, times area; default 1
 
     def __post_init__(self) -> None:
         if self.crop_px < 24 or self.crop_px % 24:
-            raise ValueError(f"crop_px {self.crop_px} is not a multiple of 24")  # of all _FACTORS
+            raise ValueError(
+                f"crop_px {self.crop_px} is not a multiple of 24"
+            )  # all _FACTORS divide 24
         if self.shift_px < 0:
             raise ValueError(f"shift_px {self.shift_px} is negative")
         if not 0 <= self.stain_jitter < 1:
@@ -40,7 +47,7 @@ class ViewsRecipe:
 
 @dataclass(frozen=True)
 class Views:
-    """Two views of the same n places, and the second one degraded: f32[n, 3, h, w] in 0..1."""
+    """Two views of the same n places and the second one degraded: f32[n, 3, h, w] in 0..1."""
 
     first: Tensor
     second: Tensor
@@ -48,9 +55,9 @@ class Views:
 
 
 class ViewSampler:
-    """Draws views, the same ones for the same generator state; every image is held decoded.
+    """Draws views, determined by the generator state; all images are kept decoded in memory.
 
-    An image is drawn with a chance proportional to its area times its top folder's weight.
+    An image is drawn with probability proportional to its area times its top folder's weight.
     """
 
     def __init__(self, folder: Path, recipe: ViewsRecipe) -> None:
@@ -60,18 +67,18 @@ class ViewSampler:
         self._images = [read_rgb(path) for path in weights]
         for path, image in zip(weights, self._images, strict=True):
             if min(image.shape[:2]) < need_px:
-                raise RefusedError(f"{path}: smaller than the {need_px} px that are drawn")
+                raise RefusedError(f"{path}: smaller than the {need_px} px of a view")
         areas = np.array([image.shape[0] * image.shape[1] for image in self._images])
         chance = areas * np.array(list(weights.values()))
         self._chance = chance / chance.sum()
 
     def draw(self, count: int, rng: np.random.Generator) -> Views:
-        """Draws views of `count` places by the weights."""
+        """Draws views of `count` random places."""
         chosen = rng.choice(len(self._images), size=count, p=self._chance)
         return self._views([self._images[index] for index in chosen], rng)
 
     def one_of_each(self, rng: np.random.Generator) -> Views:
-        """Draws views of one place of every image, in the order of their names."""
+        """Draws views of one place per image, ordered by file name."""
         return self._views(self._images, rng)
 
     def _views(self, images: list[Pixels], rng: np.random.Generator) -> Views:
@@ -80,18 +87,21 @@ class ViewSampler:
             square = _crop(image, self._recipe.crop_px + self._recipe.shift_px, rng)
             first.append(self._view(square, rng))
             second.append(self._view(square, rng))
-            worse.append(_degraded_somehow(second[-1], rng))
+            worse.append(_randomly_degraded(second[-1], rng))
         return Views(*(tensor_from_images(views) for views in (first, second, worse)))
 
     def _view(self, square: Pixels, rng: np.random.Generator) -> Pixels:
         crop = _crop(square, self._recipe.crop_px, rng)
         crop = turned(crop, int(rng.integers(4)), mirrored=rng.random() < 0.5)
-        return _stained_anew(crop, self._recipe.stain_jitter, rng)
+        return _stain_jittered(crop, self._recipe.stain_jitter, rng)
 
 
 def degraded(image: Pixels, kind: str, strength: float, rng: np.random.Generator) -> Pixels:
-    """A worse copy, u8[h, w, 3]. `strength` is the standard deviation of a Gaussian "blur" in
-    pixels or of "noise" in grey levels, the factor of a "shrink" and back, a "jpeg" quality."""
+    """Returns a degraded copy, u8[h, w, 3].
+
+    `strength` is the standard deviation of a Gaussian "blur" in pixels or of "noise" in grey
+    levels, the factor of "shrink" (down- and upsampling), or the quality of "jpeg".
+    """
     if kind == "shrink":
         return bicubic_up(bicubic_down(image, int(strength)), int(strength))
     if kind == "jpeg":
@@ -106,7 +116,7 @@ def degraded(image: Pixels, kind: str, strength: float, rng: np.random.Generator
     return pixels.round().clip(0, 255).astype(np.uint8)
 
 
-def _degraded_somehow(image: Pixels, rng: np.random.Generator) -> Pixels:
+def _randomly_degraded(image: Pixels, rng: np.random.Generator) -> Pixels:
     kind = str(rng.choice(["shrink", "jpeg", "blur", "noise"]))
     strength = {
         "shrink": float(rng.choice(_FACTORS)),
@@ -122,7 +132,7 @@ def _crop(image: Pixels, side_px: int, rng: np.random.Generator) -> Pixels:
     return image[row : row + side_px, column : column + side_px]
 
 
-def _stained_anew(crop: Pixels, amount: float, rng: np.random.Generator) -> Pixels:
+def _stain_jittered(crop: Pixels, amount: float, rng: np.random.Generator) -> Pixels:
     """Scales and shifts the density of each stain (Tellez et al. 2018, TMI 37:2126, eq. 1)."""
     factors = 1 + rng.uniform(-amount, amount, 3)
     shifts = rng.uniform(-amount / 4, amount / 4, 3)
