@@ -1,6 +1,6 @@
 """What bf16 costs: its pixels against those of fp32, and both against the truth.
 
-Tiles are reduced by bicubic and enlarged again at both precisions. Wanted: at least 55 dB between
+Tiles are reduced by bicubic and enlarged again at both precisions. Required: at least 55 dB between
 the two, no pixel off by more than 3 grey levels, PSNR against the truth within 0.02 dB.
 
 python benchmarks/precision.py [FOLDER] [--tiles 48]     without FOLDER: scikit-image's colon

@@ -21,7 +21,7 @@ from slidesr.imaging.image_files import image_paths, read_rgb
 from slidesr.model.device import Engine
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
 from slidesr.train.data import PatchSampler
-from slidesr.train.distributed import joined_world
+from slidesr.train.distributed import joined_process_group
 from slidesr.train.loop import Sources, TrainingProgress, train
 from slidesr.train.recipe import Recipe, find_recipe, recipe_from_toml
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _trained_per_s(recipe: Recipe, data: Path) -> float:
     reports: list[TrainingProgress] = []
-    with tempfile.TemporaryDirectory() as folder, joined_world() as world:
+    with tempfile.TemporaryDirectory() as folder, joined_process_group() as world:
         valid = Path(folder) / "valid"
         valid.mkdir()
         side = recipe.data.patch_px

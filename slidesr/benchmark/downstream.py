@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from slidesr.benchmark.nuclei import nuclei_scores
 from slidesr.benchmark.pairs import ImagePair
-from slidesr.benchmark.results import Found, by_data
+from slidesr.benchmark.results import ImageScores, by_data
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
 from slidesr.imaging.image_files import image_size, read_rgb
@@ -44,13 +44,18 @@ class Downstream:
         self.nuclei: list[dict[str, Any]] = []
         self.classifier: list[dict[str, Any]] = []
 
-    def add(self, scale: int, methods: Sequence[str], found: Sequence[Found]) -> None:
+    def add(self, scale: int, methods: Sequence[str], found: Sequence[ImageScores]) -> None:
         for data, of in by_data(self._subjects).items():
             self._add_nuclei(scale, data, methods, [found[i] for i in of], of)
             self._add_classifier(scale, data, methods, found, of)
 
     def _add_nuclei(
-        self, scale: int, data: str, methods: Sequence[str], found: Sequence[Found], of: list[int]
+        self,
+        scale: int,
+        data: str,
+        methods: Sequence[str],
+        found: Sequence[ImageScores],
+        of: list[int],
     ) -> None:
         sizes = [self._subjects[i].um_per_px for i in of]
         areas = [self._areas_px[i] * (um or 0) ** 2 / 1e6 for i, um in zip(of, sizes, strict=True)]
@@ -61,7 +66,12 @@ class Downstream:
             self.nuclei.append({"scale": scale, "data": data, "method": method, **scores})
 
     def _add_classifier(
-        self, scale: int, data: str, methods: Sequence[str], found: Sequence[Found], of: list[int]
+        self,
+        scale: int,
+        data: str,
+        methods: Sequence[str],
+        found: Sequence[ImageScores],
+        of: list[int],
     ) -> None:
         labelled = [i for i in of if self._subjects[i].label in (_TUMOR, _NORMAL)]
         slides = [self._subjects[i].slide for i in labelled]
@@ -88,10 +98,12 @@ class Downstream:
         return [image_size(pair.high).area for pair in self._pairs]
 
     @cached_property
-    def _patches(self) -> list[Patch]:
+    def _patches(self) -> list[LabelledPatch]:
         """What teaches: labelled patches of the high resolution, of slides that have a name."""
         return [
-            Patch(subject.slide, subject.label == _TUMOR, self._features_of(read_rgb(pair.high)))
+            LabelledPatch(
+                subject.slide, subject.label == _TUMOR, self._features_of(read_rgb(pair.high))
+            )
             for pair in self._labelled
             if (subject := pair.subject).label in (_TUMOR, _NORMAL) and subject.slide
         ]
@@ -103,7 +115,7 @@ _Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Patch:
+class LabelledPatch:
     """A labelled patch: its slide, whether it is tumour, and what it is judged by, f64[d]."""
 
     slide: str
@@ -118,7 +130,7 @@ class Classifier:
     give the same classifier.
     """
 
-    def __init__(self, patches: Sequence[Patch]) -> None:
+    def __init__(self, patches: Sequence[LabelledPatch]) -> None:
         """RefusedError where the patches hold one class alone."""
         labels = np.array([patch.is_tumor for patch in patches])
         if labels.all() or not labels.any():
@@ -158,7 +170,9 @@ def classifier_scores(
     }
 
 
-def classifiers_by_slide(slides: Iterable[str], patches: Sequence[Patch]) -> dict[str, Classifier]:
+def classifiers_by_slide(
+    slides: Iterable[str], patches: Sequence[LabelledPatch]
+) -> dict[str, Classifier]:
     """For each slide a classifier fitted to the patches of all others.
 
     A slide is left out where those hold one class alone.

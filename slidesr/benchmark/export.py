@@ -86,12 +86,12 @@ _BEGIN, _END = "<!-- slidesr benchmark -->\n", "<!-- end -->\n"
 _INTRO = """# Shipped weights
 
 Each file is a safetensors with everything about it in its header; the card beside it says the same
-in words. `slidesr models` lists them. Scores: antialiased bicubic protocol, RGB, mean over the
+in words. `slidesr models` lists them. _MeanScores: antialiased bicubic protocol, RGB, mean over the
 images of slides that no model was trained on; distance and FID are those of the histology encoder,
 less is better. Made by `slidesr benchmark DATA --scales 2,4,8,16 --update-cards`.
 """
 
-Scores = dict[str, dict[str, dict[str, float]]]  # data set -> method -> metric -> mean
+_MeanScores = dict[str, dict[str, dict[str, float]]]  # data set -> method -> metric -> mean
 
 
 def update_cards(results: Results, folder: Path, readme: Path) -> None:
@@ -120,7 +120,7 @@ def update_cards(results: Results, folder: Path, readme: Path) -> None:
     _update_readme(readme, by_scale)
 
 
-def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
+def _update_card(folder: Path, spec: ModelSpec, scores: _MeanScores) -> None:
     shown = (*_BESIDE, f"{spec.name}-fidelity", spec.name)
     own = {
         data: {name: by_method[name] for name in sorted(shown) if name in by_method}
@@ -130,7 +130,7 @@ def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
     write_model(folder, replace(spec, scores=own), own, generator)
 
 
-def _update_readme(readme: Path, by_scale: dict[int, Scores]) -> None:
+def _update_readme(readme: Path, by_scale: dict[int, _MeanScores]) -> None:
     """Between the two marks: the first data set's means, of what a user would choose."""
     table = {}
     for scale, scores in by_scale.items():

@@ -14,7 +14,7 @@ from slidesr.geometry import Pixels
 from slidesr.imaging.resample import back_projected, bicubic_up
 from slidesr.model.device import Engine
 from slidesr.model.model import Model, load_model
-from slidesr.model.weights import ModelSpec, find_model, is_of_others, list_models, read_spec
+from slidesr.model.weights import ModelSpec, find_model, is_third_party, list_models, read_spec
 
 BICUBIC = "bicubic"
 
@@ -29,7 +29,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedModel:
     """A model to compare: a shipped name or a file, and `upscale`'s options for it.
 
     A file may be of others, to which those options do not apply.
@@ -40,10 +40,10 @@ class Wanted:
     tolerance: float | None = None
 
     @classmethod
-    def parse(cls, text: str, tolerance: float | None = None) -> Wanted:
+    def parse(cls, text: str, tolerance: float | None = None) -> RequestedModel:
         """
-        >>> Wanted.parse("wa-srgan-x4@0.5")
-        Wanted(name_or_path='wa-srgan-x4', perception=0.5, tolerance=None)
+        >>> RequestedModel.parse("wa-srgan-x4@0.5")
+        RequestedModel(name_or_path='wa-srgan-x4', perception=0.5, tolerance=None)
         """
         name, at, share = text.rpartition("@")
         try:
@@ -53,30 +53,30 @@ class Wanted:
 
     @cached_property
     def scale(self) -> int:
-        if self._is_of_others:
+        if self._is_third_party:
             return ThirdParty(self._path, Engine()).scale
         return read_spec(self._path).generator.scale
 
     def method(self, engine: Engine) -> Method:
-        if not self._is_of_others:
+        if not self._is_third_party:
             options = {"perception": self.perception, "tolerance": self.tolerance}
-            return of_model(load_model(self.name_or_path, engine, **options))
+            return method_from_model(load_model(self.name_or_path, engine, **options))
         if self.perception is not None or self.tolerance is not None:
             raise RefusedError(f"{self._path}: not a model of slidesr, so no @ and no --tolerance")
-        return of_others(ThirdParty(self._path, engine))
+        return method_from_third_party(ThirdParty(self._path, engine))
 
     @property
     def _path(self) -> Path:
         return find_model(self.name_or_path)
 
     @property
-    def _is_of_others(self) -> bool:
-        return is_of_others(self._path)
+    def _is_third_party(self) -> bool:
+        return is_third_party(self._path)
 
 
-def wanted_models(
+def requested_models(
     texts: Sequence[str], scales: Sequence[int], tolerance: float | None = None
-) -> list[Wanted]:
+) -> list[RequestedModel]:
     """The models asked for, each of one of the scales, or all that are shipped.
 
     Of the shipped ones the baselines come first, and fidelity before GAN. With a tolerance each is
@@ -84,7 +84,7 @@ def wanted_models(
     """
     texts = texts or [spec.name for spec in _shipped(scales)]
     tolerances = [None] if tolerance is None else [None, tolerance]
-    wanted = [Wanted.parse(text, each) for text in texts for each in tolerances]
+    wanted = [RequestedModel.parse(text, each) for text in texts for each in tolerances]
     for each in wanted:
         if each.scale not in scales:
             told = ", ".join(f"x{scale}" for scale in scales)
@@ -100,7 +100,7 @@ def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
     return sorted(specs, key=rank)
 
 
-def methods_for(wanted: Sequence[Wanted], engine: Engine, scale: int) -> list[Method]:
+def methods_for(wanted: Sequence[RequestedModel], engine: Engine, scale: int) -> list[Method]:
     """The classical methods, then those of the models that enlarge by `scale`."""
     models = [each.method(engine) for each in wanted if each.scale == scale]
     names = [model.name for model in models]
@@ -120,7 +120,7 @@ def classical(scale: int) -> list[Method]:
     ]
 
 
-def of_model(model: Model) -> Method:
+def method_from_model(model: Model) -> Method:
     """A model as a method."""
     spec, engine = model.spec, model.engine
     facts = {
@@ -134,7 +134,7 @@ def of_model(model: Model) -> Method:
     return Method(spec.name, model.enlarge, facts)
 
 
-def of_others(network: ThirdParty) -> Method:
+def method_from_third_party(network: ThirdParty) -> Method:
     """A network of others as a method."""
     facts = {
         "kind": network.architecture,

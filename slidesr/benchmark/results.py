@@ -113,7 +113,7 @@ _I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageScores:
     """Of one image at one scale."""
 
     scores: _F64  # [methods, metrics]
@@ -122,7 +122,7 @@ class Found:
     features: _F32  # [1 + methods, d], as `embeddings`; or [0, 0]
 
 
-class Store(Closeable):
+class ResultStore(Closeable):
     """Locked against other processes while open; refuses to go on with another comparison."""
 
     def __init__(self, output: Path, plan: dict[str, Any]) -> None:
@@ -153,11 +153,11 @@ class Store(Closeable):
     def has(self, scale: int, index: int) -> bool:
         return self._path(scale, index).exists()
 
-    def get(self, scale: int, index: int) -> Found:
+    def get(self, scale: int, index: int) -> ImageScores:
         with np.load(self._path(scale, index)) as file:
-            return Found(**file)
+            return ImageScores(**file)
 
-    def put(self, scale: int, index: int, found: Found) -> None:
+    def put(self, scale: int, index: int, found: ImageScores) -> None:
         path = self._path(scale, index)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:

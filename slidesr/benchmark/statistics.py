@@ -18,7 +18,7 @@ _COVERED = (2.5, 97.5)  # percentiles
 _LEAST_FOR_TEST = 6  # below, no outcome reaches p < 0.05
 
 _F64 = NDArray[np.float64]
-Scores = Mapping[str, Mapping[str, Sequence[float]]]  # method -> metric -> by subject
+_Scores = Mapping[str, Mapping[str, Sequence[float]]]  # method -> metric -> by subject
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> 
         return float(wilcoxon(differences).pvalue)
 
 
-def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[ScoreRow]:
+def summary(scale: int, subjects: Sequence[Subject], scores: _Scores) -> list[ScoreRow]:
     """The rows of one scale: each data set whole, by slide, by label, and with slides as units.
 
     Images of one slide are not independent of each other: where a data set has several slides, the
@@ -95,7 +95,7 @@ def _groups(subjects: Sequence[Subject], whole: list[int], kind: str) -> dict[st
     return groups
 
 
-def _taken(scores: Scores, units: Sequence[Sequence[int]]) -> dict[str, dict[str, _F64]]:
+def _taken(scores: _Scores, units: Sequence[Sequence[int]]) -> dict[str, dict[str, _F64]]:
     """The mean of each unit: method -> metric -> f64[units]."""
     return {
         method: {

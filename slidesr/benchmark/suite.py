@@ -19,7 +19,7 @@ from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.pairs import ImagePair
 from slidesr.benchmark.perceptual import LEAST_PX, PerceptualMetric, ResNeXt, pooled
-from slidesr.benchmark.results import Found, Results, ScoreRow, Store, Subject, by_data
+from slidesr.benchmark.results import ImageScores, Results, ResultStore, ScoreRow, Subject, by_data
 from slidesr.benchmark.statistics import summary
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
@@ -34,7 +34,7 @@ _F64 = NDArray[np.float64]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
 _AHEAD = 4  # images whose metrics wait for a thread
 
-Report = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Comparison:
     resnext101: Path | None = None  # its weights, for the classifier; else the encoder's embeddings
 
     @cached_property
-    def eye(self) -> PerceptualMetric:
+    def perceptual(self) -> PerceptualMetric:
         return PerceptualMetric(self.vgg19)
 
     @cached_property
     def features_of(self) -> Callable[[Pixels], _F64]:
         """What the classifier judges an image by, f64[d]."""
-        return (ResNeXt(self.resnext101) if self.resnext101 else self.eye).features
+        return (ResNeXt(self.resnext101) if self.resnext101 else self.perceptual).features
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class Comparison:
         path, size = min(sizes.items(), key=lambda item: min(item[1].width, item[1].height))
         if min(size.width, size.height) < LEAST_PX:
             raise RefusedError(f"{path}: {size} px are too few: give {LEAST_PX} px a side")
-        return measurable(list(sizes.values()), self.eye.metrics, self.options.by_author)
+        return measurable(list(sizes.values()), self.perceptual.metrics, self.options.by_author)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Comparison:
 
     def found(
         self, scale: int, methods: Sequence[Method], indices: Sequence[int]
-    ) -> Iterator[tuple[int, Found]]:
+    ) -> Iterator[tuple[int, ImageScores]]:
         """The numbers of these images: networks in this thread, the rest in two more."""
         work = partial(_found, self.metrics, self.options.downstream)
         enlarged = (self.enlarged(scale, methods, self.pairs[index]) for index in indices)
@@ -121,13 +121,13 @@ class Comparison:
         high = _cut(read_rgb(pair.high), scale)
         low = self._low(pair, high, scale)
         made = [method.enlarge(low) for method in methods]
-        looks = np.stack([self.eye.embeddings(image) for image in (high, *made)])
+        looks = np.stack([self.perceptual.embeddings(image) for image in (high, *made)])
         return Enlarged(
             pair.subject,
             low,
             high,
             made,
-            self.eye.distances(made, high),
+            self.perceptual.distances(made, high),
             looks.astype(np.float32),
             self._features([high, *made], looks).astype(np.float32),
         )
@@ -156,7 +156,7 @@ class Comparison:
         return through_jpeg(low, options.jpeg_quality) if options.jpeg_quality else low
 
 
-def compare(comparison: Comparison, store: Store, report: Report) -> Results:
+def compare(comparison: Comparison, store: ResultStore, report: OnProgress) -> Results:
     """Measures all methods at all scales; what the store has already is not made again.
 
     `report` is told how many images of how many are done. Memory: the embeddings of one scale,
@@ -198,7 +198,9 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
     )
 
 
-def mean_scores(comparison: Comparison, report: Report) -> dict[str, dict[str, dict[str, float]]]:
+def mean_scores(
+    comparison: Comparison, report: OnProgress
+) -> dict[str, dict[str, dict[str, float]]]:
     """Data set -> method -> metric -> mean at the one scale of a comparison: for a card."""
     (scale,) = comparison.options.scales
     methods, subjects = comparison.methods(scale), [pair.subject for pair in comparison.pairs]
@@ -220,13 +222,13 @@ def means(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def _found(names: Sequence[str], downstream: bool, enlarged: Enlarged) -> Found:
+def _found(names: Sequence[str], downstream: bool, enlarged: Enlarged) -> ImageScores:
     counts = nuclei(enlarged) if downstream else np.empty((0, 3), np.int64)
-    return Found(measured(names, enlarged), enlarged.embeddings, counts, enlarged.features)
+    return ImageScores(measured(names, enlarged), enlarged.embeddings, counts, enlarged.features)
 
 
 def _by_method(
-    methods: Sequence[str], names: Sequence[str], found: Sequence[Found]
+    methods: Sequence[str], names: Sequence[str], found: Sequence[ImageScores]
 ) -> dict[str, dict[str, list[float]]]:
     """Method -> metric -> a number for each image."""
     table = np.stack([each.scores for each in found])  # [images, methods, metrics]
@@ -237,7 +239,7 @@ def _by_method(
 
 
 def _fid_rows(
-    scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[Found]
+    scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[ImageScores]
 ) -> list[ScoreRow]:
     """The Frechet distance of all made tiles of a data set from all true ones."""
     rows = []

@@ -148,7 +148,7 @@ def benchmark(
     with console.status("loading"):
         from slidesr.benchmark.export import markdown, refuse_other_results
         from slidesr.benchmark.export import update_cards as write_cards
-        from slidesr.benchmark.methods import methods_for, wanted_models
+        from slidesr.benchmark.methods import methods_for, requested_models
         from slidesr.benchmark.pairs import find_pairs
         from slidesr.benchmark.suite import Comparison, ComparisonOptions
         from slidesr.model.device import Engine
@@ -167,7 +167,7 @@ def benchmark(
     )
     if resnext101 and not downstream:
         raise RefusedError("--resnext101 is of use with --downstream only")
-    wanted = wanted_models(models, options.scales, tolerance)
+    wanted = requested_models(models, options.scales, tolerance)
     comparison = Comparison(
         pairs,
         cache(partial(methods_for, wanted, Engine.choose(device, precision))),
@@ -217,7 +217,7 @@ def _patches(folder: Path, per_slide: int, level: int, slides: Path) -> Path:
 def _compared(comparison: Comparison, output: Path) -> Results:
     from slidesr.benchmark.cases import cases
     from slidesr.benchmark.export import write_results
-    from slidesr.benchmark.results import Store
+    from slidesr.benchmark.results import ResultStore
     from slidesr.benchmark.suite import compare
 
     with progress_bar("images", 1.0) as bar:
@@ -225,7 +225,7 @@ def _compared(comparison: Comparison, output: Path) -> Results:
         def report(done: int, total: int) -> None:
             bar.update(bar.task_ids[0], completed=done, total=total, note=f"{done} of {total}")
 
-        with stoppable(), Store(output, comparison.identity()) as store:
+        with stoppable(), ResultStore(output, comparison.identity()) as store:
             results = compare(comparison, store, report)
             write_results(output, results, cases(comparison, results))
             store.discard()

@@ -85,16 +85,16 @@ def train(
 
 
 def _train_generator(plan: Recipe, sources: Sources, *, scored: bool) -> None:
-    from slidesr.benchmark.methods import classical, of_model
+    from slidesr.benchmark.methods import classical, method_from_model
     from slidesr.benchmark.pairs import find_pairs
     from slidesr.benchmark.suite import Comparison, ComparisonOptions, mean_scores
     from slidesr.model.card import write_model
     from slidesr.model.model import Model
-    from slidesr.train.distributed import joined_world
-    from slidesr.train.header import described
+    from slidesr.train.distributed import joined_process_group
+    from slidesr.train.header import header_for
     from slidesr.train.loop import train as run
 
-    with joined_world() as world, progress_bar(plan.name, plan.patches) as bar:
+    with joined_process_group() as world, progress_bar(plan.name, plan.patches) as bar:
 
         def report(now: TrainingProgress) -> None:
             gains = ", ".join(
@@ -111,11 +111,11 @@ def _train_generator(plan: Recipe, sources: Sources, *, scored: bool) -> None:
         trained = run(plan, sources, world, report)
     if not world.is_first:
         return
-    spec = described(plan, sources.data, trained)
+    spec = header_for(plan, sources.data, trained)
     if not scored:
         click.echo(printable(str(write_model(sources.out, spec, {}, trained.generator))))
         return
-    made = of_model(Model(spec, trained.generator, ""))
+    made = method_from_model(Model(spec, trained.generator, ""))
     comparison = Comparison(
         find_pairs(sources.valid),
         lambda scale: [*classical(scale)[1:], made],

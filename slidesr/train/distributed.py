@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun starts them; mostly it is one."""
+"""Data-parallel training in the processes started by torchrun, or in a single process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together, and what it computes on."""
+    """This process's rank, the number of processes, and its device."""
 
     rank: int
     size: int
@@ -22,15 +22,15 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """The first process validates, saves and reports."""
+        """Whether this is rank 0, which validates, saves and reports."""
         return self.rank == 0
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Gives every process the mean of all gradients, in one message."""
+        """Averages the gradients over all processes in one all-reduce."""
         self._average([p.grad for p in module.parameters() if p.grad is not None])
 
     def average_buffers(self, module: nn.Module) -> None:
-        """The same for what batch norm has gathered."""
+        """Averages the running statistics of batch norm over all processes."""
         self._average([buffer for buffer in module.buffers() if buffer.is_floating_point()])
 
     def _average(self, tensors: list[Tensor]) -> None:
@@ -44,8 +44,8 @@ class World:
 
 
 @contextmanager
-def joined_world() -> Iterator[World]:
-    """Joins the processes of `torchrun`, a GPU each if there are any; alone without torchrun."""
+def joined_process_group() -> Iterator[World]:
+    """Joins torchrun's process group, one GPU per process if available; one process without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else None

@@ -1,4 +1,4 @@
-"""What a finished run says of itself in the header of its weights."""
+"""The header stored with the weights of a finished training run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from slidesr.train.recipe import Recipe, recipe_as_dict
 LICENCE = "Apache-2.0 for the weights; the terms of the data are listed with it"
 
 
-def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
-    """The header of a run's weights, scores excepted."""
+def header_for(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
+    """Builds the header for a run's weights; the scores are added later.
+
+    Of a `start` given as a file only the name is kept, so the header holds no path of the machine.
+    """
     finest, coarsest = recipe.high_um_per_px
     scale = recipe.generator.scale
     return ModelSpec(
@@ -28,7 +31,7 @@ def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
         licence=LICENCE,
         compressed_inputs=recipe.data.sees_jpeg,
         data=terms_of(data),
-        recipe=recipe_as_dict(recipe),
+        recipe=recipe_as_dict(recipe) | {"start": _weights_name(recipe.start)},
         training={
             "patches": trained.patches,
             "seconds": round(trained.seconds),
@@ -39,14 +42,17 @@ def described(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
 
 
 def device_text() -> str:
-    """What training runs on here, for a header."""
+    """Names the device that training runs on."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU threads ({platform.machine()})"
 
 
 def terms_of(data: Path) -> dict[str, str]:
-    """Data set -> licence, from the columns of these names in DATA/manifest.csv if there is one."""
+    """Reads data set -> licence from DATA/manifest.csv; empty if there is no such file.
+
+    Raises RefusedError if the columns `dataset` and `licence` are missing or incomplete.
+    """
     manifest = data / "manifest.csv"
     if not manifest.is_file():
         return {}
@@ -59,3 +65,11 @@ def terms_of(data: Path) -> dict[str, str]:
             return terms
     except (OSError, ValueError, csv.Error, KeyError) as error:
         raise RefusedError(f"{manifest}: needs the columns dataset and licence") from error
+
+
+def _weights_name(start: str) -> str:
+    """
+    >>> _weights_name("/home/me/runs/wa-srgan-x4.safetensors"), _weights_name("wa-srgan-x4")
+    ('wa-srgan-x4', 'wa-srgan-x4')
+    """
+    return Path(start).name.removesuffix(".safetensors")

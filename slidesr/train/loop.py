@@ -26,7 +26,7 @@ from slidesr.train.checkpoint import Stateful, TrainingCheckpoint
 from slidesr.train.data import PatchPair, PatchSampler
 from slidesr.train.device_sampler import DeviceSampler
 from slidesr.train.distributed import World
-from slidesr.train.initial_weights import begin
+from slidesr.train.initial_weights import initial_generator
 from slidesr.train.log import TrainingLog
 from slidesr.train.objective import Objective
 from slidesr.train.recipe import Recipe, learning_rate, recipe_as_dict
@@ -167,7 +167,7 @@ def _step(
 
 
 def _assembled(recipe: Recipe, sources: Sources, world: World) -> _Parts:
-    generator: Generator = begin(recipe.generator, recipe.start).to(  # type: ignore[call-overload]
+    generator: Generator = initial_generator(recipe.generator, recipe.start).to(  # type: ignore[call-overload]
         world.device, memory_format=torch.channels_last
     )
     return _Parts(

@@ -7,21 +7,21 @@ import pytest
 
 from slidesr.benchmark.downstream import (
     Classifier,
-    Patch,
+    LabelledPatch,
     classifier_scores,
     classifiers_by_slide,
 )
 from slidesr.errors import RefusedError
 
 
-def patches(count: int, slide: str = "s", seed: int = 0) -> list[Patch]:
+def patches(count: int, slide: str = "s", seed: int = 0) -> list[LabelledPatch]:
     """Tumour lies 6 to one side on the first of eight features."""
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):
         features = rng.normal(size=8)
         features[0] += 6 * (index % 2)
-        made.append(Patch(slide, bool(index % 2), features))
+        made.append(LabelledPatch(slide, bool(index % 2), features))
     return made
 
 
@@ -57,7 +57,7 @@ def test_one_class_alone_teaches_nothing() -> None:
 def test_no_slide_is_judged_by_what_it_taught() -> None:
     """Slide b's labels are turned round: its own patches would teach the opposite."""
     a = patches(20, "a")
-    b = [Patch("b", not patch.is_tumor, patch.features) for patch in patches(20, seed=1)]
+    b = [LabelledPatch("b", not patch.is_tumor, patch.features) for patch in patches(20, seed=1)]
     found = classifiers_by_slide(["a", "b", "b"], [*a, *b])
     assert sorted(found) == ["a", "b"]
     tumor = a[1].features

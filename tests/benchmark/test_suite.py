@@ -16,17 +16,17 @@ from slidesr.benchmark.cases import cases
 from slidesr.benchmark.export import refuse_other_results, update_cards, write_results
 from slidesr.benchmark.methods import (
     Method,
-    Wanted,
+    RequestedModel,
     classical,
     leading,
+    method_from_model,
     methods_for,
-    of_model,
-    wanted_models,
+    requested_models,
 )
 from slidesr.benchmark.nuclei import find_nuclei
 from slidesr.benchmark.pairs import find_pairs
 from slidesr.benchmark.perceptual import PerceptualMetric
-from slidesr.benchmark.results import Results, Store
+from slidesr.benchmark.results import Results, ResultStore
 from slidesr.benchmark.suite import Comparison, ComparisonOptions, compare, mean_scores
 from slidesr.cli import run as run_cli
 from slidesr.errors import BusyError, RefusedError
@@ -76,7 +76,7 @@ def model(
 def comparison(folder: Path, model: Model) -> Comparison:
     return Comparison(
         find_pairs(folder),
-        lambda scale: [*classical(scale), of_model(model)],
+        lambda scale: [*classical(scale), method_from_model(model)],
         ComparisonOptions((2,)),
     )
 
@@ -86,7 +86,7 @@ def run(
     output: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Results:
-    with Store(output, comparison.identity()) as store:
+    with ResultStore(output, comparison.identity()) as store:
         results = compare(comparison, store, report)
         write_results(output, results, cases(comparison, results))
         store.discard()
@@ -208,16 +208,16 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
 def test_another_comparison_does_not_go_on_with_what_one_left(
     comparison: Comparison, tmp_path: Path
 ) -> None:
-    Store(tmp_path, comparison.identity()).close()
+    ResultStore(tmp_path, comparison.identity()).close()
     other = replace(comparison, options=ComparisonOptions((2,), jpeg_quality=50))
     with pytest.raises(RefusedError, match="another comparison was stopped here"):
-        Store(tmp_path, other.identity())
-    Store(tmp_path, comparison.identity()).close()
+        ResultStore(tmp_path, other.identity())
+    ResultStore(tmp_path, comparison.identity()).close()
 
 
 def test_another_process_is_kept_out(comparison: Comparison, tmp_path: Path) -> None:
-    with Store(tmp_path, {}), pytest.raises(BusyError):
-        Store(tmp_path, {})
+    with ResultStore(tmp_path, {}), pytest.raises(BusyError):
+        ResultStore(tmp_path, {})
 
 
 def test_other_results_are_not_replaced_unasked(
@@ -286,7 +286,7 @@ def test_equal_images_count_as_100_db(tmp_path: Path, save_images: Save) -> None
 
 
 def test_all_shipped_models_are_compared_baselines_first() -> None:
-    names = [wanted.name_or_path for wanted in wanted_models((), (4,))]
+    names = [wanted.name_or_path for wanted in requested_models((), (4,))]
     of_x4 = [spec.name for _, spec in list_models() if spec.generator.scale == 4]
     assert sorted(names) == sorted(of_x4)
     assert names[:2] == ["a-srgan-x4", "srgan-x4"]
@@ -294,7 +294,7 @@ def test_all_shipped_models_are_compared_baselines_first() -> None:
 
 
 def test_a_perception_between_is_a_method_of_its_own() -> None:
-    wanted = wanted_models(("wa-srgan-x4@0.5", "wa-srgan-x4"), (4,))
+    wanted = requested_models(("wa-srgan-x4@0.5", "wa-srgan-x4"), (4,))
     methods = methods_for(wanted, Engine(), 4)
     assert [method.name for method in methods[3:]] == ["wa-srgan-x4, perception 0.5", "wa-srgan-x4"]
     low = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
@@ -302,7 +302,7 @@ def test_a_perception_between_is_a_method_of_its_own() -> None:
 
 
 def test_consistent_models_are_methods_beside_the_plain_ones() -> None:
-    wanted = wanted_models(("wa-srgan-x4",), (4,), tolerance=0.0)
+    wanted = requested_models(("wa-srgan-x4",), (4,), tolerance=0.0)
     plain, mended = methods_for(wanted, Engine(), 4)[3:]
     assert (plain.name, mended.name) == ("wa-srgan-x4", "wa-srgan-x4, consistent")
     low = bicubic_down(immunohistochemistry()[:128, :128], 4)  # type: ignore[no-untyped-call]
@@ -314,18 +314,18 @@ def test_consistent_models_are_methods_beside_the_plain_ones() -> None:
 
 
 def test_models_are_used_at_their_own_scale() -> None:
-    wanted = wanted_models(("wa-srgan-x2", "wa-srgan-x4"), (2, 4))
+    wanted = requested_models(("wa-srgan-x2", "wa-srgan-x4"), (2, 4))
     assert [method.name for method in methods_for(wanted, Engine(), 2)][3:] == ["wa-srgan-x2"]
 
 
 def test_a_model_of_no_scale_compared_is_refused() -> None:
     with pytest.raises(RefusedError, match="wa-srgan-x2 is x2; compared are x4, x8"):
-        wanted_models(("wa-srgan-x2",), (4, 8))
+        requested_models(("wa-srgan-x2",), (4, 8))
 
 
 def test_one_model_twice_is_refused() -> None:
     with pytest.raises(RefusedError, match="two models are named wa-srgan-x4"):
-        methods_for([Wanted("wa-srgan-x4")] * 2, Engine(), 4)
+        methods_for([RequestedModel("wa-srgan-x4")] * 2, Engine(), 4)
 
 
 def test_fidelity_leads_and_else_the_last() -> None:

@@ -17,7 +17,7 @@ from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 from torch import Tensor
 from torchvision.models import resnext101_32x8d, vgg19
 
-from slidesr.benchmark.methods import Wanted, methods_for, wanted_models
+from slidesr.benchmark.methods import RequestedModel, methods_for, requested_models
 from slidesr.benchmark.perceptual import PerceptualMetric, ResNeXt
 from slidesr.benchmark.results import Results
 from slidesr.cli import run as run_cli
@@ -62,7 +62,7 @@ def as_tensor(image: U8) -> Tensor:
 
 
 def test_a_network_of_others_is_a_method(weights: Path, compact: torch.nn.Module) -> None:
-    (method,) = methods_for(wanted_models((str(weights),), (2, 4)), Engine(), 2)[3:]
+    (method,) = methods_for(requested_models((str(weights),), (2, 4)), Engine(), 2)[3:]
     assert method.name == "compact"
     assert "Compact" in method.facts["kind"]
     low = section()
@@ -72,7 +72,10 @@ def test_a_network_of_others_is_a_method(weights: Path, compact: torch.nn.Module
 
 
 def test_they_know_neither_perception_nor_tolerance(weights: Path) -> None:
-    for wanted in (Wanted(str(weights), perception=0.5), Wanted(str(weights), tolerance=1.0)):
+    for wanted in (
+        RequestedModel(str(weights), perception=0.5),
+        RequestedModel(str(weights), tolerance=1.0),
+    ):
         with pytest.raises(RefusedError, match="not a model of slidesr"):
             methods_for([wanted], Engine(), 2)
 
@@ -80,7 +83,7 @@ def test_they_know_neither_perception_nor_tolerance(weights: Path) -> None:
 def test_without_spandrel_they_are_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(RefusedError, match=r"pip install 'slidesr\[benchmark\]'"):
-        wanted_models((str(weights),), (2,))
+        requested_models((str(weights),), (2,))
 
 
 class _Hostile:
@@ -95,7 +98,7 @@ def test_a_hostile_file_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     torch.save({"params": _Hostile()}, saved)
     for path in (pickled, saved):
         with pytest.raises(RefusedError, match="no network that it knows"):
-            wanted_models((str(path),), (2,))
+            requested_models((str(path),), (2,))
     assert not (tmp_path / "was_executed").exists()
 
 
@@ -104,7 +107,7 @@ def test_what_is_no_such_network_is_refused(tmp_path: Path, state: object) -> No
     path = tmp_path / "odd.pth"
     torch.save(state, path)
     with pytest.raises(RefusedError, match=r"odd\.pth: spandrel finds no network"):
-        wanted_models((str(path),), (2,))
+        requested_models((str(path),), (2,))
 
 
 # Judges

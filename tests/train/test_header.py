@@ -22,7 +22,7 @@ from slidesr.model.card import card, write_model
 from slidesr.model.model import load_model
 from slidesr.model.weights import read_model, save_model
 from slidesr.nets.generator import Generator
-from slidesr.train.header import described
+from slidesr.train.header import header_for
 from slidesr.train.loop import Sources, Trained
 from slidesr.train.recipe import (
     Recipe,
@@ -52,7 +52,7 @@ def test_a_finished_run_becomes_a_model_with_its_card(
     trained: Trained, sources: Sources, tmp_path: Path, section: U8
 ) -> None:
     scores = {"a": {"bicubic": {"psnr_db": 20.5, "ssim": 0.5, "ms_ssim": 0.6, "qilv": 0.1}}}
-    spec = described(RECIPE, sources.data, trained)
+    spec = header_for(RECIPE, sources.data, trained)
     path = write_model(tmp_path / "models", spec, scores, trained.generator)
     assert path == tmp_path / "models/tiny.safetensors"
     model = load_model(str(path))
@@ -71,6 +71,14 @@ def test_a_finished_run_becomes_a_model_with_its_card(
     assert psnr_db(model.enlarge(bicubic_down(high, 2)), high) > 20
 
 
+@pytest.mark.parametrize(
+    "start", ["weights.safetensors", "/home/me/weights.safetensors", "weights"]
+)
+def test_the_header_holds_no_path_of_the_machine(start: str, tmp_path: Path) -> None:
+    spec = header_for(replace(RECIPE, start=start), tmp_path, TRAINED)
+    assert spec.recipe == recipe_as_dict(replace(RECIPE, start="weights"))
+
+
 def test_the_header_says_what_the_network_saw_and_felt(tmp_path: Path) -> None:
     felt = replace(TRAINED, perceptual_network="VGG19")
     recipe = replace(
@@ -78,18 +86,18 @@ def test_the_header_says_what_the_network_saw_and_felt(tmp_path: Path) -> None:
         loss=replace(RECIPE.loss, vgg19_weight=1.0),
         data=replace(RECIPE.data, jpeg_share=0.5),
     )
-    spec = described(recipe, tmp_path, felt)
+    spec = header_for(recipe, tmp_path, felt)
     assert (spec.stage, spec.compressed_inputs) == ("gan", True)
     assert spec.training["perceptual_network"] == "VGG19"
     assert spec.recipe == recipe_as_dict(recipe)
 
 
 def test_the_terms_of_the_data_come_from_its_manifest(tmp_path: Path) -> None:
-    assert described(RECIPE, tmp_path, TRAINED).data == {}
+    assert header_for(RECIPE, tmp_path, TRAINED).data == {}
     (tmp_path / "manifest.csv").write_text(
         'file,dataset,licence\n1.png,A,CC0\n2.png,A,CC0\n3.png,"B, 2nd",CC BY 4.0\n'
     )
-    terms = described(RECIPE, tmp_path, TRAINED).data
+    terms = header_for(RECIPE, tmp_path, TRAINED).data
     assert terms == {"A": "CC0", "B, 2nd": "CC BY 4.0"}
 
 
@@ -106,7 +114,7 @@ def test_the_terms_of_the_data_come_from_its_manifest(tmp_path: Path) -> None:
 def test_a_manifest_without_terms_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_bytes(content)
     with pytest.raises(RefusedError, match=r"manifest\.csv") as caught:
-        described(RECIPE, tmp_path, TRAINED)
+        header_for(RECIPE, tmp_path, TRAINED)
     assert "\n" not in str(caught.value)
 
 
@@ -126,7 +134,7 @@ def shrunk(name: str, folder: Path) -> Recipe:
     start, batch = "", min(2, recipe.batch)
     if recipe.start:
         start = str(folder / "start.safetensors")
-        spec = replace(described(RECIPE, folder, TRAINED), generator=replace(generator, scale=4))
+        spec = replace(header_for(RECIPE, folder, TRAINED), generator=replace(generator, scale=4))
         save_model(Path(start), spec, Generator(spec.generator))
     return replace(
         recipe,
@@ -202,7 +210,7 @@ def test_a_start_on_the_command_line_counts(
     sources: Sources, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = tmp_path / "start.safetensors"
-    save_model(start, described(RECIPE, tmp_path, trained), trained.generator)
+    save_model(start, header_for(RECIPE, tmp_path, trained), trained.generator)
     own, recipe = replace(sources, out=tmp_path / "run"), tmp_path / "recipe.toml"
     options = ("--patches", "2", "--start", str(start))
     assert run(command(write_toml(recipe, RECIPE, generator__channels=16), own, *options)) == 2

@@ -21,7 +21,7 @@ from slidesr.model.weights import (
     save_model,
 )
 from slidesr.nets.generator import Generator, GeneratorSpec
-from slidesr.train.initial_weights import begin
+from slidesr.train.initial_weights import initial_generator
 from slidesr.train.loop import TrainingProgress
 from slidesr.train.recipe import OptimizerRecipe
 
@@ -29,7 +29,10 @@ from slidesr.train.recipe import OptimizerRecipe
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_a_warm_start_takes_over_what_fits(scale: int, start: Path) -> None:
     spec = replace(RECIPE.generator, scale=scale, window=8)
-    made, known = begin(spec, str(start)).state_dict(), read_model(start)[1].state_dict()
+    made, known = (
+        initial_generator(spec, str(start)).state_dict(),
+        read_model(start)[1].state_dict(),
+    )
     shared = [name for name in made if not name.startswith("up.")]
     assert all(torch.equal(made[name], known[name]) for name in shared)
     stages = [name for name in made if name.startswith(("up.0.", "up.1."))]
@@ -71,7 +74,7 @@ def test_a_warm_start_begins_with_lower_losses(scale: int, tmp_path: Path) -> No
 )
 def test_weights_of_another_network_are_no_start(other: dict[str, Any], start: Path) -> None:
     with pytest.raises(RefusedError, match=r"start\.safetensors: another network") as caught:
-        begin(replace(RECIPE.generator, **other), str(start))
+        initial_generator(replace(RECIPE.generator, **other), str(start))
     assert "\n" not in str(caught.value)
 
 
