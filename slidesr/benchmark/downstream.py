@@ -1,4 +1,4 @@
-"""What people do with slides, done on enlarged images: nuclei counted, tumour told from normal."""
+"""Downstream tasks on enlarged images: counting nuclei and classifying tumour against normal."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from slidesr.geometry import Pixels
 from slidesr.imaging.image_files import image_size, read_rgb
 
 _TUMOR, _NORMAL = "tumor", "normal"
+_RIDGE = 0.1
 
 _F64 = NDArray[np.float64]
+_Bool = NDArray[np.bool_]
 
 
 class Downstream:
-    """Gathers the rows of both tables, scale by scale."""
+    """Collects the rows of the nuclei and classifier tables, scale by scale."""
 
     def __init__(
         self,
@@ -34,9 +36,9 @@ class Downstream:
         labelled: Sequence[ImagePair],
         features_of: Callable[[Pixels], _F64],
     ) -> None:
-        """The classifier learns from `labelled`, or `pairs`; never from the slide it judges.
+        """Trains classifiers on `labelled`, or on `pairs` if that is empty, leaving one slide out.
 
-        `features_of` gives what it judges an image by.
+        `features_of` maps an image to the classifier's input, f64[d].
         """
         self._features_of = features_of
         self._pairs, self._subjects = pairs, [pair.subject for pair in pairs]
@@ -44,25 +46,27 @@ class Downstream:
         self.nuclei: list[dict[str, Any]] = []
         self.classifier: list[dict[str, Any]] = []
 
-    def add(self, scale: int, methods: Sequence[str], found: Sequence[ImageScores]) -> None:
-        for data, of in by_data(self._subjects).items():
-            self._add_nuclei(scale, data, methods, [found[i] for i in of], of)
-            self._add_classifier(scale, data, methods, found, of)
+    def add(self, scale: int, methods: Sequence[str], images: Sequence[ImageScores]) -> None:
+        for data, indices in by_data(self._subjects).items():
+            self._add_nuclei(scale, data, methods, [images[i] for i in indices], indices)
+            self._add_classifier(scale, data, methods, images, indices)
 
     def _add_nuclei(
         self,
         scale: int,
         data: str,
         methods: Sequence[str],
-        found: Sequence[ImageScores],
-        of: list[int],
+        images: Sequence[ImageScores],
+        indices: list[int],
     ) -> None:
-        sizes = [self._subjects[i].um_per_px for i in of]
-        areas = [self._areas_px[i] * (um or 0) ** 2 / 1e6 for i, um in zip(of, sizes, strict=True)]
+        sizes = [self._subjects[i].um_per_px for i in indices]
+        areas = [
+            self._areas_px[i] * (um or 0) ** 2 / 1e6 for i, um in zip(indices, sizes, strict=True)
+        ]
         mm2 = sum(areas) if all(sizes) else None
-        totals = np.sum([each.nuclei for each in found], axis=0)
-        for method, (high, made, matched) in zip(methods, totals.tolist(), strict=True):
-            scores = nuclei_scores(high, made, matched, mm2)
+        totals = np.sum([each.nuclei for each in images], axis=0)
+        for method, (high, output, matched) in zip(methods, totals.tolist(), strict=True):
+            scores = nuclei_scores(high, output, matched, mm2)
             self.nuclei.append({"scale": scale, "data": data, "method": method, **scores})
 
     def _add_classifier(
@@ -70,27 +74,29 @@ class Downstream:
         scale: int,
         data: str,
         methods: Sequence[str],
-        found: Sequence[ImageScores],
-        of: list[int],
+        images: Sequence[ImageScores],
+        indices: list[int],
     ) -> None:
-        labelled = [i for i in of if self._subjects[i].label in (_TUMOR, _NORMAL)]
+        labelled = [i for i in indices if self._subjects[i].label in (_TUMOR, _NORMAL)]
         slides = [self._subjects[i].slide for i in labelled]
         classifiers = classifiers_by_slide(slides, self._patches) if labelled else {}
-        judged = [i for i in labelled if self._subjects[i].slide in classifiers]
-        if not judged:
+        usable = [i for i in labelled if self._subjects[i].slide in classifiers]
+        if not usable:
             return
-        truth = [self._subjects[i].label == _TUMOR for i in judged]
-        answers = np.array(
+        truth = [self._subjects[i].label == _TUMOR for i in usable]
+        probabilities = np.array(
             [
                 [
                     classifiers[self._subjects[i].slide].probability(features)
-                    for features in found[i].features.astype(np.float64)
+                    for features in images[i].features.astype(np.float64)
                 ]
-                for i in judged
+                for i in usable
             ]
         )  # [images, 1 + methods]
         for column, method in enumerate(("high resolution", *methods)):
-            scores = classifier_scores(truth, answers[:, 0].tolist(), answers[:, column].tolist())
+            scores = classifier_scores(
+                truth, probabilities[:, 0].tolist(), probabilities[:, column].tolist()
+            )
             self.classifier.append({"scale": scale, "data": data, "method": method, **scores})
 
     @cached_property
@@ -99,7 +105,7 @@ class Downstream:
 
     @cached_property
     def _patches(self) -> list[LabelledPatch]:
-        """What teaches: labelled patches of the high resolution, of slides that have a name."""
+        """The training set: labelled high-resolution patches whose slide is known."""
         return [
             LabelledPatch(
                 subject.slide, subject.label == _TUMOR, self._features_of(read_rgb(pair.high))
@@ -109,14 +115,9 @@ class Downstream:
         ]
 
 
-_RIDGE = 0.1
-
-_Bool = NDArray[np.bool_]
-
-
 @dataclass(frozen=True)
 class LabelledPatch:
-    """A labelled patch: its slide, whether it is tumour, and what it is judged by, f64[d]."""
+    """A training sample: its slide, its class, and its features f64[d]."""
 
     slide: str
     is_tumor: bool
@@ -124,14 +125,14 @@ class LabelledPatch:
 
 
 class Classifier:
-    """Logistic regression on a network's features, tumour against normal.
+    """Ridge logistic regression on a network's features, tumour against normal.
 
-    Both classes weigh the same, whatever their numbers. It has one optimum, so the same patches
-    give the same classifier.
+    The classes have equal weight whatever their sizes. The loss has a single minimum, so the
+    same patches give the same classifier.
     """
 
     def __init__(self, patches: Sequence[LabelledPatch]) -> None:
-        """RefusedError where the patches hold one class alone."""
+        """Raises RefusedError unless both classes are present."""
         labels = np.array([patch.is_tumor for patch in patches])
         if labels.all() or not labels.any():
             raise RefusedError(
@@ -141,66 +142,66 @@ class Classifier:
         self._mean, self._std = features.mean(axis=0), features.std(axis=0) + 1e-9
         signs = np.where(labels, 1.0, -1.0)
         weights = np.where(labels, 0.5 / labels.sum(), 0.5 / (~labels).sum())
-        self._line = _fitted((features - self._mean) / self._std, signs, weights)
+        self._coefficients = _fit((features - self._mean) / self._std, signs, weights)
 
     def probability(self, features: _F64) -> float:
-        """That a patch is tumour, of its f64[d]."""
+        """The probability of tumour for features f64[d]."""
         x = (features - self._mean) / self._std
-        return float(expit(x @ self._line[:-1] + self._line[-1]))
+        return float(expit(x @ self._coefficients[:-1] + self._coefficients[-1]))
 
 
 def classifier_scores(
-    truth: Sequence[bool], of_high: Sequence[float], of_made: Sequence[float]
+    truth: Sequence[bool], on_high: Sequence[float], on_output: Sequence[float]
 ) -> dict[str, float | int | None]:
-    """What a method's images do to the classifier's answers, beside those on the true images.
+    """Compares the classifier's probabilities on a method's images with those on the originals.
 
-    A slide's stain moves all answers at once, so the level above which an image counts as tumour is
-    the one that calls as many of the true images tumour as there are. Agreement is the share of
-    images on which it decides alike, shift the mean absolute change of its probability; AUC is None
-    where there is one class alone.
+    Staining shifts all probabilities of a slide together, so the decision threshold is the one that
+    calls as many of the originals tumour as there are tumours. Agreement is the share of images
+    with the same decision, shift the mean absolute change in probability; AUC is None if there is only
+    one class.
     """
-    labels, high, made = np.array(truth), np.array(of_high), np.array(of_made)
-    level = np.quantile(high, 1 - labels.mean())
+    labels, high, output = np.array(truth), np.array(on_high), np.array(on_output)
+    threshold = np.quantile(high, 1 - labels.mean())
     return {
         "images": len(labels),
-        "accuracy": float(((made > level) == labels).mean()),
-        "AUC": _auc(labels, made),
-        "agreement": float(((made > level) == (high > level)).mean()),
-        "shift": float(np.abs(made - high).mean()),
+        "accuracy": float(((output > threshold) == labels).mean()),
+        "AUC": _auc(labels, output),
+        "agreement": float(((output > threshold) == (high > threshold)).mean()),
+        "shift": float(np.abs(output - high).mean()),
     }
 
 
 def classifiers_by_slide(
     slides: Iterable[str], patches: Sequence[LabelledPatch]
 ) -> dict[str, Classifier]:
-    """For each slide a classifier fitted to the patches of all others.
+    """Fits a classifier for each slide on the patches of all other slides.
 
-    A slide is left out where those hold one class alone.
+    A slide is skipped if the others contain only one class.
     """
-    found = {}
+    classifiers = {}
     for slide in sorted(set(slides)):
         others = [patch for patch in patches if patch.slide != slide]
         if len({patch.is_tumor for patch in others}) == 2:
-            found[slide] = Classifier(others)
-    return found
+            classifiers[slide] = Classifier(others)
+    return classifiers
 
 
-def _fitted(x: _F64, signs: _F64, weights: _F64) -> _F64:
-    """Slopes and offset, f64[d + 1], of the least weighted logistic loss with a ridge."""
+def _fit(x: _F64, signs: _F64, weights: _F64) -> _F64:
+    """Minimises the weighted logistic loss with a ridge penalty: slopes and offset, f64[d + 1]."""
 
-    def loss(line: _F64) -> tuple[float, _F64]:
-        slopes = line[:-1]
-        margins = signs * (x @ slopes + line[-1])
+    def loss(coefficients: _F64) -> tuple[float, _F64]:
+        slopes = coefficients[:-1]
+        margins = signs * (x @ slopes + coefficients[-1])
         value = weights @ np.logaddexp(0, -margins) + _RIDGE / 2 * slopes @ slopes
-        pull = -weights * signs * expit(-margins)
-        return float(value), np.append(x.T @ pull + _RIDGE * slopes, pull.sum())
+        gradient = -weights * signs * expit(-margins)
+        return float(value), np.append(x.T @ gradient + _RIDGE * slopes, gradient.sum())
 
-    line: _F64 = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
-    return line
+    coefficients: _F64 = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
+    return coefficients
 
 
 def _auc(labels: _Bool, scores: _F64) -> float | None:
-    """How often a tumour scores above a normal patch: Mann and Whitney's U, as a share."""
+    """The Mann-Whitney U statistic divided by the number of pairs."""
     tumors, normals = int(labels.sum()), int((~labels).sum())
     if not (tumors and normals):
         return None

@@ -1,4 +1,4 @@
-"""What a comparison found: each number of each image, and what it was measured on and by."""
+"""The results of a comparison: in memory, in results.json, and unfinished on disk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from slidesr.errors import RefusedError
 from slidesr.runtime.atomic_files import locked_folder, whole_file
 from slidesr.runtime.closeable import Closeable
 
+_F32 = NDArray[np.float32]
+_F64 = NDArray[np.float64]
+_I64 = NDArray[np.int64]
+
 LESS_IS_BETTER = frozenset({"mse", "distance", "vgg19_distance", "fid", "consistency"})
-HEADINGS = {  # metric -> what people call it
+HEADINGS = {  # metric -> column heading
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
@@ -41,36 +45,28 @@ DIGITS = {"mse": 1, "consistency": 2, "fid": 2, "distance": 3, "vgg19_distance":
 
 @dataclass(frozen=True)
 class Subject:
-    """One image that was compared."""
+    """One image of the comparison."""
 
-    name: str  # its path in DATA, or SLIDE@x,y
+    name: str  # path relative to DATA, or SLIDE@x,y
     data: str  # its data set
-    slide: str = ""  # empty where nothing says so, as `label`
+    slide: str = ""  # empty if unknown, like `label`
     label: str = ""
     um_per_px: float | None = None  # of the high resolution
 
 
-def by_data(subjects: Sequence[Subject]) -> dict[str, list[int]]:
-    """Data set -> which subjects are of it, both in their order."""
-    found: dict[str, list[int]] = {}
-    for index, subject in enumerate(subjects):
-        found.setdefault(subject.data, []).append(index)
-    return found
-
-
 @dataclass(frozen=True)
 class ScoreRow:
-    """One metric of one method over a part of the images.
+    """One metric of one method, averaged over a part of the images.
 
-    `low` and `high` bound the mean at 95% (bootstrap); `p` is that of the paired test against
-    bicubic (Wilcoxon), None for bicubic itself and where there are too few images.
+    `low` and `high` are the 95% bootstrap interval of the mean. `p` is from the paired Wilcoxon
+    test against bicubic; None for bicubic itself and for too few images.
     """
 
     scale: int
     method: str
     data: str
     part: str  # "all", "label tumor" or "slide tumor_073"
-    unit: str  # what a mean is over: "image" or "slide"
+    unit: str  # of the mean: "image" or "slide"
     metric: str
     n: int
     mean: float
@@ -82,11 +78,11 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Results:
-    """All of it, as it stands in results.json; no time, no path and no host is in it."""
+    """The content of results.json; it holds no time, path or host."""
 
-    protocol: dict[str, Any]  # what was asked: degradation, scales, seed and so on
+    protocol: dict[str, Any]  # degradation, scales, seed and so on
     versions: dict[str, str]  # of slidesr, torch, numpy and so on
-    methods: dict[int, dict[str, dict[str, Any]]]  # scale -> method, in order -> what it is
+    methods: dict[int, dict[str, dict[str, Any]]]  # scale -> method, in order -> facts
     subjects: list[Subject]
     scores: dict[int, dict[str, dict[str, list[float]]]]  # scale -> method -> metric -> by subject
     summary: list[ScoreRow]
@@ -98,7 +94,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """What `to_json` wrote."""
+        """Reads what `to_json` wrote."""
         table: dict[str, Any] = json.loads(path.read_text())
         for key in ("methods", "scores"):
             table[key] = {int(scale): value for scale, value in table[key].items()}
@@ -107,23 +103,21 @@ class Results:
         return cls(**table)
 
 
-_F32 = NDArray[np.float32]
-_F64 = NDArray[np.float64]
-_I64 = NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class ImageScores:
-    """Of one image at one scale."""
+    """The measurements of one image at one scale; the field names are those of the stored file."""
 
     scores: _F64  # [methods, metrics]
-    embeddings: _F32  # [1 + methods, tiles, d], the first of the high resolution
-    nuclei: _I64  # [methods, 3]: in the high resolution, in the method's image, in both; or [0, 3]
-    features: _F32  # [1 + methods, d], as `embeddings`; or [0, 0]
+    embeddings: _F32  # [1 + methods, tiles, d]; first row: high resolution
+    nuclei: _I64  # [methods, 3]: in the high resolution, in the output, matched; or [0, 3]
+    features: _F32  # [1 + methods, d], rows as in `embeddings`; or [0, 0]
 
 
 class ResultStore(Closeable):
-    """Locked against other processes while open; refuses to go on with another comparison."""
+    """Image scores of an unfinished comparison, in OUTPUT/unfinished; locked while open.
+
+    Raises RefusedError if the folder belongs to a comparison with other options.
+    """
 
     def __init__(self, output: Path, plan: dict[str, Any]) -> None:
         output.mkdir(parents=True, exist_ok=True)
@@ -131,16 +125,16 @@ class ResultStore(Closeable):
         self._lock = locked_folder(output)
         with ExitStack() as undo:
             undo.callback(self.close)
-            self._begin(json.dumps(plan, sort_keys=True, indent=1))
+            self._open(json.dumps(plan, sort_keys=True, indent=1))
             undo.pop_all()
 
-    def _begin(self, plan: str) -> None:
+    def _open(self, plan: str) -> None:
         record = self._folder / "plan.json"
         if record.exists():
             if record.read_text() != plan:
                 raise RefusedError(
-                    f"{self._folder}: another comparison was stopped here. Give the same options"
-                    " to go on with it, another -o, or remove the folder."
+                    f"{self._folder}: holds an unfinished comparison with other options. Give those"
+                    " to resume it, give another -o, or remove the folder."
                 )
             return
         self._folder.mkdir(exist_ok=True)
@@ -157,15 +151,23 @@ class ResultStore(Closeable):
         with np.load(self._path(scale, index)) as file:
             return ImageScores(**file)
 
-    def put(self, scale: int, index: int, found: ImageScores) -> None:
+    def put(self, scale: int, index: int, scores: ImageScores) -> None:
         path = self._path(scale, index)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, **vars(found))
+            np.savez(file, **vars(scores))
 
     def discard(self) -> None:
-        """Once the results stand elsewhere."""
+        """Removes the folder; call it once the results are written."""
         shutil.rmtree(self._folder)
 
     def _path(self, scale: int, index: int) -> Path:
         return self._folder / f"x{scale}" / f"{index:06d}.npz"
+
+
+def by_data(subjects: Sequence[Subject]) -> dict[str, list[int]]:
+    """Groups the indices of subjects by data set; both keep their order."""
+    groups: dict[str, list[int]] = {}
+    for index, subject in enumerate(subjects):
+        groups.setdefault(subject.data, []).append(index)
+    return groups
