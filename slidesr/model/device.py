@@ -1,4 +1,4 @@
-"""What a network runs on: a device, a precision, threads, and memory that is kept for it."""
+"""Where a network runs: device, precision, threads, and the allocator's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH_SIZE = 16  # tiles, on a GPU
 
 @dataclass(frozen=True)
 class Engine:
-    """What a model runs on: cpu, cuda or cuda:N; fp32 or bf16; tiles a batch on a GPU."""
+    """The device (cpu, cuda or cuda:N), precision (fp32 or bf16) and batch size on a GPU."""
 
     device: str = "cpu"
     precision: str = "fp32"
@@ -29,7 +29,7 @@ class Engine:
     def choose(
         cls, device: str = "auto", precision: str = "auto", batch_size: int = BATCH_SIZE
     ) -> Engine:
-        """Resolves `auto`: a GPU where torch sees one, bf16 where the device has it in hardware."""
+        """Resolves `auto`: a GPU if torch sees one, bf16 if the device supports it in hardware."""
         device = _device(device)
         if batch_size < 1:
             raise RefusedError(f"batch size {batch_size} is not positive")
@@ -37,40 +37,40 @@ class Engine:
 
 
 def devices(names: str) -> list[str]:
-    """The devices of this machine that a user names: one, several with commas, or all GPUs.
+    """Parses a comma-separated list of devices; plain `cuda` means all GPUs.
 
-    Raises RefusedError for those that are not there, and for several kinds at once.
+    Raises RefusedError if a device does not exist or the list mixes CPU and GPU.
     """
-    several = [_device(name) for name in names.split(",")]
-    if len({name.partition(":")[0] for name in several}) > 1:
-        raise RefusedError(f"device {names!r}: several devices must be of one kind")
-    if several == ["cuda"]:
+    parsed = [_device(name) for name in names.split(",")]
+    if len({name.partition(":")[0] for name in parsed}) > 1:
+        raise RefusedError(f"device {names!r}: use CPU or GPUs, not both")
+    if parsed == ["cuda"]:
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return several
+    return parsed
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """Autocast to bf16 where the device has bf16 in hardware; elsewhere fp32.
+    """Autocasts to bf16 if the device supports it in hardware, else stays in fp32.
 
-    A CPU that emulates bf16 takes five times as long with it as with fp32.
+    On a CPU without bf16 instructions, emulated bf16 is five times slower than fp32.
     """
     has_bf16 = _precision("auto", device.type) == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16)
 
 
 def use_threads(count: int) -> None:
-    """How many threads the network has on a CPU. The bytes are the same for any number."""
+    """Sets the number of CPU threads for the network. The output bytes do not depend on it."""
     torch.set_num_threads(count)
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Lets glibc keep large freed blocks for the next tile instead of returning them at once.
+    """Makes glibc keep large freed blocks for reuse instead of returning them to the system.
 
-    What a network makes some rows at a time are blocks of 5-15 MB; with fresh pages for each it
-    takes 2-4% longer. (Whole maps, which `nets.ready` keeps itself, would take twice as long.) It
-    helps in the main thread: other threads' heaps end at 64 MB. Elsewhere than on glibc nothing
-    happens.
+    The network allocates blocks of 5-15 MB for each group of rows; fresh pages for each of them
+    cost 2-4% of the run time. (Whole feature maps, which `nets.cpu_inference` reuses itself, would
+    double it.) This helps in the main thread only: other threads' heaps are limited to 64 MB. Does
+    nothing without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -80,9 +80,9 @@ def keep_freed_memory() -> None:
 
 
 def processor() -> str:
-    """The processor's name where Linux tells it."""
-    with suppress(OSError), Path("/proc/cpuinfo").open() as told:
-        for line in told:
+    """The processor's model name, from /proc/cpuinfo if there is one."""
+    with suppress(OSError), Path("/proc/cpuinfo").open() as lines:
+        for line in lines:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -111,5 +111,16 @@ def _precision(precision: str, device: str) -> str:
         return precision
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 else "fp32"
+    return "bf16" if _cpu_has_bf16() else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU has AVX512-BF16 or AMX; False if this version of torch cannot say.
+
+    Both checks are private functions of torch (2.6 has them) and may move or disappear.
+    """
+    checks = (
+        getattr(torch.cpu, name, lambda: False)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return any(check() for check in checks)

@@ -104,7 +104,7 @@ def read_spec(path: Path) -> ModelSpec:
     return _read_header(path, _MODEL, ModelSpec.from_json)
 
 
-def is_of_others(path: Path) -> bool:
+def is_third_party(path: Path) -> bool:
     """Whether a file of weights has no header of slidesr. RefusedError if it is no such file."""
     return path.suffix == ".pth" or not {_MODEL, _ENCODER} & set(_metadata(path))
 

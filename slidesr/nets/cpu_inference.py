@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -20,14 +20,30 @@ from slidesr.nets.layers import (
     windows_from_map,
 )
 
-_HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _MOST_VALUES = 1 << 22  # of a map at a time: 8 MB in bf16
 _MOST_SCORES = 1 << 21  # of attention at a time: 4 MB in bf16
 _MOST_OCTAVES = 100.0  # of a score: floats hold 2**100 and 2**-100, and sums of many
 _VECTOR = 16  # floats in a vector unit
 
 
-class ReadyGenerator(Generator):
+def _fused_convolution() -> Callable[..., Tensor] | None:
+    """oneDNN's convolution with a fused activation; None if this build of torch lacks it.
+
+    The operator is private: torch.compile emits it, and another version may rename it. Without it
+    convolution and activation run one after the other, which is slower and differs in last bits.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+    operator: Callable[..., Tensor] | None = getattr(
+        torch.ops.mkldnn, "_convolution_pointwise", None
+    )
+    return operator
+
+
+_FUSED_CONVOLUTION = _fused_convolution()
+
+
+class InferenceGenerator(Generator):
     """`Generator` for inference: `nets.folding.folded` makes it of a trained one.
 
     On a CPU the maps that are as large as a tile lie in memory that the next tile takes over. So a
@@ -49,7 +65,7 @@ class ReadyGenerator(Generator):
 
     def _enlarge(self, x: Tensor, attended: Tensor) -> Tensor:
         *doubles, last = self.up
-        made, output = attended, cast(SmallOutput, self.output)
+        made, output = attended, cast(FoldedOutput, self.output)
         for left, double in zip(range(len(doubles))[::-1], doubles, strict=True):
             made = self._doubled(("body", "inner")[left % 2], double, made)
         rows = self._made("inner", [last, output.rows], made)
@@ -106,7 +122,7 @@ def _pages(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size)
 
 
-class Activated(nn.Module):
+class ActivatedConv(nn.Module):
     """A convolution and the activation behind it: one pass over memory, by oneDNN on a CPU.
 
     There it is what torch's own compiler makes of such a pair.
@@ -120,16 +136,13 @@ class Activated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
-        if x.device.type != "cpu" or x.dtype == torch.float64 or not _HAS_ONEDNN:
+        if x.device.type != "cpu" or x.dtype == torch.float64 or _FUSED_CONVOLUTION is None:
             return F.leaky_relu_(conv(x), self._slope)
-        how = conv.padding, conv.stride, conv.dilation, conv.groups
-        made: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, conv.weight, conv.bias, *how, *self._post_op
-        )
-        return made
+        geometry = conv.padding, conv.stride, conv.dilation, conv.groups
+        return _FUSED_CONVOLUTION(x, conv.weight, conv.bias, *geometry, *self._post_op)
 
 
-class InWindows(nn.Module):
+class InPlaceWindowAttention(nn.Module):
     """`WindowAttention`; on a CPU in place, a few windows at a time, the scores in the cache."""
 
     def __init__(self, attention: WindowAttention) -> None:
@@ -188,7 +201,7 @@ def _powers_of_2(scores: Tensor, largest: Sequence[float]) -> None:
     torch.exp2(scores, out=scores)
 
 
-class SmallOutput(nn.Module):
+class FoldedOutput(nn.Module):
     """`SubPixelOutput` with its low-resolution weights made once, and its kernel cut into rows.
 
     A 5 x 5 convolution to 12 channels is one of 1 x 5 to 60, whose five groups are then added from
@@ -263,4 +276,4 @@ def _shape(layers: Sequence[nn.Module], x: Tensor) -> tuple[int, int, int, int]:
 
 
 def _conv(layer: nn.Module) -> nn.Conv2d:
-    return cast(nn.Conv2d, layer.conv if isinstance(layer, Activated) else layer)
+    return cast(nn.Conv2d, layer.conv if isinstance(layer, ActivatedConv) else layer)

@@ -11,14 +11,19 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from slidesr.nets.cpu_inference import Activated, InWindows, ReadyGenerator, SmallOutput
+from slidesr.nets.cpu_inference import (
+    ActivatedConv,
+    FoldedOutput,
+    InferenceGenerator,
+    InPlaceWindowAttention,
+)
 from slidesr.nets.generator import Generator
 from slidesr.nets.layers import WindowAttention
 
 
-def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> ReadyGenerator:
+def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> InferenceGenerator:
     """A frozen copy in `dtype`: norms become part of the convolutions, activations run in them."""
-    ready = ReadyGenerator(generator.spec)  # no deepcopy: parametrized modules share a class
+    ready = InferenceGenerator(generator.spec)  # no deepcopy: parametrized modules share a class
     ready.load_state_dict(generator.state_dict())
     ready.eval().requires_grad_(False)
     for module in list(ready.modules()):
@@ -31,12 +36,12 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> ReadyGen
         ready.add_module(name, _alone(layers))
     doubles = [_alone(double) for double in ready.up]
     for double in doubles[:-1]:
-        _group_sub_pixels(cast(Activated, double).conv)
+        _group_sub_pixels(cast(ActivatedConv, double).conv)
     ready.up = nn.Sequential(*doubles)
-    ready.add_module("output", SmallOutput(ready.output))
+    ready.add_module("output", FoldedOutput(ready.output))
     if isinstance(ready.attention, WindowAttention):
         _take_powers_of_2(ready.attention)
-        ready.add_module("attention", InWindows(ready.attention))
+        ready.add_module("attention", InPlaceWindowAttention(ready.attention))
     return ready.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -74,7 +79,7 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
 def _fuse_activations(layers: nn.Sequential) -> None:
     for index, (conv, activation) in reversed(list(enumerate(pairwise(layers)))):
         if isinstance(conv, nn.Conv2d) and isinstance(activation, nn.ReLU | nn.PReLU):
-            layers[index] = Activated(conv, activation)
+            layers[index] = ActivatedConv(conv, activation)
             del layers[index + 1]
 
 

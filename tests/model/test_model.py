@@ -223,6 +223,14 @@ def test_bf16_is_chosen_where_the_processor_has_it(
     assert Engine.choose("cpu", "fp32", 3) == Engine("cpu", "fp32", 3)
 
 
+def test_a_torch_that_lacks_the_private_checks_runs_in_fp32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert Engine.choose("cpu") == Engine("cpu", "fp32", 16)
+
+
 def test_bf16_stays_near_fp32(spec: ModelSpec, tiny: Model, trained_looking: Make) -> None:
     image = noise(8, 8, 3)
     half = Model(spec, trained_looking(TINY), "", Engine("cpu", "bf16")).enlarge(image)

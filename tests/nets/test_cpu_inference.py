@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.networks import PRECISIONS, VARIANTS, Make, attention, attention_twin, name_of, noise
@@ -78,7 +80,7 @@ def test_memory_may_be_written_outside_of_inference_mode(trained_looking: Make) 
 def in_windows(layer: WindowAttention) -> nn.Module:
     """As folding makes it, but for the precision."""
     _take_powers_of_2(layer)
-    return ready.InWindows(layer)
+    return ready.InPlaceWindowAttention(layer)
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])
@@ -103,7 +105,7 @@ def test_a_window_of_large_scores_does_not_change_its_neighbours() -> None:
     assert torch.equal(made(large)[:, :, :, 4:], made(x)[:, :, :, 4:])
 
 
-@pytest.mark.skipif(not ready._HAS_ONEDNN, reason="torch has no oneDNN here")
+@pytest.mark.skipif(ready._FUSED_CONVOLUTION is None, reason="torch has no oneDNN here")
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.PReLU(init=0.3), nn.PReLU(init=0.0)])
 def test_an_activation_in_the_convolution_is_the_one_behind_it(
     activation: nn.ReLU | nn.PReLU,
@@ -111,4 +113,23 @@ def test_an_activation_in_the_convolution_is_the_one_behind_it(
     conv = nn.Conv2d(8, 16, 3)
     x = noise(1, 8, 9, 9) - 0.5
     with torch.inference_mode():
-        torch.testing.assert_close(ready.Activated(conv, activation)(x), activation(conv(x)))
+        torch.testing.assert_close(ready.ActivatedConv(conv, activation)(x), activation(conv(x)))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.PReLU(init=0.3), nn.PReLU(init=0.0)])
+def test_without_the_fused_convolution_the_activation_follows_the_convolution(
+    activation: nn.ReLU | nn.PReLU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "_FUSED_CONVOLUTION", None)
+    conv = nn.Conv2d(8, 16, 3)
+    x = noise(1, 8, 9, 9) - 0.5
+    with torch.inference_mode():
+        torch.testing.assert_close(ready.ActivatedConv(conv, activation)(x), activation(conv(x)))
+
+
+def test_a_torch_that_lacks_the_private_operator_has_no_fused_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    assert ready._fused_convolution() is None
