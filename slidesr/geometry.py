@@ -49,7 +49,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Box:
-    """The pixels x <= column < x + width, y <= row < y + height. May lie outside an image."""
+    """The pixels x <= column < x + width, y <= row < y + height. May lie outside an image.
+
+    Printed as `x,y,width,height`.
+    """
 
     x: int
     y: int
@@ -59,6 +62,9 @@ class Box:
     def __post_init__(self) -> None:
         if self.width < 0 or self.height < 0:
             raise ValueError(f"box {self} has a negative side")
+
+    def __str__(self) -> str:
+        return f"{self.x},{self.y},{self.width},{self.height}"
 
     def __mul__(self, scale: int) -> Box:
         return Box(self.x * scale, self.y * scale, self.width * scale, self.height * scale)

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from slidesr.cli import options as common
 from slidesr.cli.show import bytes_text, console, counted, stoppable
 from slidesr.errors import printable
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 
 @click.command()
@@ -29,7 +29,7 @@ def convert(
     For DICOM tiles are copied as they are stored; the others get the pixels of level 0 and a new
     pyramid.
     """
-    with console.status("loading"), tried(source):
+    with console.status("loading"), sandboxed(source):
         from slidesr.pipeline.convert import convert as run
 
     common.refuse_idle(context, output)

@@ -11,7 +11,7 @@ from slidesr.cli.run import opened, run_job, show_summary
 from slidesr.cli.show import console
 from slidesr.errors import printable
 from slidesr.pipeline.executor import Workers
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 
 @click.command()
@@ -30,7 +30,7 @@ def demo(slide: Path | None, output: Path) -> None:
     The sample is made of an image that comes with scikit-image, so nothing is downloaded. It is no
     H&E, which the networks know, so the fidelity weights make it: those invent least.
     """
-    with console.status("loading"), tried(slide) if slide else nullcontext():
+    with console.status("loading"), sandboxed(slide) if slide else nullcontext():
         from slidesr.pipeline.options import Options
         from slidesr.pipeline.sample import draw_comparison, write_sample_slide
 

@@ -17,7 +17,7 @@ from slidesr.geometry import Box
 from slidesr.imaging.icc import ICC_CHOICES
 from slidesr.pipeline.executor import Workers, workers
 from slidesr.runtime.paths import as_typed, is_store
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 if TYPE_CHECKING:
     from slidesr.pipeline.job import Job
@@ -144,7 +144,7 @@ def upscale(
     already is not done again, and what was stopped goes on by the same command.
     """
     is_one = len(sources) == 1 and not _is_many(sources[0])
-    with console.status("loading"), tried(sources[0]) if is_one else nullcontext():
+    with console.status("loading"), sandboxed(sources[0]) if is_one else nullcontext():
         options = _options(**choices)
     common.refuse_idle(context, output)
     if (dry_run or profile) and not (is_one and dask is None):

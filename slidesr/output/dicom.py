@@ -20,6 +20,7 @@ from slidesr.geometry import Size
 from slidesr.imaging.icc import srgb_profile
 from slidesr.output.metadata import Metadata, plain_text
 from slidesr.runtime.atomic_files import exchange, locked_folder, sync_folder
+from slidesr.runtime.paths import refuse_existing
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -77,8 +78,8 @@ def _check(output: Path, *, overwrite: bool) -> None:
     others = [each.name for each in output.iterdir() if each.suffix != ".dcm"]
     if others:
         raise RefusedError(f"{output}: holds {others[0]}, which is no DICOM. Name a new folder.")
-    if any(output.iterdir()) and not overwrite:
-        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
+    if any(output.iterdir()):
+        refuse_existing(output, overwrite=overwrite)
 
 
 def _publish(part: Path, output: Path) -> None:

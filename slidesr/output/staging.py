@@ -22,7 +22,7 @@ from slidesr.output.checkpoint import OutputCheckpoint, Pause, discard
 from slidesr.output.metadata import Metadata
 from slidesr.runtime.atomic_files import exchange, sync_folder
 from slidesr.runtime.closeable import Closeable
-from slidesr.runtime.paths import as_typed, is_remote
+from slidesr.runtime.paths import as_typed, is_remote, refuse_existing
 from slidesr.tiling import TilePlan
 
 _log = logging.getLogger(__name__)
@@ -141,8 +141,7 @@ class StagedOutput(Unfinished):
     def __init__(self, target: Target, *, is_folder: bool = False) -> None:
         super().__init__(target)
         path = target.path
-        if path.exists() and not target.overwrite:
-            raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
+        refuse_existing(path, overwrite=target.overwrite)
         self.hidden, self._state = _hidden(path), _state_of(path)
         self._is_published = False
         self._lock = _locked(self.hidden, path, is_folder=is_folder)

@@ -13,10 +13,10 @@ from slidesr.output.compression import Compression
 from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.pyramid import EncodedBlock, UpscaledBlock
 from slidesr.output.staging import Target, sweep
-from slidesr.runtime.paths import as_typed, is_remote
+from slidesr.runtime.paths import as_typed, is_remote, is_zarr_folder, refuse_existing
 
 _ZARR = ".zarr"
-Encoder = Callable[[UpscaledBlock], EncodedBlock]
+BlockEncoder = Callable[[UpscaledBlock], EncodedBlock]
 SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr", _ZARR)
 
 
@@ -47,7 +47,7 @@ class SlideWriter(Protocol):
     notes: dict[str, str]
 
     @property
-    def encode(self) -> Encoder: ...
+    def encode(self) -> BlockEncoder: ...
 
     def append(self, encoded: EncodedBlock) -> None: ...
 
@@ -93,8 +93,7 @@ def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
     sweep(output)
     if output.exists() and not _is_of_a_kind(output):
         raise RefusedError(f"{output}: is not what its name says. Choose another output.")
-    if output.exists() and not overwrite:
-        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
+    refuse_existing(output, overwrite=overwrite)
     if not os.access(output.parent, os.W_OK):
         raise RefusedError(f"{output}: the folder {output.parent} may not be written to")
 
@@ -103,4 +102,4 @@ def _is_of_a_kind(output: Path) -> bool:
     """Whether what is there may be an output of this name; no other folder is ever replaced."""
     if not is_zarr(output):
         return output.is_file()
-    return any((output / name).is_file() for name in (".zgroup", "zarr.json"))
+    return is_zarr_folder(output)

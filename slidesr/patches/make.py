@@ -25,7 +25,7 @@ from slidesr.patches.sampling import blur, places, tissue_share
 from slidesr.patches.sources import Material
 from slidesr.regions.annotations import read_lesions
 from slidesr.runtime.ordered_map import ordered_map
-from slidesr.runtime.sandbox import try_slide
+from slidesr.runtime.sandbox import check_in_sandbox
 from slidesr.slide import Frame, Slide, open_slide
 
 _log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _filled(
     if patches.is_finished(item.name):
         return
     rows: list[PatchRow] = []
-    try_slide(item.slide)
+    check_in_sandbox(item.slide)
     with open_slide(item.slide, mpp=options.level0_mpp) as slide:
         cutter, found = _cutter(item, slide, patches, options)
         for rank, (label, boxes) in enumerate(found.items()):

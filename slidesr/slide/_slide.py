@@ -14,7 +14,8 @@ from PIL import Image
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Pixels
-from slidesr.regions.tissue_mask import Tissue, find_tissue
+from slidesr.regions.tissue_detection import find_tissue
+from slidesr.regions.tissue_mask import Tissue
 from slidesr.runtime.closeable import Closeable
 from slidesr.runtime.paths import check_file, is_store
 from slidesr.slide._checks import refuse_names_elsewhere

@@ -13,9 +13,6 @@ from PIL import Image
 from slidesr.errors import RefusedError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
 
-Pixels: TypeAlias = Pixels
-"""u8[h, w, 3]: rows, columns, RGB in 0..255."""
-
 RGB: TypeAlias = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
 

@@ -27,7 +27,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class Verification:
     """All findings about one file."""
 
     path: Path

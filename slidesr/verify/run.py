@@ -17,7 +17,7 @@ from slidesr.verify.checks.agreement import (
     pixel_sizes_agree,
     pixels_agree,
 )
-from slidesr.verify.findings import Finding, Report, Verdict
+from slidesr.verify.findings import Finding, Verdict, Verification
 from slidesr.verify.readers.by_tifffile import TifffileReader
 from slidesr.verify.readers.by_zarr import ZarrReader
 from slidesr.verify.readers.installed import kind_of, open_readers
@@ -28,7 +28,7 @@ _SELF = f"slidesr {__version__}"
 _MUST_SAY = ("synthetic", "model", "model_sha256", "scale")
 
 
-def verify(path: Path, *, full: bool = False) -> Report:
+def verify(path: Path, *, full: bool = False) -> Verification:
     """Checks a slide file, an OME-Zarr store or a DICOM folder, by slidesr or by others.
 
     `full` decodes every tile instead of at most 64 a level. Raises RefusedError for what is no
@@ -42,7 +42,7 @@ def verify(path: Path, *, full: bool = False) -> Report:
             stack.callback(reader.close)
         if readers:
             findings += _compared(readers, file, full=full, is_ours=is_ours)
-    return Report(path, tuple(findings + told))
+    return Verification(path, tuple(findings + told))
 
 
 def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: bool) -> list[Finding]:

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from slidesr.errors import RefusedError
-from slidesr.runtime.bundled_files import shelf
+from slidesr.runtime.bundled_files import bundled_folder
 from slidesr.slide import Slide, open_slide
 from slidesr.view.tiles import TILE_PX, Tiles
 
@@ -144,7 +144,7 @@ def _magnification(slide: Slide) -> float | None:
 def _card(model: str) -> str | None:
     """The card of a shipped model; a blend of two tells the name of the first before a comma."""
     name = model.partition(",")[0]
-    card = shelf("_models", "models") / f"{name}.md"
+    card = bundled_folder("_models", "models") / f"{name}.md"
     is_shipped = name.replace("-", "").isalnum() and card.is_file()
     return card.read_text(encoding="utf-8") if is_shipped else None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slidesr.errors import RefusedError
 from slidesr.runtime.ordered_map import ordered_map
+from slidesr.runtime.paths import refuse_existing
 from slidesr.view.exhibit import Exhibit, facts_json
 from slidesr.view.page import ASSETS, page_html
 from slidesr.view.tiles import TILE_PX, Tiles
@@ -43,10 +44,9 @@ def export(
     `report` is told how many are done, and of how many. Raises RefusedError where the folder exists
     and is not to be replaced, or is none of ours.
     """
-    if folder.exists() and not (overwrite and (folder / "view.js").is_file()):
-        raise RefusedError(
-            f"{folder}: exists already. Choose another; --overwrite replaces an older export."
-        )
+    if folder.exists() and not (folder / "view.js").is_file():
+        raise RefusedError(f"{folder}: exists already and is not an export. Choose another folder.")
+    refuse_existing(folder, overwrite=overwrite)
     if not folder.parent.is_dir():
         raise RefusedError(f"{folder}: there is no folder {folder.parent}. Make it first.")
     part = folder.with_name(f".{folder.name}.part")

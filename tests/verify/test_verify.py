@@ -22,7 +22,7 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.ome_tiff import LAYOUTS
-from slidesr.verify import Finding, Report, Verdict, verify
+from slidesr.verify import Finding, Verdict, Verification, verify
 from slidesr.verify.checks.agreement import (
     magnifications_agree,
     pixel_sizes_agree,
@@ -70,13 +70,13 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def found(report: Report, check: str, by: str = "") -> Finding:
+def found(report: Verification, check: str, by: str = "") -> Finding:
     """The one finding of a check, by whose name begins so."""
     (one,) = [each for each in report.findings if each.check == check and each.by.startswith(by)]
     return one
 
 
-def failures(report: Report) -> set[tuple[str, str]]:
+def failures(report: Verification) -> set[tuple[str, str]]:
     return {
         (each.check, each.by.split()[0])
         for each in report.findings

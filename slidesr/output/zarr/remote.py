@@ -15,7 +15,7 @@ from slidesr.errors import RefusedError, printable
 from slidesr.output.checkpoint import OutputCheckpoint
 from slidesr.output.staging import Target, Unfinished
 from slidesr.output.zarr.chunk_storage import Bucket
-from slidesr.runtime.paths import as_typed
+from slidesr.runtime.paths import as_typed, output_exists
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class RemoteStagedOutput(Unfinished):
             return
         if not target.overwrite:
             self._discard()  # a kill may have left it behind
-            raise RefusedError(f"{self.place.url}: exists already. Replace it with --overwrite.")
+            raise output_exists(self.place.url)
         _log.warning("%s: what is there is removed before the new one is made", self.place.url)
         with self.writing():
             self.place.clear()

@@ -18,7 +18,7 @@ from distributed import get_worker
 from slidesr.errors import SlidesrError, explained
 from slidesr.model.device import Engine, use_threads
 from slidesr.model.model import Model
-from slidesr.output.writer import Encoder
+from slidesr.output.writer import BlockEncoder
 from slidesr.pipeline.job import open_model
 from slidesr.pipeline.job_spec import JobSpec
 from slidesr.pipeline.options import Options
@@ -34,7 +34,7 @@ WorkerJob = bytes
 """A recipe and an encoder, packed: a few kilobytes, most of them the tissue mask."""
 
 
-def packed(recipe: JobSpec, encode: Encoder) -> WorkerJob:
+def packed(recipe: JobSpec, encode: BlockEncoder) -> WorkerJob:
     """What goes along with every block."""
     return zlib.compress(pickle.dumps((recipe, encode)))
 

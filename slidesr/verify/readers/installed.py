@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from slidesr.errors import RefusedError
+from slidesr.runtime.paths import is_zarr_folder
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.by_libvips import LibvipsReader
@@ -17,7 +18,6 @@ from slidesr.verify.readers.reader import NotInstalledError, Reader, UnreadableE
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 _DICOM_MAGIC = (128, b"DICM")
-_ZARR_FILES = (".zattrs", ".zgroup", "zarr.json")
 
 
 class Kind(Enum):
@@ -48,7 +48,7 @@ def kind_of(path: Path) -> tuple[Kind, Path]:
     if not path.exists():
         raise RefusedError(f"{path}: No such file or directory")
     if path.is_dir():
-        if any((path / name).is_file() for name in _ZARR_FILES):
+        if is_zarr_folder(path):
             return Kind.ZARR, path
         instances = sorted(each for each in path.iterdir() if _is_dicom(each))
         if instances:

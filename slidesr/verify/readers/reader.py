@@ -7,8 +7,6 @@ from typing import Protocol
 
 from slidesr.geometry import Box, Mpp, Pixels, Size
 
-Pixels = Pixels
-
 
 @dataclass(frozen=True)
 class Facts:
