@@ -1,4 +1,4 @@
-"""What the output says of itself: pixel size, magnification, colour, and how it was made."""
+"""Metadata of an output: pixel size, magnification, ICC profile and provenance."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from slidesr.geometry import Mpp, Size
 
 @dataclass(frozen=True)
 class Metadata:
-    """Facts of the output, all of level 0. Nothing else is carried over from the slide.
+    """The metadata of an output's level 0; nothing else is copied from the slide.
 
-    `provenance` are plain key-value pairs. No file path, host, name or date belongs there.
+    `provenance` holds key-value pairs, never a file path, host name, person or date.
     """
 
     mpp: Mpp | None
@@ -40,7 +40,7 @@ class Metadata:
     provenance: dict[str, str] = field(default_factory=dict)
 
     def noting(self, notes: Mapping[str, str]) -> Metadata:
-        """The same with more to tell of how it was made."""
+        """The same with `notes` added to the provenance."""
         return replace(self, provenance={**self.provenance, **notes})
 
 
@@ -89,7 +89,7 @@ def ome_xml(size: Size, metadata: Metadata) -> str:
 
 
 def plain_text(size: Size, metadata: Metadata) -> str:
-    """The same facts for a TIFF that is no OME-TIFF: `slidesr WIDTHxHEIGHT|key = value|...`."""
+    """The description of a TIFF without OME-XML: `slidesr WIDTHxHEIGHT|key = value|...`."""
     facts = {"MPP": f"{metadata.mpp.x:g} x {metadata.mpp.y:g}"} if metadata.mpp else {}
     if metadata.magnification:
         facts["Magnification"] = f"{metadata.magnification:g}"

@@ -1,4 +1,4 @@
-"""Where on a slide patches may lie, and what they show: tumour or normal tissue."""
+"""Which places of a slide give patches, which label they get, and which are worth keeping."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ TUMOR, NORMAL = "tumor", "normal"
 _LEFT_OUT = "left out"
 _MARGIN = 0.5  # normal patches keep off lesions by this part of a patch, as outlines are rough
 _AT_ONCE = 50_000  # boxes that are compared with the lesions, so that they stay within 20 MB
+_STAINED_OD = 0.06  # 13% of the light; means of 4 x 4 px of empty glass stay below 0.02
+_MEAN_PX = 4
+_GAP_PX = 36  # between stained nuclei there is tissue, even where only nuclei are stained
 
 
 def places(
@@ -62,31 +65,6 @@ def tissue_shares(mask: NDArray[np.bool_], frame: Size, cell_px: int) -> NDArray
     return np.asarray(np.diff(np.diff(table, axis=0), axis=1) / (down * along))
 
 
-def _labels(corners: NDArray[np.float64], side: float, lesions: MultiPolygon) -> NDArray[np.str_]:
-    """The label of each square [n, x and y] of level-0 pixels."""
-    shapely.prepare(lesions)
-    inside = shapely.contains_xy(lesions, corners + side / 2)
-    near = np.concatenate(list(_near(corners, side, lesions)))
-    return np.select([inside, ~near], [TUMOR, NORMAL], _LEFT_OUT)
-
-
-def _near(
-    corners: NDArray[np.float64], side: float, lesions: MultiPolygon
-) -> Iterator[NDArray[np.bool_]]:
-    for part in np.array_split(corners, 1 + len(corners) // _AT_ONCE):
-        squares = shapely.box(*part.T, *(part + side).T)
-        yield shapely.dwithin(lesions, squares, side * _MARGIN)
-
-
-def _boxes(corners: NDArray[np.int64], size_px: int) -> list[Box]:
-    return [Box(x, y, size_px, size_px) for x, y in corners.tolist()]
-
-
-_STAINED_OD = 0.06  # 13% of the light; means of 4 x 4 px of empty glass stay below 0.02
-_MEAN_PX = 4
-_GAP_PX = 36  # between stained nuclei there is tissue, even where only nuclei are stained
-
-
 def tissue_share(pixels: Pixels, glass: tuple[int, int, int]) -> float:
     """The share of u8[h, w, 3] that is stained, darker or more coloured than the slide's glass.
 
@@ -107,3 +85,23 @@ def blur(pixels: Pixels) -> float:
     """
     strength: float = blur_effect(pixels, channel_axis=-1)  # type: ignore[no-untyped-call]
     return strength
+
+
+def _labels(corners: NDArray[np.float64], side: float, lesions: MultiPolygon) -> NDArray[np.str_]:
+    """The label of each square [n, x and y] of level-0 pixels."""
+    shapely.prepare(lesions)
+    inside = shapely.contains_xy(lesions, corners + side / 2)
+    near = np.concatenate(list(_near(corners, side, lesions)))
+    return np.select([inside, ~near], [TUMOR, NORMAL], _LEFT_OUT)
+
+
+def _near(
+    corners: NDArray[np.float64], side: float, lesions: MultiPolygon
+) -> Iterator[NDArray[np.bool_]]:
+    for part in np.array_split(corners, 1 + len(corners) // _AT_ONCE):
+        squares = shapely.box(*part.T, *(part + side).T)
+        yield shapely.dwithin(lesions, squares, side * _MARGIN)
+
+
+def _boxes(corners: NDArray[np.int64], size_px: int) -> list[Box]:
+    return [Box(x, y, size_px, size_px) for x, y in corners.tolist()]

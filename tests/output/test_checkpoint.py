@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from test_ome_tiff import Sheet, append, stained
 
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.output.compression import Compression
 from slidesr.output.staging import Target
 from slidesr.output.writer import Format, SlideWriter, open_writer
@@ -56,8 +56,8 @@ class Journal(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pause = Pause._LEAST_S, Pause._TIMES
-        Pause._LEAST_S, Pause._TIMES = 0.0, 0
+        self._pause = CheckpointTimer._MIN_S, CheckpointTimer._FACTOR
+        CheckpointTimer._MIN_S, CheckpointTimer._FACTOR = 0.0, 0
         self._root = Path(tempfile.mkdtemp())
         self._lives = 0
         self.folder = self._root / "0"
@@ -69,7 +69,7 @@ class Journal(RuleBasedStateMachine):
         if self.writer is not None:
             self.writer.__exit__()
         shutil.rmtree(self._root)
-        Pause._LEAST_S, Pause._TIMES = self._pause
+        CheckpointTimer._MIN_S, CheckpointTimer._FACTOR = self._pause
 
     @precondition(lambda self: self.writer is None)
     @rule()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from test_ome_tiff import GLASS, ICC_PROFILE, METADATA, Sheet, stained
 
 from slidesr.errors import BusyError, RefusedError, SlidesrError
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.output.metadata import Metadata
 from slidesr.output.pyramid import halved
 from slidesr.output.staging import Target, sweep
@@ -68,8 +68,8 @@ def store(request: pytest.FixtureRequest, image: U8) -> Store:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
+    monkeypatch.setattr(CheckpointTimer, "_MIN_S", 0.0)
+    monkeypatch.setattr(CheckpointTimer, "_FACTOR", 0)
 
 
 def multiscale_of(path: Path) -> dict[str, Any]:

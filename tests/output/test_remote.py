@@ -17,7 +17,7 @@ from test_ome_zarr import content
 from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.output.writer import Format
 from slidesr.output.zarr.chunk_storage import Bucket, FingerprintingStore
 from slidesr.output.zarr.remote import STATE
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("small_blocks", "_eager")
 @pytest.fixture
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after each block."""
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
+    monkeypatch.setattr(CheckpointTimer, "_MIN_S", 0.0)
+    monkeypatch.setattr(CheckpointTimer, "_FACTOR", 0)
 
 
 @pytest.fixture(scope="module", params=["0.4", "0.5"])
@@ -158,7 +158,7 @@ def test_what_exists_is_replaced_only_if_that_is_wanted(
     assert not (output / STATE).exists()
     with caplog.at_level(logging.WARNING):
         upscaled(folder, url(output), overwrite=True)
-    assert "is removed before the new one is made" in caplog.text
+    assert "is removed before the new one is written" in caplog.text
     assert content(output) == content(folder / "whole.ome.zarr")
 
 
@@ -198,7 +198,7 @@ def test_nothing_is_left_of_a_run_that_did_not_begin(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        ("memory://bucket/a.ome.tif", "memory://bucket/a.ome.tif: behind a URL only an .ome.zarr"),
+        ("memory://bucket/a.ome.tif", "memory://bucket/a.ome.tif: only an .ome.zarr"),
         ("nosuch://bucket/a.ome.zarr", "nosuch://bucket/a.ome.zarr: does not answer"),
     ],
 )

@@ -31,7 +31,7 @@ from slidesr.geometry import Box
 from slidesr.model.device import Engine
 from slidesr.model.model import Model
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.output.compression import Compression
 from slidesr.output.writer import Format
 from slidesr.pipeline.job import prepared
@@ -299,8 +299,8 @@ def test_no_number_at_fp32_stops(tiles: U8, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
+    monkeypatch.setattr(CheckpointTimer, "_MIN_S", 0.0)
+    monkeypatch.setattr(CheckpointTimer, "_FACTOR", 0)
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,14 @@ from test_block_upscaler import tiny_generator
 
 from slidesr.errors import BusyError, RefusedError
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.output.writer import Format
 from slidesr.pipeline.job import prepared
 from slidesr.pipeline.options import Options
 from slidesr.pipeline.run import Progress, Summary, upscale
 
 # A slide of 16 blocks, with a glass corner; every block is a checkpoint where a test says so.
-_EAGER = "from slidesr.output.checkpoint import Pause as p; p._LEAST_S = p._TIMES = 0;"
+_EAGER = "from slidesr.output.checkpoint import CheckpointTimer as p; p._MIN_S = p._FACTOR = 0;"
 _SMALL = "import slidesr.pipeline.job as job; job._LARGEST_TILE_PX = 256;"
 _MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
 
@@ -60,8 +60,8 @@ def options(folder: Path) -> Options:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every block."""
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
+    monkeypatch.setattr(CheckpointTimer, "_MIN_S", 0.0)
+    monkeypatch.setattr(CheckpointTimer, "_FACTOR", 0)
 
 
 @pytest.fixture(scope="module")
