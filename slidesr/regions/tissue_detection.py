@@ -33,7 +33,7 @@ _CAP_OD = 0.02  # noise must not hide tissue: beyond 11 grey levels everything i
 def find_tissue(thumbnail: Pixels, *, um_per_px: float | None) -> Tissue:
     """Finds the tissue on a brightfield thumbnail u8[h, w, 3] with pixels of `um_per_px`.
 
-    Takes about 100 bytes for each pixel of at most 2048 x 2048.
+    Memory: about 100 bytes a pixel, after reduction to at most 2048 x 2048.
     """
     view, factor = _reduced(thumbnail)
     um = (um_per_px or _ASSUMED_UM) * factor
@@ -51,27 +51,27 @@ def find_tissue(thumbnail: Pixels, *, um_per_px: float | None) -> Tissue:
 
 @dataclass(frozen=True)
 class _Glass:
-    """Empty glass: its colour, times a smooth shade over the slide, and what differs from it."""
+    """Empty glass: its colour, its smooth shading over the slide, and the threshold above it."""
 
     colour: NDArray[np.float32]  # [3] in 0..255
     shade: NDArray[np.float64]  # the 6 coefficients of `_surface`
-    threshold: float  # the least optical density that is no glass
+    threshold: float  # optical densities above this are not glass
 
 
 _NO_GLASS = _Glass(np.array(WHITE, np.float32), np.array([1.0, 0, 0, 0, 0, 0]), threshold=0.01)
 
 
 def _find_glass(planes: _Planes, border: Mask) -> _Glass:
-    """Estimates the glass from flat, light, unstained pixels; white where there are too few."""
-    white = planes.min(axis=0) > 253.5  # missing tiles and padding, or glass that is overexposed
+    """Estimates the glass from flat, light, unstained pixels; white if there are too few."""
+    white = planes.min(axis=0) > 253.5  # missing tiles, padding, or overexposed glass
     plain = _plain(planes) & ~border & ~white
-    if plain.mean() < 0.01:  # less is the inside of a few vessels, or chance
+    if plain.mean() < 0.01:  # less is the lumen of a few vessels, or chance
         return _NO_GLASS
     at = np.flatnonzero(plain)
-    at = at[:: 1 + len(at) // 20_000]  # so many do for 6 coefficients and a histogram
+    at = at[:: 1 + len(at) // 20_000]  # enough for 6 coefficients and a histogram
     samples = planes.reshape(3, -1)[:, at].astype(np.float64)
     colour = _brightest_mode(samples)
-    # Where white is in view too, a tinted second colour is more likely pale tissue than glass.
+    # If white is visible too, a tinted second colour is more likely pale tissue than glass.
     if white.mean() > 0.01 and np.ptp(colour) > 12:
         return _NO_GLASS
     y, x = np.unravel_index(at, plain.shape)
@@ -83,7 +83,7 @@ def _find_glass(planes: _Planes, border: Mask) -> _Glass:
 
 
 def _plain(planes: _Planes) -> Mask:
-    """Flat, light and without the stains' mark, which is that green is absorbed most."""
+    """Flat and light pixels without stain; stains absorb green most."""
     red, green, blue = planes
     light = planes.min(axis=0) > 150  # the darkest glass in use is near 190
     unstained = green > np.minimum(red, blue) - 15  # glass with a violet tint has up to 7
@@ -103,14 +103,14 @@ def _brightest_mode(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _surface(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The terms [n, 6] of a quadratic in y and x of 0..1: what lamps and condensers shade."""
+    """The terms [n, 6] of a quadratic in y and x of 0..1: the shading of lamps and condensers."""
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
 
 def _upper_fit(
     surface: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Mask]:
-    """The surface through the upper values, and which these are: pale tissue lies below glass.
+    """The surface through the upper values, and a mask of these: pale tissue lies below glass.
 
     An expectile fit (Newey and Powell 1987), then plain least squares on what is near to it.
     """
@@ -127,33 +127,33 @@ def _upper_fit(
 
 
 def _above_noise(od: NDArray[np.float64]) -> float:
-    """The density that glass stays below, told from its lower side: above lies pale tissue."""
+    """The upper limit of the density of glass, from its lower half: pale tissue lies above."""
     low, middle = np.percentile(od, [5, 25])  # of a normal law: 1.64 and 0.67 sigma below its mean
     sigma = (middle - low) / 0.97
     return float(middle + 0.67 * sigma + max(4 * sigma, _FLOOR_OD))
 
 
 def _optical_density(planes: _Planes, glass: _Glass) -> _Planes:
-    """log10(glass / light) for each channel; below zero where it is brighter than glass."""
+    """log10(glass / light) for each channel; negative where brighter than glass."""
     height, width = planes.shape[1:]
     y, x = (np.arange(n) / n for n in (height, width))
     one, along_x, along_y, xx, xy, yy = glass.shade
     shade = (one + along_x * x + xx * x * x) + (along_y * y + yy * y * y)[:, None]
     shade += xy * x * y[:, None]
-    # Beyond the glass that was seen a quadratic runs wild; lamps shade by less than this.
+    # Outside the visible glass a quadratic diverges; the shading of lamps is within these.
     shade = np.log10(shade.clip(0.85, 1.05)).astype(np.float32)
     glass_log = np.log10(glass.colour)[:, None, None] + shade
     return np.asarray(glass_log - np.log10(planes.clip(1)), np.float32)
 
 
 def _scan_border(planes: _Planes) -> Mask:
-    """Black or dark grey strips that the scanner leaves along the sides of the image."""
+    """Black or dark grey strips left by the scanner along the sides of the image."""
     dark = planes.max(axis=0)
     grey = (dark < 120) & (dark - planes.min(axis=0) < 16)  # dark stains have more colour
     labels, count = ndimage.label(grey)
     sides = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
     contact = np.bincount(sides, minlength=count + 1)
-    strip = contact >= 0.1 * min(grey.shape)  # a nucleus that the side cuts is shorter
+    strip = contact >= 0.1 * min(grey.shape)  # a nucleus cut by the side is shorter
     strip[0] = False
     return _grown(strip[labels], 3)  # blurring widens the edge by 3 px
 
@@ -164,7 +164,7 @@ def _pen(od: _Planes, absorbs: Mask, um: float) -> Mask:
     The same colours inside a section are stains: aniline and alcian blue, AEC, silver.
     """
     ink = _opened(_ink_coloured(od) & absorbs, _px(_STROKE_UM / 2, um, least=1))
-    if not ink.any() or ink.sum() > absorbs.sum() / 2:  # more than half: the slide is so stained
+    if not ink.any() or ink.sum() > absorbs.sum() / 2:  # more than half: it is the stain
         return np.zeros_like(ink)
     stroke = _grown(ink, _px(_RIM_UM, um, least=3))
     tissue = (absorbs & ~stroke).astype(np.float32)
@@ -173,7 +173,7 @@ def _pen(od: _Planes, absorbs: Mask, um: float) -> Mask:
 
 
 def _ink_coloured(od: _Planes) -> Mask:
-    """The colours of marker; of 350 H&E fields at 32 px only 3 pixels in a million have them."""
+    """The colours of marker; 3 pixels in a million of 350 H&E fields at 32 px have them."""
     red, green, blue = od
     least, most = od.min(axis=0), od.max(axis=0)
     blue_ink = (red > 0.4) & (red > 1.1 * green) & (red > 2.4 * blue)
@@ -191,9 +191,9 @@ def _rounded_out(mask: Mask, sure: Mask, um: float) -> Mask:
     closed = ~_grown(~_grown(mask, reach), reach)
     # Blurring widens a speck by 3 px. Never more than 0.1% of the view: no patch is all dust.
     speck = min(np.pi / 4 * (_MARGIN_UM / um + 3) ** 2, 0.001 * mask.size)
-    # What is nowhere clearly above the threshold is tissue only where it is too wide for chance.
+    # A piece nowhere clearly above the threshold is tissue only if too large for chance.
     pieces = _holding(_without_small(closed, speck), sure) | _without_small(closed, 8 * speck)
-    # Nor more than 5%: an empty patch is no hole.
+    # At most 5% of the view: an empty patch is not a hole.
     filled = ~_without_small(~pieces, min((_HOLE_UM / um) ** 2, 0.05 * mask.size))
     return _grown(filled, _px(_MARGIN_UM, um, least=2))
 
@@ -207,7 +207,7 @@ def _without_small(mask: Mask, area_px: float) -> Mask:
 
 
 def _holding(mask: Mask, seeds: Mask) -> Mask:
-    """The connected pieces that hold a seed."""
+    """The connected pieces that contain a seed."""
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     held = np.bincount(labels[seeds], minlength=count + 1) > 0
     held[0] = False
@@ -215,12 +215,12 @@ def _holding(mask: Mask, seeds: Mask) -> Mask:
 
 
 def _opened(mask: Mask, px: int) -> Mask:
-    """What of the mask is wider than 2 `px`."""
+    """The parts of the mask wider than 2 `px`."""
     return _grown(~_grown(~mask, px), px)
 
 
 def _grown(mask: Mask, px: int) -> Mask:
-    """The mask with a square margin; as fast for a wide margin as for a small one."""
+    """The mask dilated by a square of `px`; its time does not depend on `px`."""
     return np.asarray(ndimage.maximum_filter(mask, 2 * px + 1, mode="nearest"))
 
 
@@ -229,12 +229,12 @@ def _px(length_um: float, um: float, least: int) -> int:
 
 
 def _blurred(channel: Pixels) -> NDArray[np.float32]:
-    """One channel without pixel noise, as f32 in 0..255."""
+    """One channel smoothed against pixel noise, f32 in 0..255."""
     return np.asarray(ndimage.gaussian_filter(channel.astype(np.float32), sigma=1, truncate=3))
 
 
 def _reduced(thumbnail: Pixels) -> tuple[Pixels, float]:
-    """The thumbnail with at most `_WORK_PX` on its longest side, and how much wider its pixels."""
+    """The thumbnail reduced to `_WORK_PX` on its longest side, and the reduction factor."""
     height, width, _ = thumbnail.shape
     factor = max(1.0, max(height, width) / _WORK_PX)
     if factor == 1:

@@ -1,4 +1,4 @@
-"""Where a slide holds tissue: a mask over the whole slide, and which cells of a grid it meets."""
+"""The tissue mask of a slide: reading one, restricting it, and testing the cells of a grid."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MAX_MASK_PX = 2**26  # counting takes 16 bytes a pixel
 
 @dataclass(frozen=True, eq=False)
 class Tissue:
-    """A mask over a whole slide, at any resolution, and the colour of the slide's empty glass."""
+    """A mask of a whole slide, at any resolution, and the colour of its empty glass."""
 
     mask: Mask  # [h, w], True is tissue
-    glass: tuple[int, int, int]  # red, green, blue in 0..255; white if there is no glass in view
+    glass: tuple[int, int, int]  # red, green, blue in 0..255; white if no glass is visible
 
     @property
     def share(self) -> float:
@@ -34,10 +34,10 @@ class Tissue:
         return float(self.mask.mean())
 
     def cells(self, box: Box, frame: Size, cell: int) -> Mask:
-        """Which cells of the absolute grid of `cell` px in `box` hold tissue: bool[rows, columns].
+        """Which cells of `cell` px in `box` contain tissue: bool[rows, columns].
 
-        `box` is in pixels of `frame`, the whole slide, and on the grid; outside the frame there is
-        no tissue. A cell holds tissue if any mask pixel that overlaps it does.
+        `box` is in pixels of `frame`, the whole slide, and aligned to the grid; outside the frame
+        there is no tissue. A cell contains tissue if any mask pixel that overlaps it does.
 
         >>> mask = np.array([[False, True, False, False]])
         >>> Tissue(mask, (255, 255, 255)).cells(Box(0, 0, 12, 6), Size(12, 5), cell=6)
@@ -58,7 +58,7 @@ class Tissue:
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
-        """The summed-area table: how much tissue lies above and left of each mask corner."""
+        """The summed-area table: the tissue above and left of each mask corner, in pixels."""
         padded = np.pad(self.mask, ((1, 0), (1, 0)))
         return padded.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
 
@@ -72,19 +72,22 @@ class Tissue:
 
 
 def all_tissue() -> Tissue:
-    """Everything is tissue."""
+    """A mask in which everything is tissue."""
     return Tissue(np.ones((1, 1), np.bool_), WHITE)
 
 
 def read_mask(path: Path, frame_aspect: Size) -> Tissue:
-    """Reads a mask image of the whole slide: what is neither zero nor transparent is tissue."""
+    """Reads a mask image of the whole slide: tissue is what is neither zero nor transparent.
+
+    Raises RefusedError where it cannot be read or has not the shape of the slide.
+    """
     check_file(path)
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > _MAX_MASK_PX:
                 raise RefusedError(
                     f"{path}: a mask of {image.width} x {image.height} px is too large."
-                    " Give a smaller one; 20 um a pixel do."
+                    " Give a smaller one; 20 um per pixel is enough."
                 )
             mask = _nonzero(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -103,14 +106,14 @@ def read_mask(path: Path, frame_aspect: Size) -> Tissue:
 def _overlapped(
     edges: NDArray[np.int64], length: int, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of `count` mask pixels over `length`: first and end of those each interval overlaps."""
+    """First and end of the mask pixels, `count` over `length`, that each interval overlaps."""
     first = edges[:-1] * count // length
     end = -(-edges[1:] * count // length)
     return first.clip(0, count), end.clip(0, count)
 
 
 def _nonzero(image: Image.Image) -> Mask:
-    """What is neither zero nor transparent; of a palette the index counts, not the colour."""
+    """What is neither zero nor transparent; in a palette image by index, not by colour."""
     seen = np.atleast_3d(np.asarray(image)) != 0
     if "A" in image.getbands():
         seen = seen[..., :-1] & seen[..., -1:]

@@ -1,4 +1,4 @@
-"""Opens a slide with every independent reader installed, and tells where they disagree."""
+"""Opens a slide with every independent reader installed and reports where they disagree."""
 
 from slidesr.verify.findings import Finding, Verdict, Verification
 from slidesr.verify.run import verify

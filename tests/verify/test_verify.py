@@ -27,7 +27,7 @@ from slidesr.verify.checks.agreement import (
     magnifications_agree,
     pixel_sizes_agree,
     pixels_agree,
-    places,
+    sample_boxes,
 )
 from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.reader import Facts, NotInstalledError
@@ -277,7 +277,7 @@ def test_interpolated_pixels_lie_between_their_neighbours() -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (63, 64), (65, 300), (1051, 779)])
 def test_places_hold_every_corner_and_stay_inside(width: int, height: int) -> None:
     size = Size(width, height)
-    boxes = places(size)
+    boxes = sample_boxes(size)
     assert all(size.box.contains(box) and box.area for box in boxes)
     for x, y in [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)]:
         assert any(box.contains(Box(x, y, 1, 1)) for box in boxes)

@@ -1,4 +1,4 @@
-"""Which readers are asked about which file, and which of them are here."""
+"""Chooses the readers for a kind of file, and opens those that are installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DICOM_MAGIC = (128, b"DICM")
 
 
 class Kind(Enum):
-    """What lies on the disk."""
+    """The kind of a slide, from its first bytes or files."""
 
     TIFF = "TIFF"
     ZARR = "OME-Zarr"
@@ -40,11 +40,11 @@ _READERS: dict[Kind, dict[str, Callable[[Path], Reader]]] = {
     Kind.DICOM: {"OpenSlide": OpenSlideReader, "Bio-Formats": BioFormatsReader},
     Kind.OTHER: {"OpenSlide": OpenSlideReader, "Bio-Formats": BioFormatsReader},
 }
-"""By kind, the one that the others are compared with first."""
+"""By kind; the first is the one that the others are compared with."""
 
 
 def kind_of(path: Path) -> tuple[Kind, Path]:
-    """The kind, and the file to open: of a DICOM folder any of its files. Raises RefusedError."""
+    """The kind of a path, and the file to open: any of a DICOM folder. Raises RefusedError."""
     if not path.exists():
         raise RefusedError(f"{path}: No such file or directory")
     if path.is_dir():
@@ -53,7 +53,7 @@ def kind_of(path: Path) -> tuple[Kind, Path]:
         instances = sorted(each for each in path.iterdir() if _is_dicom(each))
         if instances:
             return Kind.DICOM, instances[0]
-        raise RefusedError(f"{path}: a folder with neither OME-Zarr nor DICOM in it")
+        raise RefusedError(f"{path}: a folder that contains neither OME-Zarr nor DICOM")
     if not path.is_file() or not path.stat().st_size:
         raise RefusedError(f"{path}: not a slide: it is empty, or no regular file")
     if _head(path, 0, 4) in _TIFF_MAGIC:
@@ -62,9 +62,9 @@ def kind_of(path: Path) -> tuple[Kind, Path]:
 
 
 def open_readers(kind: Kind, path: Path, *, is_ours: bool) -> tuple[list[Reader], list[Finding]]:
-    """The readers that open the file, and how it went with each.
+    """The readers that open the file, and a finding for each reader.
 
-    What slidesr wrote must open everywhere. Of other files a reader may say that it knows them not.
+    A file written by slidesr must open everywhere; other files may be unsupported by a reader.
     """
     opened: list[Reader] = []
     findings = []
