@@ -46,30 +46,7 @@ class Metadata:
 
 def ome_xml(size: Size, metadata: Metadata) -> str:
     """OME-XML of one interleaved 8-bit RGB image (schema 2016-06)."""
-    # No pixel size means no PhysicalSize attributes at all: absent, never wrong.
-    physical: dict[str, Any] = {}
-    if metadata.mpp is not None:
-        physical = {
-            "physical_size_x": metadata.mpp.x,
-            "physical_size_x_unit": "µm",
-            "physical_size_y": metadata.mpp.y,
-            "physical_size_y_unit": "µm",
-        }
-    pixels = Pixels(
-        id="Pixels:0",
-        dimension_order=Pixels_DimensionOrder.XYCZT,
-        type=PixelType.UINT8,
-        interleaved=True,
-        size_x=size.width,
-        size_y=size.height,
-        size_c=3,
-        size_z=1,
-        size_t=1,
-        channels=[Channel(id="Channel:0:0", samples_per_pixel=3)],
-        tiff_data_blocks=[TiffData(ifd=0, plane_count=1)],
-        **physical,
-    )
-    image = Image(id="Image:0", name="slidesr", pixels=pixels)
+    image = Image(id="Image:0", name="slidesr", pixels=_pixels(size, metadata.mpp))
     ome = OME(images=[image], creator="slidesr")
     if metadata.magnification is not None:
         objective = Objective(id="Objective:0:0", nominal_magnification=metadata.magnification)
@@ -96,3 +73,29 @@ def plain_text(size: Size, metadata: Metadata) -> str:
     pairs = [f"{key} = {value}" for key, value in (facts | metadata.provenance).items()]
     text = "|".join([f"slidesr {size.width}x{size.height}", *pairs])
     return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _pixels(size: Size, mpp: Mpp | None) -> Pixels:
+    # No pixel size means no PhysicalSize attributes at all: absent, never wrong.
+    physical: dict[str, Any] = {}
+    if mpp is not None:
+        physical = {
+            "physical_size_x": mpp.x,
+            "physical_size_x_unit": "µm",
+            "physical_size_y": mpp.y,
+            "physical_size_y_unit": "µm",
+        }
+    return Pixels(
+        id="Pixels:0",
+        dimension_order=Pixels_DimensionOrder.XYCZT,
+        type=PixelType.UINT8,
+        interleaved=True,
+        size_x=size.width,
+        size_y=size.height,
+        size_c=3,
+        size_z=1,
+        size_t=1,
+        channels=[Channel(id="Channel:0:0", samples_per_pixel=3)],
+        tiff_data_blocks=[TiffData(ifd=0, plane_count=1)],
+        **physical,
+    )

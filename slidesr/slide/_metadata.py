@@ -1,4 +1,4 @@
-"""Pixel size, magnification and provenance, parsed from the words of a file."""
+"""Pixel size, magnification and provenance, parsed from the text in a file."""
 
 from __future__ import annotations
 

@@ -98,11 +98,12 @@ def _profile(slide: Slide) -> Finding:
 
 
 def _provenance(slide: Slide) -> Finding:
-    words = slide.provenance
-    if words.get("synthetic") != "true":
+    provenance = slide.provenance
+    if provenance.get("synthetic") != "true":
         return Finding("provenance", _SELF, Verdict.ABSENT, "it does not say that it was upscaled")
-    missing = [word for word in _REQUIRED_KEYS if not words.get(word)]
+    missing = [key for key in _REQUIRED_KEYS if not provenance.get(key)]
     if missing:
         return Finding("provenance", _SELF, Verdict.FAILED, f"lacks {', '.join(missing)}")
-    detail = f"synthetic, x{words['scale']} by {words['model']} ({words['model_sha256'][:12]})"
+    model = f"{provenance['model']} ({provenance['model_sha256'][:12]})"
+    detail = f"synthetic, x{provenance['scale']} by {model}"
     return Finding("provenance", _SELF, Verdict.OK, detail)

@@ -225,7 +225,7 @@ def test_an_upscaled_slide_that_hides_its_model_fails(write: Write) -> None:
     words = {"synthetic": "true", "scale": "4"}
     report = verify(write(metadata=replace(METADATA, provenance=words)))
     assert failures(report) == {("provenance", "slidesr")}
-    assert found(report, "provenance").detail == "says no model, model_sha256"
+    assert found(report, "provenance").detail == "lacks model, model_sha256"
 
 
 # Agreement, by readers made up

@@ -63,7 +63,7 @@ def shows_as_rgb(store: ZarrReader) -> Finding:
     """Checks that viewers show one RGB image: the axes, and the channels that QuPath expects."""
     if store.axes != _AXES:
         return Finding("colour", store.name, Verdict.ABSENT, f"axes are {','.join(store.axes)}")
-    channels = store.words.get("omero", {}).get("channels", ())
+    channels = store.metadata.get("omero", {}).get("channels", ())
     colours = [str(channel.get("color", "")).upper() for channel in channels]
     if colours != _RGB:
         detail = "its omero channels are not red, green, blue, so QuPath shows three channels"

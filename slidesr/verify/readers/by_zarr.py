@@ -24,8 +24,8 @@ class ZarrReader:
             group = zarr.open_group(path, mode="r")
             attributes: dict[str, Any] = dict(group.attrs)
             self.version = "0.5" if "ome" in attributes else "0.4"
-            self.words = attributes.get("ome", attributes)
-            multiscale = self.words["multiscales"][0]
+            self.metadata = attributes.get("ome", attributes)
+            multiscale = self.metadata["multiscales"][0]
             self.axes = [axis["name"] for axis in multiscale["axes"]]
             self.units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}
             datasets = multiscale["datasets"]

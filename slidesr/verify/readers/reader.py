@@ -49,5 +49,5 @@ class NotInstalledError(Exception):
 
 def reason(error: Exception) -> str:
     """An error's message on one printable line of at most 120 characters."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return "".join(each if each.isprintable() else "?" for each in words)[:120]
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(each if each.isprintable() else "?" for each in text)[:120]
