@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-"""An RGB image, u8[h, w, 3] in 0..255, where nothing else is said."""
+"""An RGB image, u8[h, w, 3] in 0..255 unless stated otherwise."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Size:
         return Box(0, 0, self.width, self.height)
 
     def halved(self) -> Size:
-        """The size of the next pyramid level; a last odd pixel is kept.
+        """The size of the next pyramid level; odd sides round up.
 
         >>> Size(5, 8).halved()
         Size(width=3, height=4)
@@ -49,7 +49,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Box:
-    """The pixels x <= column < x + width, y <= row < y + height. May lie outside an image."""
+    """The pixels x <= column < x + width, y <= row < y + height. May lie outside an image.
+
+    Printed as `x,y,width,height`.
+    """
 
     x: int
     y: int
@@ -59,6 +62,9 @@ class Box:
     def __post_init__(self) -> None:
         if self.width < 0 or self.height < 0:
             raise ValueError(f"box {self} has a negative side")
+
+    def __str__(self) -> str:
+        return f"{self.x},{self.y},{self.width},{self.height}"
 
     def __mul__(self, scale: int) -> Box:
         return Box(self.x * scale, self.y * scale, self.width * scale, self.height * scale)
@@ -85,7 +91,7 @@ class Box:
         return slice(self.y, self.bottom), slice(self.x, self.right)
 
     def grown(self, margin: int) -> Box:
-        """The box with `margin` pixels more on each side."""
+        """The box with `margin` more pixels on each side."""
         return Box(
             self.x - margin, self.y - margin, self.width + 2 * margin, self.height + 2 * margin
         )
@@ -98,7 +104,7 @@ class Box:
         return self.moved(-frame.x, -frame.y)
 
     def clipped(self, other: Box) -> Box:
-        """What both boxes hold; an empty box where they do not meet."""
+        """The intersection of both boxes; empty where they do not overlap."""
         x, y = max(self.x, other.x), max(self.y, other.y)
         right, bottom = min(self.right, other.right), min(self.bottom, other.bottom)
         return Box(x, y, max(0, right - x), max(0, bottom - y))
@@ -107,7 +113,7 @@ class Box:
         return self.clipped(other) == other
 
     def snapped(self, cell: int) -> Box:
-        """The smallest box of whole cells of the grid of `cell` px at the origin that holds this.
+        """The smallest box of whole cells of the grid of `cell` px that contains this one.
 
         >>> Box(3, 8, 2, 9).snapped(4)
         Box(x=0, y=8, width=8, height=12)
@@ -116,14 +122,14 @@ class Box:
         return Box(x, y, -(-self.right // cell) * cell - x, -(-self.bottom // cell) * cell - y)
 
     def cells(self, cell: int) -> Iterator[Box]:
-        """The whole cells of the grid of `cell` px at the origin that this box meets, by rows."""
+        """The whole cells of the grid of `cell` px that this box touches, by rows."""
         cover = self.snapped(cell)
         for y in range(cover.y, cover.bottom, cell):
             for x in range(cover.x, cover.right, cell):
                 yield Box(x, y, cell, cell)
 
     def cut(self, limit: int, grid: int = 1) -> tuple[Box, ...]:
-        """Nearly equal parts by rows, whole cells of `grid` px, none wider than `limit` and a cell.
+        """Nearly equal parts by rows, in whole cells of `grid` px, at most `limit + grid` px wide.
 
         >>> [(part.x, part.width) for part in Box(0, 0, 544, 32).cut(256, 32)]
         [(0, 288), (288, 256)]

@@ -1,7 +1,7 @@
-"""The plan: which pixels are made together. Pure arithmetic, no pixels.
+"""How a region is divided into blocks and tiles. Pure arithmetic, no pixels.
 
-Two frames are met here: source pixels, of the slide at the resolution that is read, and output
-pixels, whose origin is the origin of the region that is upscaled.
+There are two frames: source pixels are those of the slide at the resolution that is read; output
+pixels have their origin at the origin of the region that is upscaled.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from math import ceil, lcm, log2, sqrt
 from slidesr.geometry import Box, Size
 
 CELL_PX = 32
-"""Tissue is told from background by cells of this many source pixels, on a slide-absolute grid."""
+"""Side, in source pixels, of the cells that are tissue or background, on a slide-absolute grid."""
 
 
 @dataclass(frozen=True)
 class Block:
     """The unit of memory, progress and retry.
 
-    `write` is the block in output pixels, `source` the same pixels in the source. `tiles` are what
-    the network makes of it: source boxes on its window grid, which together just cover `source`.
+    `write` is the block in output pixels, `source` the same area in source pixels. `tiles` are the
+    network's inputs: source boxes on its window grid that together just cover `source`.
     """
 
     index: int
@@ -38,11 +38,11 @@ class Block:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How a region of a slide becomes the blocks and levels of the output.
+    """The blocks, tiles and pyramid levels of one output.
 
     `region` and `tile_px` are in source pixels; `output_tile_px` is the side of the output's
     encoded tiles. A block is `output_tile_px * 2**block_doublings` output pixels wide and high, so
-    it holds whole encoded tiles on its lowest `block_doublings + 1` pyramid levels.
+    it consists of whole encoded tiles on its lowest `block_doublings + 1` pyramid levels.
     """
 
     region: Box
@@ -67,7 +67,7 @@ class TilePlan:
     def near(
         cls, tile_px: int, region: Box, scale: int, window_px: int, *, tiles: int = 1
     ) -> TilePlan:
-        """A plan whose tiles are as near to `tile_px` as the grid allows, `tiles` or more a block.
+        """A plan with tiles as near to `tile_px` as the grid allows and at least `tiles` per block.
 
         >>> TilePlan.near(256, Box(0, 0, 9000, 9000), scale=4, window_px=32, tiles=16).block_px
         4096
@@ -79,7 +79,7 @@ class TilePlan:
 
     @property
     def grid_px(self) -> int:
-        """Tiles start on multiples of this, in source pixels: whole windows and whole cells."""
+        """Tiles start on multiples of this many source pixels: whole windows and whole cells."""
         return lcm(self.window_px, CELL_PX)
 
     @property
@@ -88,7 +88,7 @@ class TilePlan:
 
     @property
     def levels(self) -> tuple[Size, ...]:
-        """The output's pyramid: halved until a level fits one encoded tile."""
+        """The sizes of the output's pyramid, halved until a level fits into one encoded tile."""
         sizes = [self.output]
         while max(sizes[-1].width, sizes[-1].height) > self.output_tile_px:
             sizes.append(sizes[-1].halved())
@@ -96,7 +96,7 @@ class TilePlan:
 
     @property
     def block_levels(self) -> int:
-        """How many of the lowest pyramid levels a block completes by itself."""
+        """How many of the lowest pyramid levels a block completes on its own."""
         return min(self.block_doublings + 1, len(self.levels))
 
     @property
@@ -110,10 +110,10 @@ class TilePlan:
         return columns * rows
 
     def blocks(self) -> Iterator[Block]:
-        """All blocks in Z-order: they cover every output pixel once.
+        """All blocks in Z-order; they cover every output pixel once.
 
-        Along the Z curve the four parts of a pyramid tile come close together, so that the upper
-        levels are built with a few tiles in memory, however large the slide.
+        The four children of a pyramid tile come close together along the Z curve, so the upper
+        levels need only a few tiles in memory, however large the slide.
         """
         columns, rows = self._grid
         for index, (column, row) in enumerate(_z_order(columns, rows)):
@@ -130,7 +130,7 @@ class TilePlan:
         return Block(index, write, source, tiles)
 
     def source_from_output(self, box: Box) -> Box:
-        """Output pixels as source pixels; the box must be whole source pixels."""
+        """A box of output pixels in source pixels; its sides must be multiples of the scale."""
         scale = self.scale
         shrunk = Box(box.x // scale, box.y // scale, box.width // scale, box.height // scale)
         if shrunk * scale != box:

@@ -111,7 +111,7 @@ def small_blocks() -> Iterator[None]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every block."""
-    from slidesr.output.checkpoint import Pause
+    from slidesr.output.checkpoint import CheckpointTimer
 
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
+    monkeypatch.setattr(CheckpointTimer, "_LEAST_S", 0.0)
+    monkeypatch.setattr(CheckpointTimer, "_TIMES", 0)

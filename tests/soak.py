@@ -37,7 +37,7 @@ from support.slides import camelyon_style, tissue
 import slidesr.pipeline.batch  # noqa: F401 - loaded before the forks
 from slidesr.cli import main as command
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.zarr.writer import OmeZarrWriter
 
@@ -125,7 +125,7 @@ def fork(arguments: list[str], before: Callable[[], None] | None = None) -> Chil
         sys.argv = ["slidesr", *arguments]
         code = 70
         try:
-            Pause._LEAST_S = _PAUSE_S
+            CheckpointTimer._MIN_S = _PAUSE_S
             if before:
                 before()
             command()

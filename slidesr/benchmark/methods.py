@@ -14,7 +14,7 @@ from slidesr.geometry import Pixels
 from slidesr.imaging.resample import back_projected, bicubic_up
 from slidesr.model.device import Engine
 from slidesr.model.model import Model, load_model
-from slidesr.model.weights import ModelSpec, find_model, is_of_others, list_models, read_spec
+from slidesr.model.weights import ModelSpec, find_model, is_third_party, list_models, read_spec
 
 BICUBIC = "bicubic"
 
@@ -71,7 +71,7 @@ class Wanted:
 
     @property
     def _is_of_others(self) -> bool:
-        return is_of_others(self._path)
+        return is_third_party(self._path)
 
 
 def wanted_models(

@@ -19,7 +19,7 @@ from slidesr.errors import RefusedError, SlidesrError
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.runtime.atomic_files import whole_file
-from slidesr.runtime.bundled_files import on_shelf_or_file, shelf
+from slidesr.runtime.bundled_files import bundled_folder, bundled_or_file
 from slidesr.runtime.paths import check_file
 
 _T = TypeVar("_T")
@@ -150,12 +150,12 @@ def default_model(scale: int) -> str:
 
 def models_folder() -> Path:
     """Where the shipped models lie: inside an installed wheel, beside the package in a checkout."""
-    return shelf("_models", "models")
+    return bundled_folder("_models", "models")
 
 
 def find_model(name_or_path: str) -> Path:
     """The file of a shipped model, or the file itself."""
-    path = on_shelf_or_file(name_or_path, models_folder(), ".safetensors")
+    path = bundled_or_file(name_or_path, models_folder(), ".safetensors")
     if path:
         return path
     names = ", ".join(spec.name for _, spec in list_models())

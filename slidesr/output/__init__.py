@@ -1,1 +1,1 @@
-"""From upscaled blocks to a slide on disk: encoding, the pyramid, and the container."""
+"""Writes slides: tile encoding, the pyramid, and the containers OME-TIFF, OME-Zarr and DICOM."""

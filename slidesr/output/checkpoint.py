@@ -1,10 +1,10 @@
-"""What a stopped run needs to go on, in one file beside the unfinished output.
+"""The checkpoint from which a stopped run resumes: one file beside the staging file.
 
-.NAME.part         the output so far: its directories without places, then tiles in their order
-.NAME.part.state   how far it is, where its tiles lie, and the open tiles of the upper pyramid
+.NAME.part         the staging file: directories with empty tile offsets, then tiles in order
+.NAME.part.state   the checkpoint: progress, tile offsets, open tiles of the upper pyramid
 
-The part is synced first and the state takes its name after that, so that a state never tells of
-bytes that are not there. It is an npz, whose members carry CRCs; nothing in it is pickled.
+The staging file is synced before the checkpoint is renamed into place, so that a checkpoint never
+refers to bytes that are not there. It is an npz, whose members carry CRCs; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFi
 
 @dataclass(frozen=True)
 class OutputCheckpoint:
-    """A moment of a run, after `blocks` blocks of its plan."""
+    """The state of an output after the first `blocks` blocks of its plan."""
 
-    identity: dict[str, str]  # what decides the output's bytes: its name -> its hash
+    identity: dict[str, str]  # what determines the output's bytes: name -> hash
     blocks: int
-    notes: dict[str, str]  # what the run has learnt and the output is to tell
-    arrays: dict[str, npt.NDArray[np.generic]]  # where tiles lie, and the open upper tiles
+    notes: dict[str, str]  # provenance that the run has added
+    arrays: dict[
+        str, npt.NDArray[np.generic]
+    ]  # tile offsets or fingerprints, and the open upper tiles
 
     def save(self, path: Path) -> None:
-        """Replaces the state at `path`; a kill or a loss of power leaves the old or the new one."""
+        """Replaces the checkpoint at `path` atomically, even if killed or without power."""
         new = _new(path)
         try:
             with whole_file(path, new) as file:
@@ -48,13 +50,13 @@ class OutputCheckpoint:
         sync_folder(path.parent)
 
     def write(self, file: BinaryIO) -> None:
-        told = [self.identity, self.blocks, self.notes]
-        header = np.frombuffer(json.dumps(told).encode(), np.uint8)
+        fields = [self.identity, self.blocks, self.notes]
+        header = np.frombuffer(json.dumps(fields).encode(), np.uint8)
         np.savez(file, allow_pickle=False, header=header, **self.arrays)
 
     @classmethod
     def load(cls, path: Path) -> OutputCheckpoint | None:
-        """What `save` wrote, or None where it is absent or damaged."""
+        """The checkpoint at `path`, or None if it is absent or damaged."""
         try:
             with path.open("rb") as file:
                 return cls.read(file)
@@ -63,7 +65,7 @@ class OutputCheckpoint:
 
     @classmethod
     def read(cls, file: BinaryIO) -> OutputCheckpoint | None:
-        """What `write` wrote, or None where it is damaged."""
+        """The checkpoint in a file, or None if it is damaged."""
         try:
             with np.load(file, allow_pickle=False) as npz:
                 arrays = {name: npz[name] for name in npz.files}
@@ -74,13 +76,13 @@ class OutputCheckpoint:
 
 
 def discard(path: Path) -> None:
-    """Removes the state at `path`, and what a kill left of a newer one."""
+    """Removes the checkpoint at `path`, and the remains of a newer one after a kill."""
     _new(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def crc_of(file: BinaryIO, start: int, end: int) -> int | None:
-    """CRC-32 of a part of a file, or None where the file is shorter."""
+    """The CRC-32 of bytes `start` to `end` of a file, or None if the file is shorter."""
     file.seek(start)
     crc, left = 0, end - start
     while left > 0:
@@ -91,19 +93,19 @@ def crc_of(file: BinaryIO, start: int, end: int) -> int | None:
     return crc
 
 
-class Pause:
-    """Tells when the next checkpoint is due: after a hundred times as long as the last one took.
+class CheckpointTimer:
+    """Decides when the next checkpoint is due: after 100 times the duration of the last one.
 
-    But within a minute, so that no more than that is ever done again.
+    At the latest after 55 s, so that a resumed run repeats less than a minute.
     """
 
-    _LEAST_S, _MOST_S, _TIMES = 2.0, 55.0, 100
+    _MIN_S, _MAX_S, _FACTOR = 2.0, 55.0, 100
 
     def __init__(self) -> None:
-        self._due = time.monotonic() + self._LEAST_S
+        self._due = time.monotonic() + self._MIN_S
 
     @property
-    def is_over(self) -> bool:
+    def is_due(self) -> bool:
         return time.monotonic() >= self._due
 
     @contextmanager
@@ -111,8 +113,8 @@ class Pause:
         started = time.monotonic()
         yield
         ended = time.monotonic()
-        wait_s = max(self._LEAST_S, self._TIMES * (ended - started))
-        self._due = ended + min(self._MOST_S, wait_s)
+        wait_s = max(self._MIN_S, self._FACTOR * (ended - started))
+        self._due = ended + min(self._MAX_S, wait_s)
 
 
 def _new(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The compressions that every reader opens, and the encoding of one tile; see docs/formats.md."""
+"""Tile compressions that all common readers support, and their encoders; see docs/formats.md."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ COMPRESSIONS = ("jpeg", "jpeg-rgb", "lzw", "deflate", "none")
 
 @dataclass(frozen=True)
 class Compression:
-    """How tiles are stored. `quality` counts for the two JPEG kinds only.
+    """How tiles are encoded. `quality` applies to the two JPEG kinds only.
 
     `jpeg` is YCbCr 4:2:0; 4:4:4 is not offered since Bio-Formats shows it in wrong colours.
-    Deflate goes without a predictor, which cuCIM cannot undo.
+    Deflate uses no predictor, since cuCIM does not support it.
     """
 
     name: str = "jpeg"
@@ -32,7 +32,7 @@ class Compression:
 
     @cached_property
     def tiff_options(self) -> dict[str, Any]:
-        """What `tifffile.TiffWriter.write` is told of it."""
+        """The options for `tifffile.TiffWriter.write`."""
         options: dict[str, dict[str, Any]] = {
             "jpeg": {"compression": "jpeg", "subsampling": (2, 2)},
             "jpeg-rgb": {
@@ -48,7 +48,7 @@ class Compression:
 
     @property
     def bytes_per_px(self) -> float:
-        """What a pixel of stained tissue at x4 takes, with its share of the pyramid above it."""
+        """Bytes per level-0 pixel of stained tissue at x4, including the pyramid."""
         # Measured, JPEG at quality 90; half of that at 75, twice at 96.
         whole = {"jpeg": 0.14, "jpeg-rgb": 0.36, "lzw": 2.1, "deflate": 2.25, "none": 3.0}[
             self.name

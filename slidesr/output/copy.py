@@ -1,4 +1,4 @@
-"""Writes pixels that need no upscaling: a slide in another container, or one that was made up."""
+"""Writes pixels that need no upscaling: a converted slide, or a synthetic one."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ def copy_pixels(
     *,
     num_workers: int = 2,
 ) -> int:
-    """Writes pixels, asked for box by box in several threads; the output's size in bytes.
+    """Writes the output from a function that returns the pixels of a box; its size in bytes.
 
-    None is plain glass, which a TIFF stores once. Goes on where a run with the same identity was
-    stopped; `report` is told how many blocks are there. Memory is a few blocks.
+    `pixels` is called from several threads; None is plain glass, which a TIFF stores once. Resumes
+    a stopped run with the same identity; `report` receives the number of finished blocks. Memory:
+    a few blocks.
     """
     with open_writer(target, format_) as sink:
 
         def encode(block: Block) -> tuple[int, EncodedBlock]:
-            made = pixels(block.source)
-            return block.index + 1, sink.encode(_painted(block, made, target.plan))
+            upscaled = _upscaled(block, pixels(block.source), target.plan)
+            return block.index + 1, sink.encode(upscaled)
 
         todo = islice(target.plan.blocks(), sink.resumed, None)
         report(sink.resumed)
-        with closing(ordered_map(encode, todo, workers=num_workers, ahead=num_workers + 1)) as made:
-            for blocks, encoded in made:
+        encoding = ordered_map(encode, todo, workers=num_workers, ahead=num_workers + 1)
+        with closing(encoding) as results:
+            for blocks, encoded in results:
                 sink.append(encoded)
                 sink.settle(blocks)
                 report(blocks)
@@ -55,9 +57,9 @@ def write_plain(
     metadata: Metadata,
     glass: tuple[int, int, int] = (255, 255, 255),
 ) -> Path:
-    """Writes the pixels of `region` as a generic pyramidal slide, like Camelyon16's own.
+    """Writes the pixels of `region` as a generic pyramidal TIFF, like those of Camelyon16.
 
-    512 px JPEG tiles, quality 90. An existing file is replaced.
+    512 px JPEG tiles, quality 90. Replaces an existing file.
     """
     plan = TilePlan(region, scale=1, window_px=1)
     target = Target(path, plan, metadata, glass, overwrite=True)
@@ -65,7 +67,7 @@ def write_plain(
     return path
 
 
-def _painted(block: Block, pixels: Pixels | None, plan: TilePlan) -> UpscaledBlock:
+def _upscaled(block: Block, pixels: Pixels | None, plan: TilePlan) -> UpscaledBlock:
     sides = (block.write.height, block.write.width)
     rows, columns = (-(-side // plan.output_tile_px) for side in sides)
     return UpscaledBlock(block, pixels, np.full((rows, columns), pixels is None))

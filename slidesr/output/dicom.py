@@ -1,4 +1,4 @@
-"""A slide as a folder of DICOM files, one a level, through wsidicomizer (an extra)."""
+"""Writes a slide as a folder of DICOM files, one per level, with wsidicomizer (an extra)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from slidesr.geometry import Size
 from slidesr.imaging.icc import srgb_profile
 from slidesr.output.metadata import Metadata, plain_text
 from slidesr.runtime.atomic_files import exchange, locked_folder, sync_folder
+from slidesr.runtime.paths import refuse_existing
 
 if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.uid import UID
 
-_LONGEST_TEXT = 1024  # of DICOM's short text
-_QUALITY = 90  # of what is neither copied nor stored without loss
+_MAX_TEXT = 1024  # of DICOM's value representation ST
+_QUALITY = 90  # of tiles that are neither copied nor stored losslessly
 _UNCOMPRESSED_OR_LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD"}
 
-# What wsidicom sets at last, and what stands there instead: values of the same length, found by
-# their tag, kind and length (explicit VR, little endian). A date is asked for; this is the one that
-# wsidicomizer gives where it knows none.
+# What wsidicom sets last, and its replacement of the same length, matched by tag, VR and length
+# (explicit VR, little endian). The date is mandatory; this is wsidicomizer's default.
 _NO_TIME = {
     rb"(\x08\0\x23\0DA\x08\0).{8}": rb"\g<1>19700101",
     rb"(\x08\0\x33\0TM\x0e\0).{14}": rb"\g<1>000000.000000 ",
@@ -42,20 +42,18 @@ _DERIVED = {rb"ORIGINAL(\\PRIMARY\\VOLUME\\NONE)": rb"DERIVED\1 "}
 def write_dicom(
     source: Path, output: Path, size: Size, metadata: Metadata, *, overwrite: bool = False
 ) -> Path:
-    """Writes the levels of a slide file, whole or not at all; no label, no overview.
+    """Writes the levels of a slide file, whole or not at all, without label and overview.
 
-    `size` and `metadata` are level 0's.
-
-    JPEG and JPEG 2000 tiles are copied as they are, others are stored as lossless JPEG 2000. The
-    same file gives the same bytes, unique identifiers too. Raises RefusedError where wsidicomizer
-    is missing or does not know the file, or the output is in the way.
+    `size` and `metadata` are those of level 0. JPEG and JPEG 2000 tiles are copied, others become
+    lossless JPEG 2000. Deterministic, including the UIDs. Raises RefusedError where wsidicomizer is
+    missing or does not support the file, or the output exists.
     """
     _check(output, overwrite=overwrite)
     part = output.with_name(f".{output.name}.part")
     part.mkdir(exist_ok=True)
     lock = locked_folder(part)
     try:
-        for left in part.iterdir():  # by a run that was killed
+        for left in part.iterdir():  # from a killed run
             left.unlink()
         _convert(source, part, size, metadata)
         _publish(part, output)
@@ -67,7 +65,7 @@ def write_dicom(
 
 def _check(output: Path, *, overwrite: bool) -> None:
     old = output.with_name(f".{output.name}.old")
-    if old.exists() and not output.exists():  # a kill inside `exchange`, where that is two steps
+    if old.exists() and not output.exists():  # killed inside `exchange`, where it is not atomic
         old.rename(output)
     shutil.rmtree(old, ignore_errors=True)
     if not output.exists():
@@ -76,9 +74,9 @@ def _check(output: Path, *, overwrite: bool) -> None:
         raise RefusedError(f"{output}: is a file; DICOM is written into a folder.")
     others = [each.name for each in output.iterdir() if each.suffix != ".dcm"]
     if others:
-        raise RefusedError(f"{output}: holds {others[0]}, which is no DICOM. Name a new folder.")
-    if any(output.iterdir()) and not overwrite:
-        raise RefusedError(f"{output}: exists already. Replace it with --overwrite.")
+        raise RefusedError(f"{output}: holds {others[0]}, which is not DICOM. Choose a new folder.")
+    if any(output.iterdir()):
+        refuse_existing(output, overwrite=overwrite)
 
 
 def _publish(part: Path, output: Path) -> None:
@@ -97,12 +95,12 @@ def _convert(source: Path, folder: Path, size: Size, metadata: Metadata) -> None
     try:
         from pydicom import config
 
-        config.logger.setLevel(logging.ERROR)  # it warns wsidicom of its next version
+        config.logger.setLevel(logging.ERROR)  # it warns about its next version
         from wsidicom.metadata import CallableUidGenerator
         from wsidicomizer import WsiDicomizer
     except ImportError as error:
         raise RefusedError(
-            f"{source}: DICOM is written by wsidicomizer: pip install 'slidesr[dicom]'"
+            f"{source}: writing DICOM needs wsidicomizer: pip install 'slidesr[dicom]'"
         ) from error
     try:
         files = WsiDicomizer.convert(
@@ -114,12 +112,12 @@ def _convert(source: Path, folder: Path, size: Size, metadata: Metadata) -> None
             include_overview=False,
             include_thumbnail=False,
             include_confidential=False,
-            metadata_post_processor=partial(_say_how, size, metadata),
+            metadata_post_processor=partial(_add_provenance, size, metadata),
             encoding=_encoding(source),
         )
     except NotImplementedError as error:
         reason = " ".join(str(error).split())
-        raise RefusedError(f"{source}: wsidicomizer does not take it: {reason}") from error
+        raise RefusedError(f"{source}: wsidicomizer does not support it: {reason}") from error
     except FileNotFoundError as error:
         if error.errno is not None:
             raise
@@ -135,7 +133,7 @@ def _convert(source: Path, folder: Path, size: Size, metadata: Metadata) -> None
 def _own_metadata(metadata: Metadata) -> Any:
     """What wsidicomizer does not carry over: the objective's power, and a profile without a date.
 
-    DICOM wants a profile of every image in colours; sRGB is what viewers take if there is none.
+    DICOM requires a profile of every colour image; sRGB is what viewers assume without one.
     """
     from wsidicom.metadata import Image, Objectives, OpticalPath, Pyramid
     from wsidicomizer.metadata import WsiDicomizerMetadata
@@ -149,9 +147,9 @@ def _own_metadata(metadata: Metadata) -> Any:
 
 
 def _encoding(source: Path) -> Any:
-    """The encoding of tiles that cannot be copied; copied ones are labelled by it as well.
+    """The encoding of tiles that cannot be copied, which also labels the copied ones.
 
-    So it must be the source's own where DICOM knows that: JPEG, and the JPEG 2000 of Aperio.
+    So it must match the source where DICOM supports that: JPEG, and the JPEG 2000 of Aperio.
     """
     from wsidicom.codec import Jpeg2kSettings, JpegSettings
     from wsidicom.codec.settings import Subsampling
@@ -165,7 +163,7 @@ def _encoding(source: Path) -> Any:
 
 
 def _compression(source: Path) -> str | None:
-    """Of a TIFF, by tifffile's names; None for other files."""
+    """The compression of a TIFF by tifffile's name; None for other files."""
     try:
         with tifffile.TiffFile(source) as tiff:
             compression = tiff.pages.first.compression
@@ -174,12 +172,12 @@ def _compression(source: Path) -> str | None:
     return getattr(compression, "name", None)
 
 
-def _say_how(size: Size, metadata: Metadata, dataset: Dataset, told: Any) -> Dataset:
-    """Says of an upscaled slide how it was made."""
-    # (0008,001C) Synthetic Data would be the place. It is of 2023, and validators without it
-    # call the file invalid, Debian's dciodvfy among them.
+def _add_provenance(size: Size, metadata: Metadata, dataset: Dataset, _: Any) -> Dataset:
+    """Describes in an upscaled slide how it was computed."""
+    # The right attribute is (0008,001C) Synthetic Data. It dates from 2023, and older validators,
+    # among them Debian's dciodvfy, reject files with it.
     if _is_synthetic(metadata.provenance):
-        dataset.DerivationDescription = plain_text(size, metadata)[:_LONGEST_TEXT]
+        dataset.DerivationDescription = plain_text(size, metadata)[:_MAX_TEXT]
         dataset.SeriesDescription = "Synthetic: upscaled by slidesr, not for diagnosis"
     return dataset
 
@@ -189,7 +187,7 @@ def _is_synthetic(provenance: Mapping[str, str]) -> bool:
 
 
 def _overwrite(path: Path, changes: Mapping[bytes, bytes]) -> None:
-    """Replaces patterns before the pixels by others of the same length."""
+    """Replaces patterns in the header by values of the same length."""
     from pydicom import dcmread
 
     with path.open("r+b") as file:
@@ -204,7 +202,7 @@ def _overwrite(path: Path, changes: Mapping[bytes, bytes]) -> None:
 
 
 def _uids(source: Path) -> Callable[[], UID]:
-    """Unique identifiers of the file's bytes: SHA-256 and a number."""
+    """Generates UIDs from the SHA-256 of the file and a running number."""
     from pydicom.uid import generate_uid
 
     with source.open("rb") as file:

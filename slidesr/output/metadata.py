@@ -1,4 +1,4 @@
-"""What the output says of itself: pixel size, magnification, colour, and how it was made."""
+"""Metadata of an output: pixel size, magnification, ICC profile and provenance."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from slidesr.geometry import Mpp, Size
 
 @dataclass(frozen=True)
 class Metadata:
-    """Facts of the output, all of level 0. Nothing else is carried over from the slide.
+    """The metadata of an output's level 0; nothing else is copied from the slide.
 
-    `provenance` are plain key-value pairs. No file path, host, name or date belongs there.
+    `provenance` holds key-value pairs, never a file path, host name, person or date.
     """
 
     mpp: Mpp | None
@@ -40,36 +40,13 @@ class Metadata:
     provenance: dict[str, str] = field(default_factory=dict)
 
     def noting(self, notes: Mapping[str, str]) -> Metadata:
-        """The same with more to tell of how it was made."""
+        """The same with `notes` added to the provenance."""
         return replace(self, provenance={**self.provenance, **notes})
 
 
 def ome_xml(size: Size, metadata: Metadata) -> str:
     """OME-XML of one interleaved 8-bit RGB image (schema 2016-06)."""
-    # No pixel size means no PhysicalSize attributes at all: absent, never wrong.
-    physical: dict[str, Any] = {}
-    if metadata.mpp is not None:
-        physical = {
-            "physical_size_x": metadata.mpp.x,
-            "physical_size_x_unit": "µm",
-            "physical_size_y": metadata.mpp.y,
-            "physical_size_y_unit": "µm",
-        }
-    pixels = Pixels(
-        id="Pixels:0",
-        dimension_order=Pixels_DimensionOrder.XYCZT,
-        type=PixelType.UINT8,
-        interleaved=True,
-        size_x=size.width,
-        size_y=size.height,
-        size_c=3,
-        size_z=1,
-        size_t=1,
-        channels=[Channel(id="Channel:0:0", samples_per_pixel=3)],
-        tiff_data_blocks=[TiffData(ifd=0, plane_count=1)],
-        **physical,
-    )
-    image = Image(id="Image:0", name="slidesr", pixels=pixels)
+    image = Image(id="Image:0", name="slidesr", pixels=_pixels(size, metadata.mpp))
     ome = OME(images=[image], creator="slidesr")
     if metadata.magnification is not None:
         objective = Objective(id="Objective:0:0", nominal_magnification=metadata.magnification)
@@ -89,10 +66,36 @@ def ome_xml(size: Size, metadata: Metadata) -> str:
 
 
 def plain_text(size: Size, metadata: Metadata) -> str:
-    """The same facts for a TIFF that is no OME-TIFF: `slidesr WIDTHxHEIGHT|key = value|...`."""
+    """The description of a TIFF without OME-XML: `slidesr WIDTHxHEIGHT|key = value|...`."""
     facts = {"MPP": f"{metadata.mpp.x:g} x {metadata.mpp.y:g}"} if metadata.mpp else {}
     if metadata.magnification:
         facts["Magnification"] = f"{metadata.magnification:g}"
     pairs = [f"{key} = {value}" for key, value in (facts | metadata.provenance).items()]
     text = "|".join([f"slidesr {size.width}x{size.height}", *pairs])
     return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _pixels(size: Size, mpp: Mpp | None) -> Pixels:
+    # No pixel size means no PhysicalSize attributes at all: absent, never wrong.
+    physical: dict[str, Any] = {}
+    if mpp is not None:
+        physical = {
+            "physical_size_x": mpp.x,
+            "physical_size_x_unit": "µm",
+            "physical_size_y": mpp.y,
+            "physical_size_y_unit": "µm",
+        }
+    return Pixels(
+        id="Pixels:0",
+        dimension_order=Pixels_DimensionOrder.XYCZT,
+        type=PixelType.UINT8,
+        interleaved=True,
+        size_x=size.width,
+        size_y=size.height,
+        size_c=3,
+        size_z=1,
+        size_t=1,
+        channels=[Channel(id="Channel:0:0", samples_per_pixel=3)],
+        tiff_data_blocks=[TiffData(ifd=0, plane_count=1)],
+        **physical,
+    )

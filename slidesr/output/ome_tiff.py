@@ -1,8 +1,8 @@
-"""A pyramidal BigTIFF that OpenSlide, Bio-Formats and the others open with all its levels.
+"""Writes a pyramidal BigTIFF whose levels OpenSlide, Bio-Formats and other readers all find.
 
-tifffile writes every directory (IFD) first, complete but for the places of the tiles; encoded tiles
-are appended as they come; at the end the places are filled in. So the file is written once, front
-to back, and nothing but the places of its tiles is held in memory (16 bytes a tile).
+tifffile writes every directory (IFD) first, complete except for the tile offsets and byte counts;
+encoded tiles are appended as they arrive; offsets and counts are filled in at the end. So the file
+is written once, front to back, and memory is 16 bytes a tile.
 
     header | IFD 0 | SubIFD 1 .. n | tile, tile, tile, ... | copies of SubIFD 1 .. n
              |  |_____^                                      ^
@@ -40,9 +40,9 @@ chain of directories without OME-XML."""
 
 
 class OmeTiffWriter(Closeable):
-    """Writes blocks to a TIFF that appears under its name whole or not at all; a `SlideWriter`.
+    """A `SlideWriter` for TIFF; the file appears whole or not at all.
 
-    For the errors raised see `StagedOutput`; where the disk refuses to go on it is a SlidesrError.
+    Raises the errors of `StagedOutput`, and SlidesrError where the disk does not take more.
     """
 
     def __init__(self, target: Target, compression: Compression, layout: str = "hybrid") -> None:
@@ -53,8 +53,8 @@ class OmeTiffWriter(Closeable):
         self._encode = compression.encode
         self.encode = partial(encode_block, plan=plan, encode=compression.encode)
         self._upper = UpperPyramid(plan, self._encode, target.glass)
-        self._levels = [_TilePlaces(plan, level) for level in range(len(plan.levels))]
-        self._glass_place = 0, 0
+        self._levels = [_TileIndex(plan, level) for level in range(len(plan.levels))]
+        self._glass_entry = 0, 0
         self.resumed, self.notes = 0, dict[str, str]()
         self._part = StagedOutput(target)
         self._file = self._part.hidden.open("r+b")
@@ -66,14 +66,14 @@ class OmeTiffWriter(Closeable):
             undo.pop_all()
 
     def close(self) -> None:
-        """Keeps what can be gone on with, and removes what is not published."""
+        """Keeps a staging file that can be resumed and removes any other."""
         self._part.close()
-        with suppress(OSError):  # what a full disk did not take is not told by any checkpoint
+        with suppress(OSError):  # bytes a full disk refused are in no checkpoint
             self._file.close()
 
     def _begin(self, skeleton: bytes) -> None:
         self._end, self._crc = len(skeleton), 0
-        state = self._part.resumed(self._is_there)
+        state = self._part.resume(self._matches)
         if state is not None:
             self.resumed, self.notes = state.blocks, dict(state.notes)
             self._restore(state.arrays)
@@ -82,45 +82,45 @@ class OmeTiffWriter(Closeable):
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
-    def _is_there(self, state: OutputCheckpoint) -> bool:
+    def _matches(self, state: OutputCheckpoint) -> bool:
         end, crc = map(int, state.arrays["end"])
         return crc_of(self._file, self._end, end) == crc
 
     def _arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        places = {f"places{level}": each.array for level, each in enumerate(self._levels)}
+        indexes = {f"places{level}": each.array for level, each in enumerate(self._levels)}
         end = {"end": np.array([self._end, self._crc], np.uint64)}
-        glass = {"glass": np.array(self._glass_place, np.uint64)}
-        return {**self._upper.arrays(), **places, **end, **glass}
+        glass = {"glass": np.array(self._glass_entry, np.uint64)}
+        return {**self._upper.arrays(), **indexes, **end, **glass}
 
     def _restore(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
         self._upper.restore(arrays)
         self._end, self._crc = map(int, arrays["end"])
         offset, count = map(int, arrays["glass"])
-        self._glass_place = offset, count
-        for level, places in enumerate(self._levels):
-            places.restore(arrays[f"places{level}"])
+        self._glass_entry = offset, count
+        for level, index in enumerate(self._levels):
+            index.restore(arrays[f"places{level}"])
 
     def append(self, encoded: EncodedBlock) -> None:
-        """Stores a block, and what it completes of the levels above."""
+        """Writes the tiles of a block, and the upper tiles that it completes."""
         self._part.unsettle()
         with self._part.writing():
             for tile in chain(encoded.tiles, self._upper.add(encoded)):
-                place = self._glass_tile() if tile.data is None else self._store(tile.data)
-                self._levels[tile.level].set(tile.row, tile.column, place)
+                entry = self._glass_tile() if tile.data is None else self._store(tile.data)
+                self._levels[tile.level].set(tile.row, tile.column, entry)
         self._part.written_bytes = self._end
 
     def settle(self, blocks: int) -> None:
-        """So many blocks are there; from time to time that is made to outlive a kill."""
+        """States that the first `blocks` blocks are written; saves a checkpoint now and then."""
         with self._part.writing():
-            self._part.settle(lambda: self._moment(blocks))
+            self._part.settle(lambda: self._checkpoint(blocks))
 
-    def _moment(self, blocks: int) -> OutputCheckpoint:
+    def _checkpoint(self, blocks: int) -> OutputCheckpoint:
         self._file.flush()
         os.fsync(self._file.fileno())
         return OutputCheckpoint(self._part.identity, blocks, self.notes, self._arrays())
 
     def finish(self) -> int:
-        """Fills in the places, syncs and publishes the file; its size in bytes."""
+        """Fills in the tile offsets, syncs and publishes the file; its size in bytes."""
         self._part.unsettle()
         for level in self._levels:
             level.check()
@@ -133,15 +133,15 @@ class OmeTiffWriter(Closeable):
         return size
 
     def _fill_in(self) -> None:
-        self._file.seek(0)  # where tifffile takes the file to begin
+        self._file.seek(0)  # where tifffile assumes that the file begins
         with tifffile.TiffFile(self._file, is_ome=False) as tiff:
             pages = list(_pages(tiff, self._layout))
             for page, level in zip(pages, self._levels, strict=True):
                 page.tags["TileOffsets"].overwrite(level.offsets, erase=False)
                 page.tags["TileByteCounts"].overwrite(level.counts, erase=False)
             if self.notes:
-                told = _description(self._plan, self._metadata.noting(self.notes), self._layout)
-                pages[0].tags["ImageDescription"].overwrite(told, erase=False)
+                text = _description(self._plan, self._metadata.noting(self.notes), self._layout)
+                pages[0].tags["ImageDescription"].overwrite(text, erase=False)
             sub_offsets = [page.offset for page in pages[1:]]
             end_of_chain = pages[0].offset
         if self._layout == "hybrid":
@@ -155,16 +155,16 @@ class OmeTiffWriter(Closeable):
         return offset, len(data)
 
     def _glass_tile(self) -> tuple[int, int]:
-        """Where the tile lies that all plain glass points at; stored where it is first needed."""
-        if self._glass_place == (0, 0):
+        """Offset and length of the tile that all plain glass shares; stored at its first use."""
+        if self._glass_entry == (0, 0):
             side = self._plan.output_tile_px
             tile = np.full((side, side, 3), self._glass, np.uint8)
-            self._glass_place = self._store(self._encode(tile))
-        return self._glass_place
+            self._glass_entry = self._store(self._encode(tile))
+        return self._glass_entry
 
 
-class _TilePlaces:
-    """Where each tile of one level lies in the file; row by row, as TIFF wants it."""
+class _TileIndex:
+    """Offset and length of each tile of one level, row by row as in TIFF."""
 
     def __init__(self, plan: TilePlan, level: int) -> None:
         size, side = plan.levels[level], plan.output_tile_px
@@ -173,8 +173,8 @@ class _TilePlaces:
         self._offsets: npt.NDArray[np.uint64] = np.zeros(shape, np.uint64)
         self._counts: npt.NDArray[np.uint64] = np.zeros(shape, np.uint64)
 
-    def set(self, row: int, column: int, place: tuple[int, int]) -> None:
-        self._offsets[row, column], self._counts[row, column] = place
+    def set(self, row: int, column: int, entry: tuple[int, int]) -> None:
+        self._offsets[row, column], self._counts[row, column] = entry
 
     @property
     def array(self) -> npt.NDArray[np.uint64]:
@@ -193,7 +193,7 @@ class _TilePlaces:
         return list(map(int, self._counts.flat))
 
     def check(self) -> None:
-        """Sparse tiles read black or fail, by the reader; so there must be none."""
+        """Raises ValueError if a tile is missing: sparse tiles read as black or fail."""
         missing = np.argwhere(self._offsets == 0)
         if len(missing):
             row, column = missing[0]
@@ -201,7 +201,7 @@ class _TilePlaces:
 
 
 def _skeleton(plan: TilePlan, metadata: Metadata, compression: Compression, layout: str) -> bytes:
-    """Every directory of the file, with room for the places of its tiles."""
+    """Every directory of the file, with room for tile offsets and byte counts."""
     file = BytesIO()
     sub_levels = 0 if layout == "generic" else len(plan.levels) - 1
     side = plan.output_tile_px
@@ -233,7 +233,7 @@ def _description(plan: TilePlan, metadata: Metadata, layout: str) -> bytes:
 
 
 def _resolution(metadata: Metadata, level: int) -> dict[str, Any]:
-    """The pixel size as the resolution tags say it: pixels a centimetre."""
+    """The pixel size as resolution tags, in pixels per centimetre."""
     if metadata.mpp is None:
         return {}
     um_per_cm = 10_000
@@ -254,10 +254,10 @@ def _pages(tiff: tifffile.TiffFile, layout: str) -> Iterator[tifffile.TiffPage]:
 
 
 def _chain_copies(file: BinaryIO, first: int, directories: list[int]) -> None:
-    """Appends copies of directories to the main chain that ends with the directory at `first`.
+    """Appends copies of directories to the main chain, which ends with the one at `first`.
 
     A BigTIFF directory is a u64 count, 20 bytes an entry, and the u64 offset of the next one; large
-    values stay where they are, so both copies point at the same tiles.
+    values stay where they are, so both copies point to the same tiles.
     """
     link = _link_of(file, first)
     for offset in directories:
@@ -273,7 +273,7 @@ def _chain_copies(file: BinaryIO, first: int, directories: list[int]) -> None:
 
 
 def _link_of(file: BinaryIO, directory: int) -> int:
-    """Where a directory keeps the offset of the next one."""
+    """The position of a directory's offset of the next one."""
     file.seek(directory)
     (count,) = struct.unpack("<Q", file.read(8))
     return int(directory + 8 + 20 * count)

@@ -19,9 +19,9 @@ _Stored = TypeVar("_Stored")
 
 @dataclass(frozen=True)
 class UpscaledBlock:
-    """A block's pixels, u8[h, w, 3]; None where the whole block is plain glass.
+    """A block's pixels, u8[h, w, 3]; None if the whole block is plain glass.
 
-    `glass` says which of its level-0 tiles (rows, columns) are plain glass.
+    `glass` marks which of its level-0 tiles are plain glass: bool[rows, columns].
     """
 
     block: Block
@@ -31,7 +31,7 @@ class UpscaledBlock:
 
 @dataclass(frozen=True)
 class EncodedTile(Generic[_Stored]):
-    """One tile of one level as it is stored; `data` is None where it is plain glass."""
+    """One stored tile of one level; `data` is None if it is plain glass."""
 
     level: int
     row: int
@@ -41,9 +41,9 @@ class EncodedTile(Generic[_Stored]):
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """What is stored of a block, and its pixels on the first level that it cannot finish.
+    """The encoded tiles of a block, and its pixels on the first level it only partly covers.
 
-    `rest` is None where these pixels are plain glass, or where no such level exists.
+    `rest` is None if these pixels are plain glass, or if no such level exists.
     """
 
     block: Block
@@ -54,41 +54,41 @@ class EncodedBlock:
 def halved(pixels: Pixels) -> Pixels:
     """The rounded mean of 2 x 2 pixels: u8[h, w, 3] -> u8[ceil(h/2), ceil(w/2), 3].
 
-    A last odd row or column is averaged over the pixels that exist.
+    An odd last row or column is averaged over the pixels that exist.
     """
     return np.asarray(Image.fromarray(pixels).reduce(2))
 
 
-def levels_of(painted: UpscaledBlock, levels: int) -> Iterator[UpscaledBlock]:
-    """The block on its lowest levels, halved from one to the next."""
-    yield painted
+def levels_of(upscaled: UpscaledBlock, levels: int) -> Iterator[UpscaledBlock]:
+    """The block on its lowest `levels` levels, each half of the one before."""
+    yield upscaled
     for _ in range(levels - 1):
-        pixels = None if painted.pixels is None else halved(painted.pixels)
-        painted = UpscaledBlock(painted.block, pixels, _all_of_four(painted.glass))
-        yield painted
+        pixels = None if upscaled.pixels is None else halved(upscaled.pixels)
+        upscaled = UpscaledBlock(upscaled.block, pixels, _all_of_four(upscaled.glass))
+        yield upscaled
 
 
 def encode_block(
-    painted: UpscaledBlock, plan: TilePlan, encode: Callable[[Pixels], bytes]
+    upscaled: UpscaledBlock, plan: TilePlan, encode: Callable[[Pixels], bytes]
 ) -> EncodedBlock:
-    """Encodes all tiles that lie whole in one block, on its lowest levels."""
-    block, side = painted.block, plan.output_tile_px
+    """Encodes all tiles that lie wholly in the block, on its lowest levels."""
+    block, side = upscaled.block, plan.output_tile_px
     tiles: list[EncodedTile[bytes]] = []
-    *own, above = levels_of(painted, plan.block_levels + 1)
+    *own, above = levels_of(upscaled, plan.block_levels + 1)
     for level, part in enumerate(own):
         row, column = (start // side >> level for start in (block.write.y, block.write.x))
         for (dy, dx), plain in np.ndenumerate(part.glass):
             data = None
             if not plain and part.pixels is not None:
                 tile = part.pixels[dy * side : (dy + 1) * side, dx * side : (dx + 1) * side]
-                data = encode(filled(tile, side))
+                data = encode(padded(tile, side))
             tiles.append(EncodedTile(level, row + dy, column + dx, data))
     rest = above.pixels if plan.block_levels < len(plan.levels) else None
     return EncodedBlock(block, tuple(tiles), rest)
 
 
-def filled(pixels: Pixels, side: int) -> Pixels:
-    """A border tile made whole by repeating its last row and column, which keeps JPEG calm."""
+def padded(pixels: Pixels, side: int) -> Pixels:
+    """A border tile padded by its last row and column, which avoids JPEG ringing."""
     height, width = pixels.shape[:2]
     if (height, width) == (side, side):
         return pixels
@@ -96,16 +96,16 @@ def filled(pixels: Pixels, side: int) -> Pixels:
 
 
 def _all_of_four(glass: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """A tile is plain glass where the tiles that it is made of all are."""
+    """Halves the grid: a tile is plain glass if all its children are."""
     rows, columns = glass.shape
     even = np.pad(glass, ((0, rows % 2), (0, columns % 2)), constant_values=True)
     return np.asarray(even.reshape((rows + 1) // 2, 2, -1, 2).all(axis=(1, 3)))
 
 
 class UpperPyramid(Generic[_Stored]):
-    """Builds the levels above the blocks from what the blocks leave, in the plan's order.
+    """Builds the levels above the blocks from the blocks' `rest`, in the plan's order.
 
-    Blocks come along a Z curve, so at most a handful of tiles a level are open at any time: memory
+    Blocks come along a Z curve, so only a few tiles of each level are open at any time: memory
     grows with the number of levels, not with the slide.
     """
 
@@ -115,19 +115,19 @@ class UpperPyramid(Generic[_Stored]):
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """The open tiles, for `restore`."""
-        places = [(*key, tile.missing) for key, tile in self._open.items()]
+        keys = [(*key, tile.missing) for key, tile in self._open.items()]
         pixels = {f"open{i}": tile.pixels for i, tile in enumerate(self._open.values())}
-        drawn = {name: each for name, each in pixels.items() if each is not None}
-        return {"open": np.array(places, np.int64).reshape(-1, 4), **drawn}
+        existing = {name: each for name, each in pixels.items() if each is not None}
+        return {"open": np.array(keys, np.int64).reshape(-1, 4), **existing}
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Goes on where another one gave its `arrays`."""
+        """Restores the open tiles from `arrays`."""
         for i, (level, row, column, missing) in enumerate(arrays["open"].tolist()):
             tile = self._opened((level, row, column))
             tile.missing, tile.pixels = missing, arrays.get(f"open{i}")
 
     def add(self, encoded: EncodedBlock) -> Iterator[EncodedTile[_Stored]]:
-        """Takes the rest of a block and yields the upper tiles that it completes."""
+        """Adds the rest of a block and yields the upper tiles that it completes."""
         plan, block = self._plan, encoded.block
         level = plan.block_levels
         if level < len(plan.levels):
@@ -138,7 +138,7 @@ class UpperPyramid(Generic[_Stored]):
     def _place(
         self, level: int, row: int, column: int, part: Pixels | None
     ) -> Iterator[EncodedTile[_Stored]]:
-        """Puts a child's half-size pixels into its parent tile on `level`."""
+        """Puts the halved pixels of a child into its parent tile on `level`."""
         key = (level, row // 2, column // 2)
         tile = self._open.get(key) or self._opened(key)
         tile.place(part, row % 2, column % 2)
@@ -148,7 +148,7 @@ class UpperPyramid(Generic[_Stored]):
         pixels = tile.pixels
         data = None
         if pixels is not None:
-            data = self._encode(filled(pixels, self._plan.output_tile_px))
+            data = self._encode(padded(pixels, self._plan.output_tile_px))
         yield EncodedTile(*key, data)
         if level + 1 < len(self._plan.levels):
             rest = None if pixels is None else halved(pixels)
@@ -166,7 +166,7 @@ class UpperPyramid(Generic[_Stored]):
 
 
 class _OpenTile:
-    """A tile of an upper level that waits for its children; without pixels while all is glass."""
+    """An upper tile that lacks children; it has no pixels while all of them are glass."""
 
     def __init__(self, height: int, width: int, half: int, glass: _Colour) -> None:
         self.pixels: Pixels | None = None

@@ -1,7 +1,7 @@
-"""An output that is not whole yet: hidden beside its name, one process's own, published at once.
+"""Staging: an unfinished output is hidden, locked by one process, and published atomically.
 
-.NAME.part         what is written so far, a file or a folder
-.NAME.part.state   a `OutputCheckpoint` of it, if there is one: what a stopped run goes on from
+.NAME.part         the staging file or folder
+.NAME.part.state   its `OutputCheckpoint`, if any, from which a stopped run resumes
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from hashlib import sha256
 from pathlib import Path
 
 from slidesr.errors import BusyError, RefusedError, SlidesrError, printable
-from slidesr.output.checkpoint import OutputCheckpoint, Pause, discard
+from slidesr.output.checkpoint import CheckpointTimer, OutputCheckpoint, discard
 from slidesr.output.metadata import Metadata
 from slidesr.runtime.atomic_files import exchange, sync_folder
 from slidesr.runtime.closeable import Closeable
-from slidesr.runtime.paths import as_typed, is_remote
+from slidesr.runtime.paths import as_typed, is_remote, refuse_existing
 from slidesr.tiling import TilePlan
 
 _log = logging.getLogger(__name__)
-_GO_ON = "Mend that and give the same command again: it goes on from here."
+_RESUME = "Fix that and give the same command again: it resumes from here."
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be made, and where; the same for every container.
+    """The output to write; the same for every container.
 
-    Whoever goes on with a stopped run must bring the same `identity`: what decides the bytes, its
-    name -> its hash. `needed_bytes` is a guess that is told when the disk is full.
+    A stopped run can be resumed only under the same `identity`: everything that determines the
+    bytes, as name -> hash. `needed_bytes` is an estimate for the message when the disk is full.
     """
 
     path: Path
@@ -46,30 +46,30 @@ class Target:
     needed_bytes: int = 0
 
 
-def identity_of(told: Mapping[str, object]) -> dict[str, str]:
-    """The `identity` of a target: all that decides its bytes, hashed by a name that users know."""
-    return {name: sha256(repr(each).encode()).hexdigest() for name, each in told.items()}
+def identity_of(inputs: Mapping[str, object]) -> dict[str, str]:
+    """The `identity` of a target: a hash of each input under a name that users know."""
+    return {name: sha256(repr(each).encode()).hexdigest() for name, each in inputs.items()}
 
 
-class Unfinished(Closeable):
-    """An output that is not whole yet. What makes it `settle`s what can be gone on with.
+class Staging(Closeable):
+    """An unfinished output. Its writer calls `settle` whenever it is in a resumable state.
 
-    Leaving without `publish` removes it, unless there is a checkpoint: then the next one of the
-    same identity goes on from there. `written_bytes` are there: told when the disk is full.
+    Closing without `publish` removes it unless there is a checkpoint, from which the next run with
+    the same identity resumes. `written_bytes` serves the message when the disk is full.
     """
 
     def __init__(self, target: Target) -> None:
         self.identity = dict(target.identity)
         self.written_bytes, self._needed_bytes = 0, target.needed_bytes
         self._path, self._overwrite = target.path, target.overwrite
-        self._moment: Callable[[], OutputCheckpoint] | None = None
-        self._pause = Pause()
+        self._checkpoint: Callable[[], OutputCheckpoint] | None = None
+        self._timer = CheckpointTimer()
 
-    def resumed(self, is_there: Callable[[OutputCheckpoint], bool]) -> OutputCheckpoint | None:
-        """The checkpoint to go on from, if all it tells `is_there`; one of no use is removed.
+    def resume(self, matches: Callable[[OutputCheckpoint], bool]) -> OutputCheckpoint | None:
+        """The checkpoint to resume from, or None; `matches` compares it with the staged bytes.
 
-        Raises RefusedError where the part was begun under another identity; with `overwrite` that
-        is dropped.
+        A damaged checkpoint is removed. Raises RefusedError where the stopped run had another
+        identity; with `overwrite` its checkpoint is removed too.
         """
         state = self._load()
         if state is not None and not self._overwrite:
@@ -78,36 +78,36 @@ class Unfinished(Closeable):
             if other:
                 raise RefusedError(
                     f"{as_typed(self._path)}: a run was stopped here with another"
-                    f" {', '.join(sorted(other))}. Give the same to go on with it, or begin anew"
+                    f" {', '.join(sorted(other))}. Give the same to resume it, or start over"
                     " with --overwrite."
                 )
         if state is not None and state.identity == self.identity:
-            if is_there(state):
+            if matches(state):
                 return state
             _log.warning("%s: what a stopped run left is damaged; starting over", self._path)
         self._discard()
         return None
 
-    def settle(self, moment: Callable[[], OutputCheckpoint]) -> None:
-        """What is there can be gone on with: `moment` makes it durable and tells it.
+    def settle(self, checkpoint: Callable[[], OutputCheckpoint]) -> None:
+        """States that the output is resumable; `checkpoint` syncs it and returns its checkpoint.
 
-        It is saved so often that it costs a hundredth of the time, and when the part is closed.
+        A checkpoint is saved on closing, and often enough to cost about 1% of the time.
         """
-        self._moment = moment
-        if self._pause.is_over:
-            self._save_moment()
+        self._checkpoint = checkpoint
+        if self._timer.is_due:
+            self._save_checkpoint()
 
     def unsettle(self) -> None:
-        """What is there changes: it cannot be gone on with until it is settled again."""
-        self._moment = None
+        """States that the output is changing and not resumable until the next `settle`."""
+        self._checkpoint = None
 
     def writing(self) -> AbstractContextManager[None]:
-        """What the system refuses inside becomes one line that says how to go on."""
+        """Turns errors of the disk or store into one line that says how to resume."""
         return writing(self._path, self._needed_bytes - self.written_bytes)
 
     @abstractmethod
     def publish(self) -> None:
-        """Gives the output its name, whole and durable, and drops its checkpoint."""
+        """Makes the finished output appear under its name, durably, and removes its checkpoint."""
 
     @abstractmethod
     def _load(self) -> OutputCheckpoint | None: ...
@@ -119,36 +119,35 @@ class Unfinished(Closeable):
     def _discard(self) -> None:
         """Removes the checkpoint."""
 
-    def _save_moment(self) -> None:
-        moment, self._moment = self._moment, None
-        if moment is not None:
-            with self._pause.measured():
-                self._save(moment())
+    def _save_checkpoint(self) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is not None:
+            with self._timer.measured():
+                self._save(checkpoint())
 
     def _save_last(self) -> None:
-        if self._moment is not None:
-            with suppress(SlidesrError), self.writing():  # else the last checkpoint stands
-                self._save_moment()
+        if self._checkpoint is not None:
+            with suppress(SlidesrError), self.writing():  # on failure the last checkpoint stands
+                self._save_checkpoint()
 
 
-class StagedOutput(Unfinished):
-    """The unfinished output of one process; `hidden` is where it is written.
+class StagedOutput(Staging):
+    """A staging file or folder, `hidden`, locked by this process.
 
-    Raises RefusedError where the output exists and may not be replaced, or cannot be written;
-    BusyError where another process writes it.
+    Raises RefusedError where the output exists and must not be replaced, or cannot be written, and
+    BusyError where another process is writing it.
     """
 
     def __init__(self, target: Target, *, is_folder: bool = False) -> None:
         super().__init__(target)
         path = target.path
-        if path.exists() and not target.overwrite:
-            raise RefusedError(f"{path}: exists already. Replace it with --overwrite.")
+        refuse_existing(path, overwrite=target.overwrite)
         self.hidden, self._state = _hidden(path), _state_of(path)
         self._is_published = False
         self._lock = _locked(self.hidden, path, is_folder=is_folder)
 
     def publish(self) -> None:
-        """Gives the part its name, whole and durable, and drops its checkpoint."""
+        """Renames the staging file to its name, durably, and removes its checkpoint."""
         self.unsettle()
         with self.writing():
             if self._overwrite and self._path.exists():
@@ -160,10 +159,10 @@ class StagedOutput(Unfinished):
         self._discard()
 
     def close(self) -> None:
-        """Keeps what can be gone on with, and removes the rest."""
+        """Keeps a staging file that can be resumed and removes any other."""
         self._save_last()
         if not self._is_published and not self._state.exists():
-            _remove(self.hidden)  # while it is still locked
+            _remove(self.hidden)  # while still locked
         os.close(self._lock)
 
     def _load(self) -> OutputCheckpoint | None:
@@ -177,14 +176,14 @@ class StagedOutput(Unfinished):
 
     def _replace(self) -> None:
         if self.hidden.is_dir():
-            self._discard()  # what is hidden after the exchange is not to be gone on with
+            self._discard()  # after the exchange the old output is hidden: never resume from it
             exchange(self.hidden, self._path)
             _remove(self.hidden)
         else:
             self.hidden.replace(self._path)
 
     def _appear(self) -> None:
-        """Never takes the place of what came there in the meantime."""
+        """Publishes without replacing an output that appeared in the meantime."""
         try:
             if self.hidden.is_dir():
                 _rename_to_new(self.hidden, self._path)
@@ -198,34 +197,34 @@ class StagedOutput(Unfinished):
 
 @contextmanager
 def writing(path: Path, more_bytes: int = 0) -> Iterator[None]:
-    """What the system refuses inside becomes one line that says how to go on.
+    """Turns errors of the disk or store into a SlidesrError of one line that says how to resume.
 
-    About `more_bytes` are still needed, if that is known.
+    `more_bytes` is the estimate of what is still to be written; 0 if unknown.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, SlidesrError):
             raise
-        if is_remote(path):  # each kind of store has errors of its own
+        if is_remote(path):  # each kind of store raises its own errors
             raise SlidesrError(
                 f"{as_typed(path)}: cannot be written: {type(error).__name__}:"
-                f" {printable(str(error))}. {_GO_ON}"
+                f" {printable(str(error))}. {_RESUME}"
             ) from error
         if not isinstance(error, OSError):
             raise
-        told = []
+        hints = []
         with suppress(OSError):  # the folder itself may be gone
-            told.append(f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free")
+            hints.append(f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free")
         if more_bytes > 0:
-            told.append(f"about {more_bytes / 1e6:.0f} MB more are needed")
+            hints.append(f"about {more_bytes / 1e6:.0f} MB more are needed")
         raise SlidesrError(
-            f"{path}: cannot be written: {error.strerror or error} ({', '.join(told)}). {_GO_ON}"
+            f"{path}: cannot be written: {error.strerror or error} ({', '.join(hints)}). {_RESUME}"
         ) from error
 
 
 def sweep(path: Path) -> None:
-    """Removes what a run left that was killed just after it published."""
+    """Cleans up after a run that was killed just after publishing."""
     hidden, state = _hidden(path), _state_of(path)
     if not path.exists():
         return
@@ -240,7 +239,7 @@ def sweep(path: Path) -> None:
 
 
 def part_bytes(path: Path) -> int:
-    """What a stopped run has left of the output at `path`, in bytes."""
+    """The size of the staging file that a stopped run left for `path`."""
     hidden = _hidden(path)
     files = hidden.rglob("*") if hidden.is_dir() else [hidden]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -255,7 +254,7 @@ def _state_of(path: Path) -> Path:
 
 
 def _locked(hidden: Path, path: Path, *, is_folder: bool) -> int:
-    """A handle of the part, locked; what a killed run left behind is taken over."""
+    """A descriptor of the locked staging file; that of a killed run is taken over."""
     try:
         if is_folder:
             hidden.mkdir(exist_ok=True)

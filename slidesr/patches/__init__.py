@@ -1,1 +1,1 @@
-"""Training patches from whole slides: which slides, which places, which split, and the folder."""
+"""Cuts training patches from whole slides: inputs, sampling, splits and the output folder."""

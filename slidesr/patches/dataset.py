@@ -1,10 +1,10 @@
-"""The folder of patches: a slide's patches appear together, and every file appears whole.
+"""The folder of patches and its splits; files, and the patches of a slide, appear atomically.
 
 FOLDER/patches.json                 the options, and the split of each slide
 FOLDER/train/manifest.csv           the rows of all slides of train; likewise valid, test
 FOLDER/train/SLIDE/patches.csv      the rows of one slide
 FOLDER/train/SLIDE/SLIDE_X_Y.png    a patch, X and Y in level-0 pixels
-FOLDER/unfinished/SLIDE/            what an interrupted run goes on from
+FOLDER/unfinished/SLIDE/            the patches of an interrupted run, which resumes there
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _RECORD, _ROWS, _MANIFEST = "patches.json", "patches.csv", "manifest.csv"
 
 @dataclass(frozen=True)
 class PatchRow:
-    """What the manifest says of a patch. `file` is as seen from the split's folder."""
+    """A row of the manifest. `file` is relative to the folder of the split."""
 
     file: str
     dataset: str
     licence: str
     slide: str
-    x: int  # level-0 pixels, as y
+    x: int  # level-0 pixels, like y
     y: int
     level: int  # the level that was read
-    mpp: str  # the patch's own; empty where the slide does not say
+    mpp: str  # of the patch; empty if unknown
     label: str
     width: int
     height: int
@@ -49,7 +49,7 @@ class PatchRow:
 
 
 class PatchFolder(Closeable):
-    """Holds the patches of one set of options; locked against other processes while open."""
+    """The patches of one set of options; locked against other processes while open."""
 
     def __init__(self, path: Path, options: PatchOptions) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -64,14 +64,14 @@ class PatchFolder(Closeable):
         os.close(self._lock)
 
     def take(self, material: Iterable[Material]) -> None:
-        """Gives each slide its split, for good; refuses a slide that is not what it was."""
+        """Assigns each slide to a split, permanently; refuses a slide that has changed."""
         for item in material:
             identity = _identity(item)
             known = self._slides.setdefault(item.name, identity)
             if not identity.items() <= known.items():
                 raise RefusedError(
-                    f"{item.slide}: the slide or its annotation is not what it was when"
-                    f" {self._path} was begun. Give another folder."
+                    f"{item.slide}: the slide or its annotation has changed since"
+                    f" {self._path} was started. Give another folder."
                 )
         strata: list[list[str]] = [[], []]
         for name, known in sorted(self._slides.items()):
@@ -84,37 +84,37 @@ class PatchFolder(Closeable):
         _write_whole(self._path / _RECORD, [text.encode()])
 
     def is_finished(self, name: str) -> bool:
-        return self._home(name).is_dir()
+        return self._finished(name).is_dir()
 
     def patch(self, name: str, file: str) -> bytes | None:
-        """A patch of an unfinished slide, if it is there already."""
-        path = self._workshop(name) / file
+        """A stored patch of an unfinished slide, or None."""
+        path = self._unfinished(name) / file
         return path.read_bytes() if path.exists() else None
 
     def add(self, name: str, file: str, data: bytes) -> None:
-        """Keeps a patch of an unfinished slide."""
-        self._workshop(name).mkdir(parents=True, exist_ok=True)
-        _write_whole(self._workshop(name) / file, [data])
+        """Stores a patch of an unfinished slide."""
+        self._unfinished(name).mkdir(parents=True, exist_ok=True)
+        _write_whole(self._unfinished(name) / file, [data])
 
     def add_partner(self, name: str, file: str, data: bytes) -> None:
-        """Keeps the same place at the coarser level, for training on true pairs."""
+        """Stores the same place at the coarser level, for training on true pairs."""
         self.add(self._partner(name), file, data)
 
     def finish(self, name: str, rows: Sequence[PatchRow]) -> None:
         """Publishes all patches of a slide with their rows, the coarser ones first."""
         self.add(name, _ROWS, _csv(rows))
-        if self._workshop(self._partner(name)).is_dir():
-            home = self._home(name)
+        if self._unfinished(self._partner(name)).is_dir():
+            home = self._finished(name)
             coarser = home.parent.with_name(f"{home.parent.name}.x{self._options.pairs}")
             coarser.mkdir(exist_ok=True)
-            self._workshop(self._partner(name)).rename(coarser / name)
-        self._home(name).parent.mkdir(exist_ok=True)
-        self._workshop(name).rename(self._home(name))
+            self._unfinished(self._partner(name)).rename(coarser / name)
+        self._finished(name).parent.mkdir(exist_ok=True)
+        self._unfinished(name).rename(self._finished(name))
         with suppress(OSError):  # another slide is unfinished
-            self._workshop(name).parent.rmdir()
+            self._unfinished(name).parent.rmdir()
 
     def write_manifests(self) -> None:
-        """Puts the rows of all finished slides together, split by split."""
+        """Writes the manifest of each split from the rows of all finished slides."""
         head = _csv([])
         for split in SPLITS:
             parts = sorted((self._path / split).glob(f"*/{_ROWS}"))
@@ -132,20 +132,41 @@ class PatchFolder(Closeable):
     def _partner(self, name: str) -> str:
         return f"{name}.x{self._options.pairs}"
 
-    def _home(self, name: str) -> Path:
+    def _finished(self, name: str) -> Path:
         split: str = self._slides[name]["split"]
         return self._path / split / name
 
-    def _workshop(self, name: str) -> Path:
+    def _unfinished(self, name: str) -> Path:
         return self._path / "unfinished" / name
 
 
+def split_slides(
+    strata: Sequence[Collection[str]], options: PatchOptions, fixed: Mapping[str, str]
+) -> dict[str, str]:
+    """The split of each slide; the strata are sets of slide names.
+
+    It depends on the name and the seed alone, so it does not change when slides are added. But a
+    split with a share that would get no slide of a stratum takes one from another split: train and
+    valid from strata of two or more slides, test from three. Of any two slides at all, train and
+    valid get one each. Slides in `fixed` never move.
+    """
+    places = {
+        name: fixed.get(name) or _drawn(name, options) for stratum in strata for name in stratum
+    }
+    movable = {name: options.number(name) for name in places if name not in fixed}
+    wanted = [split for split, share in zip(SPLITS, options.split, strict=True) if share]
+    for group, splits in [*((stratum, wanted) for stratum in strata), (list(places), wanted[:2])]:
+        for split in splits:
+            _fill(split, places, group, movable)
+    return places
+
+
 def _known_slides(path: Path, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What patches.json says of the slides; RefusedError where it was made by other options."""
+    """The slides in patches.json; RefusedError if it was written with other options."""
     record = path / _RECORD
     if not record.exists():
         if any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise RefusedError(f"{path}: holds something else. Give a new or empty folder.")
+            raise RefusedError(f"{path}: contains other files. Give a new or empty folder.")
         return {}
     try:
         known = json.loads(record.read_bytes())
@@ -157,24 +178,24 @@ def _known_slides(path: Path, options: dict[str, Any]) -> dict[str, dict[str, An
     if other:
         name = other[0]
         raise RefusedError(
-            f"{path}: was begun with {name} {before.get(name)}, not {options[name]}."
+            f"{path}: was started with {name} {before.get(name)}, not {options[name]}."
             " Give the same options, or another folder."
         )
     return slides
 
 
 def _plain(options: PatchOptions) -> dict[str, Any]:
-    """The options as they come back from JSON."""
+    """The options as JSON returns them."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(options)))
     return plain
 
 
 def _identity(item: Material) -> dict[str, Any]:
-    """What tells that a slide of this name is the same one, without reading all of it."""
-    drawn = item.annotation.read_bytes() if item.annotation else None
+    """Identifies a slide of this name without reading all of it."""
+    annotation = item.annotation.read_bytes() if item.annotation else None
     return {
         "bytes": item.slide.stat().st_size,
-        "annotation": hashlib.sha256(drawn).hexdigest() if drawn is not None else "",
+        "annotation": hashlib.sha256(annotation).hexdigest() if annotation is not None else "",
     }
 
 
@@ -191,27 +212,6 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
         file.writelines(chunks)
 
 
-def split_slides(
-    strata: Sequence[Collection[str]], options: PatchOptions, fixed: Mapping[str, str]
-) -> dict[str, str]:
-    """The split of each slide of the strata, which are sets of names.
-
-    It follows from the name and the seed alone, so it stays when slides are added; but where a
-    split that has a share would get none of a stratum, it takes a slide from another split: train
-    and valid of two slides and more, test of three. Train and valid also get one each of any two
-    slides at all. Slides in `fixed` never move.
-    """
-    places = {
-        name: fixed.get(name) or _drawn(name, options) for stratum in strata for name in stratum
-    }
-    movable = {name: options.number(name) for name in places if name not in fixed}
-    wanted = [split for split, share in zip(SPLITS, options.split, strict=True) if share]
-    for group, splits in [*((stratum, wanted) for stratum in strata), (list(places), wanted[:2])]:
-        for split in splits:
-            _fill(split, places, group, movable)
-    return places
-
-
 def _drawn(name: str, options: PatchOptions) -> str:
     at = options.number(name) / 2**64
     ends = zip(SPLITS, accumulate(options.split), options.split, strict=True)
@@ -222,7 +222,7 @@ def _drawn(name: str, options: PatchOptions) -> str:
 def _fill(
     split: str, places: dict[str, str], group: Collection[str], movable: Mapping[str, int]
 ) -> None:
-    """Moves a slide of the group into a split that is empty, if another one can spare it."""
+    """Moves a slide of the group into an empty split, if another split can spare one."""
     members = {s: [name for name in group if places[name] == s] for s in SPLITS}
     if members[split]:
         return

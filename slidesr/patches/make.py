@@ -1,4 +1,4 @@
-"""From slides to a folder of patches."""
+"""Cuts the patches of all slides into a folder."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from slidesr.patches.sampling import blur, places, tissue_share
 from slidesr.patches.sources import Material
 from slidesr.regions.annotations import read_lesions
 from slidesr.runtime.ordered_map import ordered_map
-from slidesr.runtime.sandbox import try_slide
+from slidesr.runtime.sandbox import check_in_sandbox
 from slidesr.slide import Frame, Slide, open_slide
 
 _log = logging.getLogger(__name__)
-_PNG_LEVEL = 1  # of H&E: a third of the time of level 6, and 1% larger
+_PNG_LEVEL = 1  # on H&E a third of the time of level 6, and 1% larger
 
 
 @dataclass(frozen=True)
 class PatchProgress:
-    """How far a run is: slides that are behind it, and patches of the one at work."""
+    """Progress: finished slides, and patches of the current one."""
 
     slides: int
     patches: int
@@ -42,7 +42,7 @@ class PatchProgress:
 
 @dataclass(frozen=True)
 class PatchSummary:
-    """What the folder holds: patches by split and label, and the slides that failed."""
+    """The result: patches by split and label, and the slides that failed."""
 
     folder: Path
     patches: dict[str, dict[str, int]]
@@ -58,11 +58,10 @@ def make_patches(
     workers: int = 2,
     report: Callable[[PatchProgress], None] = lambda progress: None,
 ) -> PatchSummary:
-    """Fills the folder with patches of each slide; what is there already is not made again.
+    """Cuts the patches of each slide into the folder, skipping those that exist already.
 
-    Which patches a slide gives depends on the slide, its annotation and the options alone. A slide
-    that cannot be read is logged and the others go on. Memory: what `find_tissue` takes, and one
-    patch for each worker.
+    The patches of a slide depend on the slide, its annotation and the options alone. A slide that
+    cannot be read is logged and skipped. Memory: that of `find_tissue`, and one patch per worker.
     """
     started = time.monotonic()
     failed = []
@@ -71,7 +70,7 @@ def make_patches(
         try:
             for index, item in enumerate(material):
                 try:
-                    with closing(_filled(item, patches, options, workers)) as counts:
+                    with closing(_cut_slide(item, patches, options, workers)) as counts:
                         for count in counts:
                             report(PatchProgress(index, count))
                 except SlidesrError as error:
@@ -86,14 +85,14 @@ def make_patches(
     return PatchSummary(folder, labels, tuple(failed), time.monotonic() - started)
 
 
-def _filled(
+def _cut_slide(
     item: Material, patches: PatchFolder, options: PatchOptions, workers: int
 ) -> Generator[int, None, None]:
-    """Makes the patches of a slide, unless they are there, and tells how many there are so far."""
+    """Cuts the patches of a slide unless it is finished; yields their number so far."""
     if patches.is_finished(item.name):
         return
     rows: list[PatchRow] = []
-    try_slide(item.slide)
+    check_in_sandbox(item.slide)
     with open_slide(item.slide, mpp=options.level0_mpp) as slide:
         cutter, found = _cutter(item, slide, patches, options)
         for rank, (label, boxes) in enumerate(found.items()):
@@ -104,7 +103,7 @@ def _filled(
                     yield len(rows)
     if not rows:
         _log.warning(
-            "%s: gives no patch. Try a lower --min-tissue or a higher --max-blur.", item.slide
+            "%s: yields no patch. Try a lower --min-tissue or a higher --max-blur.", item.slide
         )
     patches.finish(item.name, sorted(rows, key=lambda row: (row.y, row.x)))
 
@@ -121,7 +120,7 @@ class _Cutter:
     options: PatchOptions
 
     def cut(self, label: str, box: Box) -> PatchRow | None:
-        """Stores a patch, unless it is not worth training on. Thread-safe."""
+        """Stores a patch unless it has too little tissue or is blurred. Thread-safe."""
         x, y = (round(at * self.frame.downsample) for at in (box.x, box.y))
         file = f"{self.name}_{x}_{y}.png"
         png = self.patches.patch(self.name, file)
@@ -157,11 +156,11 @@ class _Cutter:
 def _cutter(
     item: Material, slide: Slide, patches: PatchFolder, options: PatchOptions
 ) -> tuple[_Cutter, dict[str, list[Box]]]:
-    """What cuts a slide, and where it may: label -> boxes in random order."""
+    """The cutter of a slide, and its places: label -> boxes in random order."""
     frame = slide.frame(level=options.level, mpp=options.mpp, magnification=options.magnification)
     if min(frame.size.width, frame.size.height) < options.size_px:
         raise RefusedError(
-            f"{item.slide}: {frame.size} px are less than a patch of {options.size_px} px."
+            f"{item.slide}: {frame.size} px is smaller than a patch of {options.size_px} px."
             " Ask for a finer resolution, or smaller patches."
         )
     tissue = slide.find_tissue()
@@ -173,7 +172,7 @@ def _cutter(
 def _coarser(item: Material, slide: Slide, frame: Frame, pairs: int) -> Frame:
     """The slide's own level that is `pairs` times coarser than the frame."""
     for number, level in enumerate(slide.levels):
-        # No more than rounding: a level 1% off would be a thousand pixels off at the far end.
+        # Rounding only: a level 1% off would be a thousand pixels off at the far end.
         across = abs(level.size.width * pairs - frame.size.width)
         down = abs(level.size.height * pairs - frame.size.height)
         if max(across, down) <= pairs:
@@ -195,9 +194,9 @@ def _png(pixels: Pixels) -> bytes:
 def _good(
     cut: Callable[[Box], PatchRow | None], boxes: list[Box], quota: int, workers: int
 ) -> Generator[PatchRow, None, None]:
-    """The first `quota` good patches, in rounds of as many as are missing, each along rows.
+    """The first `quota` good patches, cut in rounds of as many as are missing, each by rows.
 
-    So a patch that is stored always counts, even if the run is stopped before it is told.
+    So every stored patch counts, even if the run is stopped before its row is yielded.
     """
     while quota and boxes:
         turn, boxes = boxes[:quota], boxes[quota:]
@@ -215,6 +214,6 @@ def _lesions(item: Material, slide: Slide, options: PatchOptions) -> MultiPolygo
     lesions = read_lesions(item.annotation, options.lesions)
     if not lesions.intersects(shapely.box(0, 0, slide.size.width, slide.size.height)):
         raise RefusedError(
-            f"{item.annotation}: lies wholly outside the slide; its unit is level-0 pixels"
+            f"{item.annotation}: lies wholly outside the slide; its unit must be level-0 pixels"
         )
     return lesions

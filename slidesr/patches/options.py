@@ -1,4 +1,4 @@
-"""Everything that decides which patches there are, and what they are called."""
+"""The options that determine the patches and their names."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class PatchOptions:
-    """Kept with the patches. At most one of level, mpp and magnification is given."""
+    """The options of a patch folder, stored with it; at most one of level, mpp, magnification."""
 
     size_px: int = 256
     level: int | None = None
     mpp: float | None = None
     magnification: float | None = None
-    source_mpp: float | None = None  # level 0's, where the file does not say
-    pairs: int | None = None  # also the same places of the level that is so much coarser
-    per_slide: int = 500  # at most; half of them tumour where a slide has both labels
-    split: tuple[float, float, float] = (0.8, 0.1, 0.1)  # shares of the slides, in SPLITS' order
+    source_mpp: float | None = None  # of level 0, where the file states none
+    pairs: int | None = None  # also cut the same places of the level this many times coarser
+    per_slide: int = 500  # at most; half of them tumour if a slide has both labels
+    split: tuple[float, float, float] = (
+        0.8,
+        0.1,
+        0.1,
+    )  # shares of slides, as in SPLITS
     seed: int = 0
     min_tissue: float = 0.5  # of a patch's area
-    # 0 is sharp, 1 is blurred. Of 387 sharp H&E fields of 12 sets none lies above 0.55; of the same
-    # fields blurred by 2 px 67% do, by 3 px all.
+    # 0 is sharp, 1 is blurred. Of 387 sharp H&E fields from 12 data sets none exceeds 0.55; blurred
+    # by 2 px 67% of them do, by 3 px all.
     max_blur: float = 0.55
-    unannotated: str = ""  # the label of slides that have no annotation
-    lesions: tuple[str, ...] = ()  # the kinds of area that are lesions; any if empty
+    unannotated: str = ""  # the label of slides without annotation
+    lesions: tuple[str, ...] = ()  # the kinds of areas that are lesions; any if empty
     dataset: str = "not stated"
     licence: str = "not stated"
 
@@ -43,17 +47,17 @@ class PatchOptions:
             if value is not None and not 0 < value < math.inf:
                 raise RefusedError(f"{name} {value:g} is not positive and finite")
         if self.pairs is not None and (self.pairs < 2 or self.size_px % self.pairs):
-            raise RefusedError(f"pairs {self.pairs}: {self.size_px} px do not divide by it")
-        told = ",".join(f"{share:g}" for share in self.split)
+            raise RefusedError(f"pairs {self.pairs}: {self.size_px} px is not a multiple of it")
+        shares = ",".join(f"{share:g}" for share in self.split)
         if not (len(self.split) == len(SPLITS) and self.split[0] > 0 <= min(self.split)):
             raise RefusedError(
-                f"split {told}: give the shares of {', '.join(SPLITS)}, train's above 0,"
+                f"split {shares}: give the shares of {', '.join(SPLITS)}, train's above 0,"
                 " for example 0.8,0.1,0.1"
             )
         if not math.isclose(sum(self.split), 1):
-            raise RefusedError(f"split {told}: the shares must add up to 1")
+            raise RefusedError(f"split {shares}: the shares must add up to 1")
         if not (self.dataset and self.licence):
-            raise RefusedError("dataset and licence must not be empty, as training asks for both")
+            raise RefusedError("dataset and licence must not be empty: training requires both")
 
     @property
     def level0_mpp(self) -> Mpp | None:

@@ -1,4 +1,4 @@
-"""Where on a slide patches may lie, and what they show: tumour or normal tissue."""
+"""Which places of a slide give patches, which label they get, and which are worth keeping."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from slidesr.patches.options import PatchOptions
 from slidesr.slide import Frame
 
 TUMOR, NORMAL = "tumor", "normal"
-_LEFT_OUT = "left out"
-_MARGIN = 0.5  # normal patches keep off lesions by this part of a patch, as outlines are rough
-_AT_ONCE = 50_000  # boxes that are compared with the lesions, so that they stay within 20 MB
+_SKIPPED = "skipped"
+_MARGIN = 0.5  # distance of normal patches from lesions, in patches, as outlines are rough
+_BATCH = 50_000  # boxes compared with the lesions at once: 20 MB
+_STAINED_OD = 0.06  # 13% of the light; means of 4 x 4 px of empty glass stay below 0.02
+_MEAN_PX = 4
+_GAP_PX = 36  # stained nuclei have tissue between them even if only nuclei are stained
 
 
 def places(
@@ -29,11 +32,11 @@ def places(
     options: PatchOptions,
     name: str,
 ) -> dict[str, list[Box]]:
-    """Label -> places of patches in random order, in frame pixels.
+    """Label -> boxes of possible patches in random order, in frame pixels.
 
-    They are cells of one grid, so they never overlap, each with enough of the mask [h, w] `tissue`
-    of the whole slide. A patch is tumour if its centre lies in a lesion (level-0 pixels), normal if
-    no lesion lies within half a patch of it; others are left out.
+    The boxes are cells of one grid, so they never overlap, with enough tissue in `tissue`, the mask
+    bool[h, w] of the whole slide. A patch is tumour if its centre lies in a lesion (level-0 pixels)
+    and normal if no lesion lies within half a patch of it; others are skipped.
     """
     size_px = options.size_px
     cells = np.argwhere(tissue_shares(tissue, frame.size, size_px) >= options.min_tissue)
@@ -46,7 +49,7 @@ def places(
 
 
 def tissue_shares(mask: NDArray[np.bool_], frame: Size, cell_px: int) -> NDArray[np.float64]:
-    """How much of each whole cell of the frame is tissue, 0..1: f64[rows, columns].
+    """The share of tissue in each whole cell of the frame, 0..1: f64[rows, columns].
 
     >>> tissue_shares(np.array([[True, False, False]]), Size(12, 4), cell_px=4)
     array([[1., 0., 0.]])
@@ -62,33 +65,8 @@ def tissue_shares(mask: NDArray[np.bool_], frame: Size, cell_px: int) -> NDArray
     return np.asarray(np.diff(np.diff(table, axis=0), axis=1) / (down * along))
 
 
-def _labels(corners: NDArray[np.float64], side: float, lesions: MultiPolygon) -> NDArray[np.str_]:
-    """The label of each square [n, x and y] of level-0 pixels."""
-    shapely.prepare(lesions)
-    inside = shapely.contains_xy(lesions, corners + side / 2)
-    near = np.concatenate(list(_near(corners, side, lesions)))
-    return np.select([inside, ~near], [TUMOR, NORMAL], _LEFT_OUT)
-
-
-def _near(
-    corners: NDArray[np.float64], side: float, lesions: MultiPolygon
-) -> Iterator[NDArray[np.bool_]]:
-    for part in np.array_split(corners, 1 + len(corners) // _AT_ONCE):
-        squares = shapely.box(*part.T, *(part + side).T)
-        yield shapely.dwithin(lesions, squares, side * _MARGIN)
-
-
-def _boxes(corners: NDArray[np.int64], size_px: int) -> list[Box]:
-    return [Box(x, y, size_px, size_px) for x, y in corners.tolist()]
-
-
-_STAINED_OD = 0.06  # 13% of the light; means of 4 x 4 px of empty glass stay below 0.02
-_MEAN_PX = 4
-_GAP_PX = 36  # between stained nuclei there is tissue, even where only nuclei are stained
-
-
 def tissue_share(pixels: Pixels, glass: tuple[int, int, int]) -> float:
-    """The share of u8[h, w, 3] that is stained, darker or more coloured than the slide's glass.
+    """The share of u8[h, w, 3] that is darker or more coloured than the slide's glass.
 
     Gaps of up to 36 px between stained parts count as stained.
     """
@@ -100,10 +78,30 @@ def tissue_share(pixels: Pixels, glass: tuple[int, int, int]) -> float:
 
 
 def blur(pixels: Pixels) -> float:
-    """How blurred u8[h, w, 3] is, 0..1: how little a further blurring changes (Crete 2007).
+    """The blur of u8[h, w, 3], 0..1: how little further blurring changes it (Crete 2007).
 
     Unlike the variance of the Laplacian, which differs tenfold between sharp slides of two stains,
     it does not depend on contrast. https://doi.org/10.1117/12.702790
     """
     strength: float = blur_effect(pixels, channel_axis=-1)  # type: ignore[no-untyped-call]
     return strength
+
+
+def _labels(corners: NDArray[np.float64], side: float, lesions: MultiPolygon) -> NDArray[np.str_]:
+    """The label of each square [n, x and y] of level-0 pixels."""
+    shapely.prepare(lesions)
+    inside = shapely.contains_xy(lesions, corners + side / 2)
+    near = np.concatenate(list(_near(corners, side, lesions)))
+    return np.select([inside, ~near], [TUMOR, NORMAL], _SKIPPED)
+
+
+def _near(
+    corners: NDArray[np.float64], side: float, lesions: MultiPolygon
+) -> Iterator[NDArray[np.bool_]]:
+    for part in np.array_split(corners, 1 + len(corners) // _BATCH):
+        squares = shapely.box(*part.T, *(part + side).T)
+        yield shapely.dwithin(lesions, squares, side * _MARGIN)
+
+
+def _boxes(corners: NDArray[np.int64], size_px: int) -> list[Box]:
+    return [Box(x, y, size_px, size_px) for x, y in corners.tolist()]

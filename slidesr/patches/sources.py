@@ -1,4 +1,4 @@
-"""Which slides are given, and which annotation belongs to which of them."""
+"""Finds the slides among the user's paths, and the annotation of each."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image
 
 from slidesr.errors import RefusedError
 
-# What is looked for in a folder. A DICOM slide is many files, so one of them must be named.
+# The suffixes searched in a folder. A DICOM slide is many files, so one of them must be named.
 _SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".czi"}
-_LARGEST_PATCH_PX = 4096
+_MAX_PATCH_PX = 4096
 _ANNOTATIONS = (".xml", ".geojson", ".json")
 
 
 @dataclass(frozen=True)
 class Material:
-    """A slide, and the file with its lesions if there is one."""
+    """A slide, and the file of its lesions, if any."""
 
     slide: Path
     annotation: Path | None
@@ -33,8 +33,8 @@ class Material:
 def find_material(paths: Iterable[Path], annotations: Path | None = None) -> list[Material]:
     """The slides among files and folders, by name, each with the annotation of the same name.
 
-    Annotations lie in the folder `annotations`, else beside the slide; for one slide alone
-    `annotations` may be a file. RefusedError where two slides share a name.
+    Annotations are searched in the folder `annotations`, by default beside the slide; for a single
+    slide `annotations` may be a file. Raises RefusedError where two slides share a name.
     """
     found = {path.resolve(): path for given in paths for path in _slides(given)}
     slides = sorted(found.values(), key=_name)
@@ -47,22 +47,22 @@ def find_material(paths: Iterable[Path], annotations: Path | None = None) -> lis
 
 
 def are_slides(path: Path) -> bool:
-    """Whether a file or a folder is whole slides rather than plain images.
+    """Whether a file, or a file in a folder, is a whole slide rather than a plain image.
 
-    A TIFF may be either: it is a slide if it has several pages, or a side of over 4,096 px.
+    A TIFF is a slide if it has several pages or a side of over 4,096 px.
     """
     if path.is_dir():
         return any(are_slides(each) for each in sorted(path.rglob("*")) if each.is_file())
     if path.suffix.lower() in (".tif", ".tiff") and path.is_file():
         with suppress(OSError, ValueError), Image.open(path, formats=["TIFF"]) as image:
-            return getattr(image, "n_frames", 1) > 1 or max(image.size) > _LARGEST_PATCH_PX
+            return getattr(image, "n_frames", 1) > 1 or max(image.size) > _MAX_PATCH_PX
     return path.suffix.lower() in _SUFFIXES | {".dcm"}
 
 
 def _annotated(slides: Sequence[Path], annotations: Path) -> list[Material]:
     if not annotations.is_dir():
         if len(slides) > 1:
-            raise RefusedError(f"{annotations}: no folder, which {len(slides)} slides need")
+            raise RefusedError(f"{annotations}: is not a folder, which {len(slides)} slides need")
         return [Material(slides[0], annotations)]
     material = [Material(slide, _annotation(slide, annotations)) for slide in slides]
     if not any(item.annotation for item in material):

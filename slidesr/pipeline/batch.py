@@ -19,7 +19,7 @@ from slidesr.pipeline.find_slides import BatchItem
 from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, Summary
 from slidesr.runtime.atomic_files import whole_file
-from slidesr.runtime.sandbox import try_slide
+from slidesr.runtime.sandbox import check_in_sandbox
 from slidesr.slide import open_slide
 
 _WORST_FIRST = (1, 2, 4, 3, 0)  # exit codes
@@ -128,7 +128,7 @@ def _outcome(
     if item.output.exists() and not options.overwrite:
         return _there(item, model)
     item.output.parent.mkdir(parents=True, exist_ok=True)
-    try_slide(item.source)
+    check_in_sandbox(item.source)
     with prepared(item.source, item.output, options, model) as job:
         summary = runner.run(job, on_progress)
     if summary.filled_tiles:

@@ -14,7 +14,7 @@ from pathlib import Path
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.pyramid import EncodedBlock, UpscaledBlock, encode_block
 from slidesr.output.staging import Target
-from slidesr.output.writer import Encoder, SlideWriter, open_writer
+from slidesr.output.writer import BlockEncoder, SlideWriter, open_writer
 from slidesr.pipeline.block_upscaler import BlockInput, BlockUpscaler
 from slidesr.pipeline.job import Job, tissue_px
 from slidesr.pipeline.profile import Stopwatch
@@ -105,7 +105,9 @@ class BlockResult:
     filled: frozenset[tuple[int, Box]]
 
 
-Executor = Callable[[Job, Encoder, Iterator[Block], Stopwatch], Generator[BlockResult, None, None]]
+Executor = Callable[
+    [Job, BlockEncoder, Iterator[Block], Stopwatch], Generator[BlockResult, None, None]
+]
 """Upscales and encodes the blocks of a job, and yields them in the plan's order."""
 
 
@@ -184,7 +186,7 @@ def _writer(job: Job) -> SlideWriter:
 
 
 def by_threads(
-    job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+    job: Job, encode: BlockEncoder, todo: Iterator[Block], watch: Stopwatch
 ) -> Generator[BlockResult, None, None]:
     """The `Executor` of this process: threads read ahead and encode behind.
 

@@ -1,1 +1,1 @@
-"""Where on a slide: tissue, and what the user has annotated."""
+"""Regions of a slide: tissue, and the user's annotations."""

@@ -1,4 +1,4 @@
-"""Regions drawn by people: GeoJSON of QuPath and XML of ASAP, as level-0 pixels (x, y)."""
+"""Reads annotations, QuPath's GeoJSON and ASAP's XML, as polygons in level-0 pixels (x, y)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from slidesr.runtime.paths import check_file
 
 _log = logging.getLogger(__name__)
 
-_MOST_BYTES = 256 * 2**20  # a million cells of QuPath; parsing takes about ten times as much memory
-_MOST_CROSSINGS = 2000  # mending takes the square of it: a second for these
+_MAX_BYTES = 256 * 2**20  # a million QuPath cells; parsing takes about ten times the memory
+_MAX_CROSSINGS = 2000  # repair time is quadratic: one second for these
 _EXCLUDED = re.compile(r"^_2$|exclu", re.IGNORECASE)  # `_2` is Camelyon16's "no tumour"
 _NO_LESION = re.compile(  # `normal` is Camelyon17's, `Ignore*` is QuPath's
     rf"{_EXCLUDED.pattern}|^normal|^benign|^ignore|^non[-_ ]", re.IGNORECASE
@@ -35,9 +35,10 @@ _CURE = "Give GeoJSON as QuPath exports it, or XML as ASAP saves it."
 
 
 def read_roi(path: Path) -> MultiPolygon:
-    """Reads the areas of a GeoJSON or ASAP file, without their holes and exclusions.
+    """Reads the areas of a GeoJSON or ASAP file, minus holes and exclusions.
 
-    Coordinates are level-0 pixels (x, y). Points and lines have no area and are left out.
+    Level-0 pixels (x, y). Points and lines have no area and are skipped with a warning. Raises
+    RefusedError where the file cannot be read or holds no area.
     """
     return _read(path, _EXCLUDED, ())
 
@@ -45,36 +46,33 @@ def read_roi(path: Path) -> MultiPolygon:
 def read_lesions(path: Path, kinds: Collection[str] = ()) -> MultiPolygon:
     """Reads the lesions of a GeoJSON or ASAP file, in level-0 pixels (x, y).
 
-    A kind is a group of ASAP or a class of QuPath. Lesions are the areas of `kinds`, of any kind if
-    none are given; areas whose kind says that they are no lesion are cut out of them.
+    A kind is a group in ASAP or a class in QuPath. Lesions are the areas of `kinds` (default: any),
+    minus the areas whose kind names them as something else. Errors as of `read_roi`.
     """
     return _read(path, _NO_LESION, kinds)
 
 
 def roi_mask(roi: BaseGeometry, slide: Size, mask: Size) -> NDArray[np.bool_]:
-    """A mask [h, w] over the whole slide: True wherever a mask pixel may meet the ROI.
-
-    Never loses any of it; adds at most 2 mask pixels around it.
-    """
+    """A mask bool[h, w] of the slide that covers the ROI and at most 2 mask pixels around it."""
     scale = np.array([mask.width / slide.width, mask.height / slide.height])
-    seen = shapely.intersection(roi, shapely.box(0, 0, slide.width, slide.height))
-    areas = _areas([shapely.transform(seen, lambda xy: xy * scale)])
+    visible = shapely.intersection(roi, shapely.box(0, 0, slide.width, slide.height))
+    areas = _areas([shapely.transform(visible, lambda xy: xy * scale)])
     canvas = Image.new("1", (mask.width, mask.height))
     draw = ImageDraw.Draw(canvas)
     for area in sorted(areas.geoms, key=lambda a: Polygon(a.exterior).area, reverse=True):
-        _fill(draw, area)  # the widest first, as an island may lie in another area's hole
+        _fill(draw, area)  # the largest first, as an area may lie in the hole of another
     return np.asarray(np.array(canvas) | _outline(areas, mask))
 
 
 def _fill(draw: ImageDraw.ImageDraw, area: Polygon) -> None:
-    """Right to a pixel, which `_outline` makes up for."""
+    """Fills an area; off by up to a pixel, which `_outline` compensates."""
     draw.polygon(list(map(tuple, area.exterior.coords)), fill=1)
     for hole in area.interiors:
         draw.polygon(list(map(tuple, hole.coords)), fill=0)
 
 
 def _outline(areas: MultiPolygon, mask: Size) -> NDArray[np.bool_]:
-    """Every pixel that a ring passes, and its neighbours."""
+    """Every pixel on a ring, and its neighbours."""
     x, y = shapely.get_coordinates(shapely.segmentize(areas.boundary, 0.5)).astype(int).T
     touched = np.zeros((mask.height, mask.width), np.bool_)
     touched[y.clip(0, mask.height - 1), x.clip(0, mask.width - 1)] = True
@@ -87,9 +85,9 @@ def _outline(areas: MultiPolygon, mask: Size) -> NDArray[np.bool_]:
 def _bytes(path: Path) -> bytes:
     check_file(path)
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise RefusedError(
-                f"{path}: larger than {_MOST_BYTES >> 20} MiB. Export only the regions to upscale."
+                f"{path}: larger than {_MAX_BYTES >> 20} MiB. Export only the regions to upscale."
             )
         data = path.read_bytes()
     except OSError as error:
@@ -98,7 +96,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _read(path: Path, cut: re.Pattern[str], kinds: Collection[str]) -> MultiPolygon:
-    """The areas of `kinds`, or of any kind, without those that match `cut`."""
+    """The areas of `kinds` (default: any), minus those whose kind matches `cut`."""
     data = _bytes(path)
     try:
         shapes = list(_asap(data) if data.startswith(b"<") else _geojson(json.loads(data)))
@@ -113,7 +111,7 @@ def _read(path: Path, cut: re.Pattern[str], kinds: Collection[str]) -> MultiPoly
     except (etree.XMLSyntaxError, shapely.errors.ShapelyError) as error:
         raise RefusedError(f"{path}: not a region file ({error}). {_CURE}") from error
     if left_out := len(shapes) - len(drawn):
-        _log.warning("%s: shapes without an area are left out: %d", path, left_out)
+        _log.warning("%s: shapes without an area are skipped: %d", path, left_out)
     if areas.is_empty:
         of = f" of kind {', '.join(kinds)}" if kinds else ""
         raise RefusedError(f"{path}: holds no area{of}. Draw a polygon, a rectangle or an ellipse.")
@@ -140,11 +138,11 @@ def _geojson(node: Any, kind: str = "") -> Iterator[tuple[str, Polygon | None]]:
         case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
             yield kind, None
         case other:
-            raise ValueError(f"{other!r} is no GeoJSON type")
+            raise ValueError(f"{other!r} is not a GeoJSON type")
 
 
 def _class_of(feature: dict[str, Any]) -> str:
-    """What QuPath has classified an object as."""
+    """The QuPath class of an object; empty if it has none."""
     match feature.get("properties"):
         case {"classification": {"name": str(name)}}:
             return name
@@ -163,13 +161,13 @@ def _asap(data: bytes) -> Iterator[tuple[str, Polygon | None]]:
 
 
 def _asap_root(data: bytes) -> Any:
-    """The root of XML from strangers: no entities, no network, nothing that grows."""
+    """The root of untrusted XML, parsed without entities, network access or huge trees."""
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
     )
     root = etree.fromstring(data, parser)
     if root.getroottree().docinfo.doctype:
-        raise ValueError("it has a document type, which may hide other files")
+        raise ValueError("it has a document type, which could include other files")
     if root.tag != "ASAP_Annotations":
         raise ValueError(f"its root is {root.tag}, not ASAP_Annotations")
     return root
@@ -179,7 +177,7 @@ def _asap_root(data: bytes) -> Any:
 
 
 def _polygon(rings: list[Any]) -> Polygon:
-    """The polygon of an outer ring and its holes; each ring a list of x, y and perhaps more."""
+    """The polygon of an outer ring and its holes; a point is x, y and perhaps more."""
     shell, *holes = [np.asarray([point[:2] for point in ring], np.float64) for ring in rings]
     if not all(np.isfinite(ring).all() for ring in (shell, *holes)):
         raise ValueError("a coordinate is not finite")
@@ -187,10 +185,10 @@ def _polygon(rings: list[Any]) -> Polygon:
 
 
 def _areas(geometries: Iterable[BaseGeometry]) -> MultiPolygon:
-    """The union of all polygons in the geometries, mended where they cross themselves."""
+    """The union of all polygons in the geometries, repaired where they cross themselves."""
     drawn = np.array(list(geometries), object)
     crossings = sum(map(_crossings, drawn[~shapely.is_valid(drawn)]))
-    if crossings > _MOST_CROSSINGS:
+    if crossings > _MAX_CROSSINGS:
         raise ValueError(f"its outlines cross themselves some {crossings:.0f} times")
     valid = shapely.make_valid(drawn)
     parts = shapely.get_parts(shapely.get_parts(valid))  # of collections, then of multipolygons
@@ -199,7 +197,7 @@ def _areas(geometries: Iterable[BaseGeometry]) -> MultiPolygon:
 
 
 def _crossings(area: BaseGeometry) -> float:
-    """How often the rings of an area cross, told from 200 of their sides."""
+    """How often the rings of an area cross, estimated from 200 of their sides."""
     rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(area)]
     sides = shapely.linestrings(np.concatenate([np.stack([r[:-1], r[1:]], 1) for r in rings]))
     sample = sides[:: max(1, len(sides) // 200)]

@@ -1,8 +1,4 @@
-"""Where a slide holds tissue, found on its thumbnail; in doubt it is tissue.
-
-A missed piece of tissue is a fault, extra glass costs only time. So thresholds sit just above the
-noise, pen is dropped only where it stands alone on glass, and the mask is closed and widened.
-"""
+"""The tissue mask of a slide: reading one, restricting it, and testing the cells of a grid."""
 
 from __future__ import annotations
 
@@ -13,45 +9,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from slidesr.errors import RefusedError
-from slidesr.geometry import Box, Pixels, Size
+from slidesr.geometry import Box, Size
 from slidesr.runtime.paths import IMAGE_FORMATS, check_file
 
-_Mask = NDArray[np.bool_]
-_Planes = NDArray[np.float32]  # [3, h, w]: red, green, blue
+Mask = NDArray[np.bool_]
+"""bool[h, w], True is tissue."""
 
-_WHITE = (255, 255, 255)
-_WORK_PX = (
-    2048  # longest side worked on: 10 um a pixel on a 20 mm section, finer than any length below
-)
-_MASK_PX = 2**26  # counting takes 16 bytes a pixel
-_ASSUMED_UM = 25.0  # a pixel of a 1024 px thumbnail of a common section, where the file tells none
-_MARGIN_UM = 50.0  # gaps up to this are closed, tissue grows by this, smaller specks are dust
-_HOLE_UM = 400.0  # holes up to this are vessels, glands and fat cells: part of the tissue
-_BLOCK_UM = 500.0  # the surroundings in which pen counts as standing alone
-_STROKE_UM = 100.0  # the finest pens draw 300 um; nuclei and folds with a pen's colour are narrower
-_RIM_UM = 100.0  # marker lies on the cover glass, out of focus: its edge fades over this
+WHITE = (255, 255, 255)
+_MAX_MASK_PX = 2**26  # counting takes 16 bytes a pixel
 
 
 @dataclass(frozen=True, eq=False)
 class Tissue:
-    """A mask over a whole slide, at any resolution, and the colour of the slide's empty glass."""
+    """A mask of a whole slide, at any resolution, and the colour of its empty glass."""
 
-    mask: _Mask  # [h, w], True is tissue
-    glass: tuple[int, int, int]  # red, green, blue in 0..255; white if there is no glass in view
+    mask: Mask  # [h, w], True is tissue
+    glass: tuple[int, int, int]  # red, green, blue in 0..255; white if no glass is visible
 
     @property
     def share(self) -> float:
         """The share of the mask that is tissue, 0..1."""
         return float(self.mask.mean())
 
-    def cells(self, box: Box, frame: Size, cell: int) -> _Mask:
-        """Which cells of the absolute grid of `cell` px in `box` hold tissue: bool[rows, columns].
+    def cells(self, box: Box, frame: Size, cell: int) -> Mask:
+        """Which cells of `cell` px in `box` contain tissue: bool[rows, columns].
 
-        `box` is in pixels of `frame`, the whole slide, and on the grid; outside the frame there is
-        no tissue. A cell holds tissue if any mask pixel that overlaps it does.
+        `box` is in pixels of `frame`, the whole slide, and aligned to the grid; outside the frame
+        there is no tissue. A cell contains tissue if any mask pixel that overlaps it does.
 
         >>> mask = np.array([[False, True, False, False]])
         >>> Tissue(mask, (255, 255, 255)).cells(Box(0, 0, 12, 6), Size(12, 5), cell=6)
@@ -63,7 +49,7 @@ class Tissue:
         y = np.arange(box.y, box.bottom + 1, cell)
         return self._any(y, frame.height, x, frame.width)
 
-    def restricted(self, roi: _Mask) -> Tissue:
+    def restricted(self, roi: Mask) -> Tissue:
         """The tissue inside `roi`, a mask [h, w] of the same slide at any resolution."""
         height, width = np.maximum(self.mask.shape, roi.shape)
         y, x = np.arange(height + 1), np.arange(width + 1)
@@ -72,11 +58,11 @@ class Tissue:
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
-        """The summed-area table: how much tissue lies above and left of each mask corner."""
+        """The summed-area table: the tissue above and left of each mask corner, in pixels."""
         padded = np.pad(self.mask, ((1, 0), (1, 0)))
         return padded.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
 
-    def _any(self, y: NDArray[np.int64], height: int, x: NDArray[np.int64], width: int) -> _Mask:
+    def _any(self, y: NDArray[np.int64], height: int, x: NDArray[np.int64], width: int) -> Mask:
         """Whether tissue overlaps each interval of the ascending y and x of a frame."""
         top, bottom = _overlapped(y, height, self.mask.shape[0])
         left, right = _overlapped(x, width, self.mask.shape[1])
@@ -86,19 +72,22 @@ class Tissue:
 
 
 def all_tissue() -> Tissue:
-    """Everything is tissue."""
-    return Tissue(np.ones((1, 1), np.bool_), _WHITE)
+    """A mask in which everything is tissue."""
+    return Tissue(np.ones((1, 1), np.bool_), WHITE)
 
 
 def read_mask(path: Path, frame_aspect: Size) -> Tissue:
-    """Reads a mask image of the whole slide: what is neither zero nor transparent is tissue."""
+    """Reads a mask image of the whole slide: tissue is what is neither zero nor transparent.
+
+    Raises RefusedError where it cannot be read or has not the shape of the slide.
+    """
     check_file(path)
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > _MASK_PX:
+            if image.width * image.height > _MAX_MASK_PX:
                 raise RefusedError(
                     f"{path}: a mask of {image.width} x {image.height} px is too large."
-                    " Give a smaller one; 20 um a pixel do."
+                    " Give a smaller one; 20 um per pixel is enough."
                 )
             mask = _nonzero(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -111,235 +100,20 @@ def read_mask(path: Path, frame_aspect: Size) -> Tissue:
             f"{path}: {width} x {height} px is not the shape of the slide, {frame_aspect} px. "
             "Give a mask of the whole slide."
         )
-    return Tissue(mask, _WHITE)
-
-
-def find_tissue(thumbnail: Pixels, *, um_per_px: float | None) -> Tissue:
-    """Finds the tissue on a brightfield thumbnail u8[h, w, 3] with pixels of `um_per_px`.
-
-    Takes about 100 bytes for each pixel of at most 2048 x 2048.
-    """
-    view, factor = _reduced(thumbnail)
-    um = (um_per_px or _ASSUMED_UM) * factor
-    planes = np.stack([_blurred(view[..., c]) for c in range(3)])
-    border = _scan_border(planes)
-    glass = _find_glass(planes, border)
-    od = _optical_density(planes, glass)
-    absorbs = (od.max(axis=0) > glass.threshold) & ~border
-    absorbs &= ~_pen(od, absorbs, um)
-    sure = od.max(axis=0) > 2 * glass.threshold
-    mask = _rounded_out(absorbs, sure, um) & ~border
-    red, green, blue = (int(v) for v in np.rint(glass.colour))
-    return Tissue(mask, (red, green, blue))
-
-
-@dataclass(frozen=True)
-class _Glass:
-    """Empty glass: its colour, times a smooth shade over the slide, and what differs from it."""
-
-    colour: NDArray[np.float32]  # [3] in 0..255
-    shade: NDArray[np.float64]  # the 6 coefficients of `_surface`
-    threshold: float  # the least optical density that is no glass
-
-
-_NO_GLASS = _Glass(np.array(_WHITE, np.float32), np.array([1.0, 0, 0, 0, 0, 0]), threshold=0.01)
-_FLOOR_OD = 0.01  # 5.5 grey levels below 243; the palest eosin worth keeping has 8
-_CAP_OD = 0.02  # noise must not hide tissue: beyond 11 grey levels everything is kept
-
-
-def _find_glass(planes: _Planes, border: _Mask) -> _Glass:
-    """Estimates the glass from flat, light, unstained pixels; white where there are too few."""
-    white = planes.min(axis=0) > 253.5  # missing tiles and padding, or glass that is overexposed
-    plain = _plain(planes) & ~border & ~white
-    if plain.mean() < 0.01:  # less is the inside of a few vessels, or chance
-        return _NO_GLASS
-    at = np.flatnonzero(plain)
-    at = at[:: 1 + len(at) // 20_000]  # so many do for 6 coefficients and a histogram
-    samples = planes.reshape(3, -1)[:, at].astype(np.float64)
-    colour = _brightest_mode(samples)
-    # Where white is in view too, a tinted second colour is more likely pale tissue than glass.
-    if white.mean() > 0.01 and np.ptp(colour) > 12:
-        return _NO_GLASS
-    y, x = np.unravel_index(at, plain.shape)
-    surface = _surface(y / plain.shape[0], x / plain.shape[1])
-    shade, glassy = _upper_fit(surface, (samples / colour[:, None]).max(axis=0))
-    od = np.log10(colour[:, None] * (surface @ shade) / samples).max(axis=0)[glassy]
-    threshold = min(_above_noise(od), _CAP_OD)
-    return _Glass(colour.astype(np.float32), shade, threshold)
-
-
-def _plain(planes: _Planes) -> _Mask:
-    """Flat, light and without the stains' mark, which is that green is absorbed most."""
-    red, green, blue = planes
-    light = planes.min(axis=0) > 150  # the darkest glass in use is near 190
-    unstained = green > np.minimum(red, blue) - 15  # glass with a violet tint has up to 7
-    grey = planes.mean(axis=0) - np.float32(200)  # centred: squares keep their float32 digits
-    variance = ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2
-    return np.asarray(
-        light & unstained & (variance < 3**2)
-    )  # glass after blurring: noise, JPEG blocks
-
-
-def _brightest_mode(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The colour [3] of the brightest grey that at least 5% of the samples [3, n] share."""
-    grey = samples.mean(axis=0)
-    counts = np.convolve(np.bincount(np.rint(grey).astype(int), minlength=256), np.ones(5), "same")
-    brightest = np.flatnonzero(counts >= 0.05 * len(grey)).max(initial=int(np.median(grey)))
-    return np.median(samples[:, np.abs(grey - brightest) <= 3], axis=1)
-
-
-def _surface(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The terms [n, 6] of a quadratic in y and x of 0..1: what lamps and condensers shade."""
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-
-
-def _upper_fit(
-    surface: NDArray[np.float64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], _Mask]:
-    """The surface through the upper values, and which these are: pale tissue lies below glass.
-
-    An expectile fit (Newey and Powell 1987), then plain least squares on what is near to it.
-    """
-    weight = np.ones_like(values)
-    for _ in range(12):  # converges in fewer than 10 on slides
-        root = np.sqrt(weight)
-        shade = np.linalg.lstsq(surface * root[:, None], values * root, rcond=None)[0]
-        weight = np.where(values > surface @ shade, 1.0, 0.03)
-    near = np.abs(values - surface @ shade) < 0.02  # 5 grey levels
-    if near.sum() < 100:
-        return _NO_GLASS.shade, np.ones_like(near)
-    shade = np.linalg.lstsq(surface[near], values[near], rcond=None)[0]
-    return shade.astype(np.float64), near
-
-
-def _above_noise(od: NDArray[np.float64]) -> float:
-    """The density that glass stays below, told from its lower side: above lies pale tissue."""
-    low, middle = np.percentile(od, [5, 25])  # of a normal law: 1.64 and 0.67 sigma below its mean
-    sigma = (middle - low) / 0.97
-    return float(middle + 0.67 * sigma + max(4 * sigma, _FLOOR_OD))
-
-
-def _optical_density(planes: _Planes, glass: _Glass) -> _Planes:
-    """log10(glass / light) for each channel; below zero where it is brighter than glass."""
-    height, width = planes.shape[1:]
-    y, x = (np.arange(n) / n for n in (height, width))
-    one, along_x, along_y, xx, xy, yy = glass.shade
-    shade = (one + along_x * x + xx * x * x) + (along_y * y + yy * y * y)[:, None]
-    shade += xy * x * y[:, None]
-    # Beyond the glass that was seen a quadratic runs wild; lamps shade by less than this.
-    shade = np.log10(shade.clip(0.85, 1.05)).astype(np.float32)
-    glass_log = np.log10(glass.colour)[:, None, None] + shade
-    return np.asarray(glass_log - np.log10(planes.clip(1)), np.float32)
-
-
-def _scan_border(planes: _Planes) -> _Mask:
-    """Black or dark grey strips that the scanner leaves along the sides of the image."""
-    dark = planes.max(axis=0)
-    grey = (dark < 120) & (dark - planes.min(axis=0) < 16)  # dark stains have more colour
-    labels, count = ndimage.label(grey)
-    sides = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
-    contact = np.bincount(sides, minlength=count + 1)
-    strip = contact >= 0.1 * min(grey.shape)  # a nucleus that the side cuts is shorter
-    strip[0] = False
-    return _grown(strip[labels], 3)  # blurring widens the edge by 3 px
-
-
-def _pen(od: _Planes, absorbs: _Mask, um: float) -> _Mask:
-    """Strokes of blue, green, red or black marker that stand alone on glass.
-
-    The same colours inside a section are stains: aniline and alcian blue, AEC, silver.
-    """
-    ink = _opened(_ink_coloured(od) & absorbs, _px(_STROKE_UM / 2, um, least=1))
-    if not ink.any() or ink.sum() > absorbs.sum() / 2:  # more than half: the slide is so stained
-        return np.zeros_like(ink)
-    stroke = _grown(ink, _px(_RIM_UM, um, least=3))
-    tissue = (absorbs & ~stroke).astype(np.float32)
-    around = ndimage.uniform_filter(tissue, 2 * _px(_BLOCK_UM / 2, um, least=5) + 1)
-    return np.asarray(stroke & (around < 0.15))
-
-
-def _ink_coloured(od: _Planes) -> _Mask:
-    """The colours of marker; of 350 H&E fields at 32 px only 3 pixels in a million have them."""
-    red, green, blue = od
-    least, most = od.min(axis=0), od.max(axis=0)
-    blue_ink = (red > 0.4) & (red > 1.1 * green) & (red > 2.4 * blue)
-    green_ink = (red > 0.25) & (red > 2 * green) & (blue > 1.2 * green)
-    red_ink = (green > 0.5) & (blue > 0.8 * green) & (red < 0.2 * green)  # blood: blue < 0.75 green
-    black_ink = (least > 0.5) & (least > 0.88 * most)
-    return np.asarray(blue_ink | green_ink | red_ink | black_ink)
-
-
-def _rounded_out(mask: _Mask, sure: _Mask, um: float) -> _Mask:
-    """Closes gaps, drops specks, fills small holes and adds a margin."""
-    # Noise exceeds 4 sigma in 1 to 5 px; blurring makes 9 px or more of the finest thread.
-    mask = _without_small(mask, min(6, mask.size / 10))
-    reach = _px(_MARGIN_UM / 2, um, least=1)
-    closed = ~_grown(~_grown(mask, reach), reach)
-    # Blurring widens a speck by 3 px. Never more than 0.1% of the view: no patch is all dust.
-    speck = min(np.pi / 4 * (_MARGIN_UM / um + 3) ** 2, 0.001 * mask.size)
-    # What is nowhere clearly above the threshold is tissue only where it is too wide for chance.
-    pieces = _holding(_without_small(closed, speck), sure) | _without_small(closed, 8 * speck)
-    # Nor more than 5%: an empty patch is no hole.
-    filled = ~_without_small(~pieces, min((_HOLE_UM / um) ** 2, 0.05 * mask.size))
-    return _grown(filled, _px(_MARGIN_UM, um, least=2))
-
-
-def _without_small(mask: _Mask, area_px: float) -> _Mask:
-    """The connected pieces of at least `area_px`."""
-    labels, _ = ndimage.label(mask, np.ones((3, 3)))
-    large = np.bincount(labels.ravel()) >= area_px
-    large[0] = False
-    return np.asarray(large[labels])
-
-
-def _holding(mask: _Mask, seeds: _Mask) -> _Mask:
-    """The connected pieces that hold a seed."""
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    held = np.bincount(labels[seeds], minlength=count + 1) > 0
-    held[0] = False
-    return np.asarray(held[labels])
-
-
-def _opened(mask: _Mask, px: int) -> _Mask:
-    """What of the mask is wider than 2 `px`."""
-    return _grown(~_grown(~mask, px), px)
-
-
-def _grown(mask: _Mask, px: int) -> _Mask:
-    """The mask with a square margin; as fast for a wide margin as for a small one."""
-    return np.asarray(ndimage.maximum_filter(mask, 2 * px + 1, mode="nearest"))
-
-
-def _px(length_um: float, um: float, least: int) -> int:
-    return max(least, round(length_um / um))
-
-
-def _blurred(channel: Pixels) -> NDArray[np.float32]:
-    """One channel without pixel noise, as f32 in 0..255."""
-    return np.asarray(ndimage.gaussian_filter(channel.astype(np.float32), sigma=1, truncate=3))
-
-
-def _reduced(thumbnail: Pixels) -> tuple[Pixels, float]:
-    """The thumbnail with at most `_WORK_PX` on its longest side, and how much wider its pixels."""
-    height, width, _ = thumbnail.shape
-    factor = max(1.0, max(height, width) / _WORK_PX)
-    if factor == 1:
-        return thumbnail, factor
-    size = max(1, round(width / factor)), max(1, round(height / factor))
-    return np.asarray(Image.fromarray(thumbnail).resize(size, Image.Resampling.BOX)), factor
+    return Tissue(mask, WHITE)
 
 
 def _overlapped(
     edges: NDArray[np.int64], length: int, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of `count` mask pixels over `length`: first and end of those each interval overlaps."""
+    """First and end of the mask pixels, `count` over `length`, that each interval overlaps."""
     first = edges[:-1] * count // length
     end = -(-edges[1:] * count // length)
     return first.clip(0, count), end.clip(0, count)
 
 
-def _nonzero(image: Image.Image) -> _Mask:
-    """What is neither zero nor transparent; of a palette the index counts, not the colour."""
+def _nonzero(image: Image.Image) -> Mask:
+    """What is neither zero nor transparent; in a palette image by index, not by colour."""
     seen = np.atleast_3d(np.asarray(image)) != 0
     if "A" in image.getbands():
         seen = seen[..., :-1] & seen[..., -1:]

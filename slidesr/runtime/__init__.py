@@ -1,1 +1,1 @@
-"""What every layer needs of the system: files, processes, threads, paths."""
+"""Files, processes, threads and paths: what all layers above use of the system."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, even after a loss of power; folders that one process writes."""
+"""Files that appear whole or not at all, even after a power loss; locks on folders."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from slidesr.errors import BusyError
 
 @contextmanager
 def whole_file(path: Path, part: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` at the end; until then it is `part`.
+    """Opens a temporary file `part` that is synced and renamed to `path` at the end.
 
-    After an error inside, `path` is what it was and the part stays.
+    After an error in the body `path` is unchanged and the temporary file stays.
     """
     part = part or path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
@@ -28,7 +28,7 @@ def whole_file(path: Path, part: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder outlive a loss of power."""
+    """Makes renames and new files in a folder survive a power loss."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -37,13 +37,13 @@ def sync_folder(path: Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> None:
-    """Lets two files or folders of one file system change their names, at once where it can.
+    """Swaps the names of two files or folders of one file system, atomically on Linux.
 
-    Elsewhere than on Linux there is an instant in which `b` has no name but `b.old`.
+    Elsewhere there is a moment in which `b` is called `.b.old`.
     """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, at_once = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of fcntl.h and renameat2(2)
-    if rename and rename(here, os.fsencode(a), here, os.fsencode(b), at_once) == 0:
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of fcntl.h and renameat2(2)
+    if rename and rename(here, os.fsencode(a), here, os.fsencode(b), swap) == 0:
         return
     aside = b.with_name(f".{b.name}.old")
     b.rename(aside)
@@ -52,7 +52,10 @@ def exchange(a: Path, b: Path) -> None:
 
 
 def locked_folder(path: Path) -> int:
-    """A handle of the folder that no other process can lock until it is closed."""
+    """A descriptor of the folder that holds an exclusive lock until it is closed.
+
+    Raises BusyError where another process holds the lock.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What is open until it is closed, as a context manager."""
+"""A base class for what must be closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Closeable(ABC):
-    """`with` closes it, whatever happens inside."""
+    """A context manager that calls `close` on exit."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""An ordered, bounded map over threads; stages of a pipeline are such maps behind one another."""
+"""An ordered, bounded map over threads; chained, such maps are the stages of a pipeline."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def ordered_map(
     ahead: int,
     prompt: bool = False,
 ) -> Generator[_Out, None, None]:
-    """Yields `work(item)` in the order of `items`, made by threads up to `ahead` items early.
+    """Yields `work(item)` in the order of `items`, computed by threads up to `ahead` items early.
 
-    At most `ahead` results are held. `prompt` is for items that take long to come: a result that is
-    there is not held while the next item is made, and the first is waited for.
+    At most `ahead` results are held. `prompt` is for items that arrive slowly: a finished result is
+    yielded before the next item is requested, and the first result is waited for.
 
-    The first error of `work` is raised in its place, one of `items` at once; what had not begun by
-    then never begins. Closeable the iterator early waits for what runs, and closes `items` too.
+    The first error of `work` is raised in its turn, an error of `items` at once; work that has not
+    started by then is cancelled. Closing the iterator waits for running work and closes `items`.
     """
     running: deque[Future[_Out]] = deque()
     source = iter(items)

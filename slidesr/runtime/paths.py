@@ -1,4 +1,4 @@
-"""What is asked of any file before a library opens it."""
+"""Paths that users give: files, Zarr stores, URLs and outputs, checked before they are opened."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from pathlib import Path
 from slidesr.errors import RefusedError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
-"""What Pillow may open, by its names. Not EPS, say: for that it starts Ghostscript."""
+"""What Pillow may open, by its names. Not EPS, for example, which starts Ghostscript."""
+
+ZARR_MARKERS = (".zgroup", ".zattrs", "zarr.json")
+"""The files at the root of a Zarr group, of which a store has at least one (v2 and v3)."""
+
+# A scheme has two letters or more; `Path` collapses the two slashes to one.
+_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,3}(?=[^/])")
 
 
 def check_file(path: Path) -> None:
-    """Refuses what is no regular file, or has nothing in it: readers hang on a pipe."""
+    """Refuses what is not a regular file or is empty: readers hang on a pipe."""
     try:
         status = path.stat()
     except OSError as error:
@@ -21,30 +27,40 @@ def check_file(path: Path) -> None:
     except ValueError as error:  # a NUL in the name
         raise RefusedError(f"{path!r}: {error}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise RefusedError(f"{path}: it is a folder, a pipe or a device. Give a file.")
+        raise RefusedError(f"{path}: is a folder, a pipe or a device. Give a file.")
     if not status.st_size:
-        raise RefusedError(f"{path}: it is empty. Give another file.")
+        raise RefusedError(f"{path}: is empty. Give another file.")
 
 
-_MARKS = (".zgroup", ".zattrs", "zarr.json")
-# A scheme has two letters or more; a path has made one slash of the two.
-_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,3}(?=[^/])")
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raises RefusedError where the output exists and must not be replaced."""
+    if path.exists() and not overwrite:
+        raise output_exists(path)
+
+
+def output_exists(path: Path | str) -> RefusedError:
+    """The error for an output that exists, for those who find out by other means."""
+    return RefusedError(f"{path}: exists already. Replace it with --overwrite.")
 
 
 def is_store(path: Path) -> bool:
-    """Whether a path is a Zarr store: a folder with its marks, a zip of one, or a URL."""
+    """Whether a path is a Zarr store: a folder with its markers, a zipped store, or a URL."""
     if is_remote(path) or path.name.lower().endswith(".zarr.zip"):
         return True
-    return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
+    return is_zarr_folder(path)
+
+
+def is_zarr_folder(path: Path) -> bool:
+    return path.is_dir() and any((path / marker).is_file() for marker in ZARR_MARKERS)
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path is a URL; a folder of ours may be called `ab:` too."""
+    """Whether a path is a URL; a local folder may be called `ab:` too."""
     return _URL.match(str(path)) is not None and not path.exists()
 
 
 def as_typed(path: Path) -> str:
-    """A path as its user typed it: of a URL, which a path has shortened, all slashes.
+    """A path as the user typed it: a URL gets back the slash that `Path` dropped.
 
     >>> as_typed(Path("s3://bucket/a.zarr")), as_typed(Path("a.zarr"))
     ('s3://bucket/a.zarr', 'a.zarr')

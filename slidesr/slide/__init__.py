@@ -1,4 +1,4 @@
-"""Reads whole slides: one door to OpenSlide, TIFF, OME-Zarr and plain images."""
+"""Reads whole slides: OpenSlide's formats, TIFF, OME-Zarr and plain images behind one type."""
 
 from slidesr.slide._frame import Frame
 from slidesr.slide._slide import Slide, open_slide

@@ -1,4 +1,4 @@
-"""What no real slide says of itself: refused before a pixel is read."""
+"""Refuses files that no real slide resembles, before a pixel is read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from slidesr.slide._source import unreadable
 # Measured: a 32768 px tile aborts the process inside OpenSlide, where nothing can be caught.
 MAX_TILE_BYTES = 256 * 2**20
 _MAX_SIDE_PX = 2**24
-_MAX_AREA_PX = 2**42  # two million px square: the largest slides, upscaled by 16
+_MAX_AREA_PX = 2**42  # two million px square: the largest slides at x16
 _MAX_LEVELS = 32
-_LEAST_PLACE_BYTES = 6  # an offset of four and a count of two
-_TILE = Size(512, 512)  # where the file names none
+_MIN_ENTRY_BYTES = 6  # of a tile: an offset of four and a count of two
+_DEFAULT_TILE = Size(512, 512)  # where the file states none
 _ROUNDED_PX = 8
+_MAX_INDEX_BYTES = 1 << 20  # a real index has a few kilobytes
+_NAMED_FILE = re.compile(r"^\s*([^=#\[]*(?:file|image)[^=]*?)\s*=\s*(.*?)\s*$", re.I | re.M)
 
 
 def check_sane(path: Path, sizes: Sequence[Size], tiles: Sequence[Size]) -> None:
-    """Refuses a file whose levels or tiles no real slide has, before a pixel is read."""
+    """Refuses a file whose level or tile sizes no real slide has."""
     for size in sizes:
         if max(size.width, size.height) > _MAX_SIDE_PX or size.area > _MAX_AREA_PX:
-            raise unreadable(path, f"a level of {size} px is beyond any real slide")
+            raise unreadable(path, f"a level of {size} px is larger than any real slide")
     for tile in tiles:
         if tile.area * 4 > MAX_TILE_BYTES:
             raise unreadable(path, f"a tile of {tile} px takes over {MAX_TILE_BYTES >> 20} MiB")
@@ -33,12 +35,31 @@ def check_sane(path: Path, sizes: Sequence[Size], tiles: Sequence[Size]) -> None
         raise unreadable(path, f"{len(sizes)} levels are more than any real slide has")
     for finer, coarser in pairwise(sizes):
         if coarser.area >= finer.area or not _alike(sizes[0], coarser):
-            raise unreadable(path, f"a level of {coarser} px does not go with one of {finer} px")
-    _check_share(path, sizes[0], tiles[0] if tiles else _TILE)
+            raise unreadable(path, f"a level of {coarser} px does not fit below one of {finer} px")
+    _check_share(path, sizes[0], tiles[0] if tiles else _DEFAULT_TILE)
+
+
+def refuse_names_elsewhere(path: Path, vendor: str | None) -> None:
+    """Refuses a slide whose index names a file outside its folder, which OpenSlide would open."""
+    if vendor == "mirax":
+        index = path.with_suffix("") / "Slidedat.ini"
+    elif vendor == "hamamatsu" and path.suffix.lower() in (".vms", ".vmu"):
+        index = path
+    else:
+        return
+    with index.open("rb") as file:
+        text = file.read(_MAX_INDEX_BYTES + 1)
+    if len(text) > _MAX_INDEX_BYTES:
+        raise unreadable(
+            path, f"its index {index.name} is larger than {_MAX_INDEX_BYTES >> 20} MiB"
+        )
+    for key, name in _NAMED_FILE.findall(text.decode("latin-1")):
+        if _leads_out(name):
+            raise unreadable(path, f"its index names a file outside its folder: {key} = {name}")
 
 
 def _alike(first: Size, level: Size) -> bool:
-    """Whether both sides shrink about alike; a few pixels more or less are not counted."""
+    """Whether both sides shrink by about the same factor, give or take a few pixels."""
     across, down = first.width / level.width, first.height / level.height
     factor = math.sqrt(first.area / level.area)
     return (
@@ -49,36 +70,15 @@ def _alike(first: Size, level: Size) -> bool:
 
 
 def _check_share(path: Path, size: Size, tile: Size) -> None:
-    """Refuses a TIFF with fewer bytes than the places of its tiles take, and so without most."""
+    """Refuses a TIFF too small to hold even the offsets and byte counts of its tiles."""
     if not path.is_file():
         return
     with path.open("rb") as file:
         is_tiff = file.read(2) in (b"II", b"MM")
     count = -(-size.width // tile.width) * -(-size.height // tile.height)
     held = path.stat().st_size
-    if is_tiff and count * _LEAST_PLACE_BYTES > held:
+    if is_tiff and count * _MIN_ENTRY_BYTES > held:
         raise unreadable(path, f"{held} bytes cannot hold the {count} tiles of {size} px")
-
-
-_MOST_BYTES = 1 << 20  # a real index has some kilobytes
-_NAMED_FILE = re.compile(r"^\s*([^=#\[]*(?:file|image)[^=]*?)\s*=\s*(.*?)\s*$", re.I | re.M)
-
-
-def refuse_names_elsewhere(path: Path, vendor: str | None) -> None:
-    """Refuses a slide whose index names a file outside its folder: OpenSlide would open that."""
-    if vendor == "mirax":
-        index = path.with_suffix("") / "Slidedat.ini"
-    elif vendor == "hamamatsu" and path.suffix.lower() in (".vms", ".vmu"):
-        index = path
-    else:
-        return
-    with index.open("rb") as file:
-        text = file.read(_MOST_BYTES + 1)
-    if len(text) > _MOST_BYTES:
-        raise unreadable(path, f"its index {index.name} is larger than {_MOST_BYTES >> 20} MiB")
-    for key, name in _NAMED_FILE.findall(text.decode("latin-1")):
-        if _leads_out(name):
-            raise unreadable(path, f"its index names a file outside its folder: {key} = {name}")
 
 
 def _leads_out(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Goes on beyond tiles of a slide that cannot be read: they are filled with its background."""
+"""Fills unreadable tiles of a slide with its background, so that a run can continue."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from slidesr.geometry import Box, Pixels, Size
 from slidesr.slide._source import Source
 
 _log = logging.getLogger(__name__)
-_TILE = Size(256, 256)  # where the file names none
+_DEFAULT_TILE = Size(256, 256)  # where the file states none
 
 
 class FillingSource:
-    """A source whose unreadable tiles are `filled`, each as a whole: (level, box in its pixels).
+    """A source whose unreadable tiles are background; `filled` lists them as (level, box in it).
 
-    So a pixel still depends on its position alone. OpenSlide's handles are of no use after an
-    error: the one that all threads read from is replaced, and each suspect tile is tried on one of
-    its own.
+    Whole tiles are filled, so a pixel still depends on its position alone. An OpenSlide handle is
+    unusable after an error: the shared one is replaced, and each suspect tile is read with a handle
+    of its own.
     """
 
     def __init__(self, open_source: Callable[[], Source]) -> None:
@@ -32,7 +32,7 @@ class FillingSource:
         self.about = self._source.about
         self.filled: set[tuple[int, Box]] = set()
         self._readers: Counter[Source] = Counter()
-        self._lock, self._mending = Lock(), Lock()
+        self._lock, self._repair = Lock(), Lock()
 
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside the level, background where they cannot be read."""
@@ -40,7 +40,7 @@ class FillingSource:
             with self._borrowed() as source:
                 return source.read(level, box)
         except SlidesrError:
-            with self._mending:
+            with self._repair:
                 return self._read_by_tiles(level, box)
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ class FillingSource:
 
     @contextmanager
     def _borrowed(self) -> Iterator[Source]:
-        """The common handle; after an error it is replaced, and closed when all have left it."""
+        """The shared handle; after an error it is replaced, and closed by its last reader."""
         with self._lock:
             source = self._source
             self._readers[source] += 1
@@ -57,7 +57,7 @@ class FillingSource:
         except SlidesrError:
             with self._lock:
                 if self._source is source:
-                    self._source = self._opened_anew()
+                    self._source = self._reopened()
             raise
         finally:
             with self._lock:
@@ -77,9 +77,9 @@ class FillingSource:
         return pixels
 
     def _tiles(self, level: int, box: Box) -> Iterator[Box]:
-        """The file's own tiles that a box meets, cut off at the level's border."""
+        """The stored tiles that a box touches, clipped to the level."""
         about = self.about.levels[level]
-        side = about.tile or _TILE
+        side = about.tile or _DEFAULT_TILE
         for y in range(box.y // side.height * side.height, box.bottom, side.height):
             for x in range(box.x // side.width * side.width, box.right, side.width):
                 yield Box(x, y, side.width, side.height).clipped(about.size.box)
@@ -87,7 +87,7 @@ class FillingSource:
     def _tile(self, level: int, tile: Box) -> Pixels | None:
         if (level, tile) in self.filled:
             return None
-        source = self._opened_anew()
+        source = self._reopened()
         try:
             return source.read(level, tile)
         except SlidesrError as error:
@@ -97,8 +97,8 @@ class FillingSource:
         finally:
             source.close()
 
-    def _opened_anew(self) -> Source:
+    def _reopened(self) -> Source:
         try:
             return self._open()
-        except RefusedError as error:  # it was a slide a moment ago: the file is gone, or its disk
+        except RefusedError as error:  # it opened before: the file or its disk is gone
             raise SlidesrError(str(error)) from error

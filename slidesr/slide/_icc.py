@@ -1,4 +1,4 @@
-"""A slide under another colour profile than its file's."""
+"""Keeps, drops or converts the ICC profile of a slide."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 def under_profile(path: Path, source: Source, choice: str) -> Source:
-    """The source under the profile that is chosen, one of ICC_CHOICES; warns where colours change.
+    """The source with its profile handled as `choice` of ICC_CHOICES; warns where colours change.
 
-    Raises RefusedError where the file's profile is broken and is to be converted from.
+    Raises RefusedError where pixels must be converted and the file's profile is broken.
     """
     if choice not in ICC_CHOICES:
         raise ValueError(f"icc {choice!r} is not one of {', '.join(ICC_CHOICES)}")
@@ -26,23 +26,25 @@ def under_profile(path: Path, source: Source, choice: str) -> Source:
     if choice == "keep":
         return source
     if profile is None:
-        _log.warning("%s: has no ICC profile, so its colours stay as they are", path.name)
+        _log.warning("%s: has no ICC profile, so its colours are unchanged", path.name)
         return source
     if choice == "drop":
         _warn_of_drop(path, profile)
-        return _Other(source, replace(source.about, icc_profile=None), lambda pixels: pixels)
+        return _ConvertedSource(
+            source, replace(source.about, icc_profile=None), lambda pixels: pixels
+        )
     try:
         convert = to_srgb(profile)
     except ProfileError as error:
         raise RefusedError(
-            f"{path}: its ICC profile cannot be used: {error}. Leave it with --icc keep,"
-            " or leave it out with --icc drop."
+            f"{path}: its ICC profile cannot be used: {error}. Copy it with --icc keep,"
+            " or remove it with --icc drop."
         ) from error
-    return _Other(source, replace(source.about, icc_profile=srgb_profile()), convert)
+    return _ConvertedSource(source, replace(source.about, icc_profile=srgb_profile()), convert)
 
 
-class _Other:
-    """A source whose pixels go through a conversion that knows nothing but the pixel."""
+class _ConvertedSource:
+    """A source with a pixelwise colour conversion."""
 
     def __init__(self, source: Source, about: About, convert: Callable[[Pixels], Pixels]) -> None:
         self._source, self.about, self._convert = source, about, convert
@@ -60,7 +62,7 @@ def _warn_of_drop(path: Path, profile: bytes) -> None:
     except ProfileError:
         return
     _log.warning(
-        "%s: its ICC profile (%s) is left out; viewers that manage colours will show others",
+        "%s: its ICC profile (%s) is dropped; colour-managed viewers will show other colours",
         path.name,
         name,
     )

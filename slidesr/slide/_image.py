@@ -1,4 +1,4 @@
-"""Plain images: PNG, JPEG, WebP, untiled TIFF and what else Pillow reads."""
+"""Plain images: PNG, JPEG, WebP, untiled TIFF and others that Pillow reads."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from slidesr.slide._metadata import mpp_from_tiff_tags
 from slidesr.slide._source import WHITE, About, levels_from_sizes, over_background, unreadable
 
 _MAX_PX = 2**28  # a gigabyte
-_MAX_PX_PER_BYTE = 1000  # of a JPEG: bare white takes one for 200
-_MAX_SCANS = 64  # of a progressive JPEG: each costs as much as all its pixels, and ten do
+_MAX_PX_PER_BYTE = 1000  # of a JPEG: plain white takes one byte for 200 px
+_MAX_SCANS = 64  # of a progressive JPEG: each scan takes as long as the whole image; ten are usual
 _EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 
 _limit_lock = Lock()
 
 
 class ImageSource:
-    """An image held in memory as Pillow has it: at most 4 bytes a pixel, 268 megapixels."""
+    """An image held in memory by Pillow: at most 4 bytes a pixel and 268 megapixels."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -38,28 +38,28 @@ class ImageSource:
             with image:
                 _check(path, image)
                 self.about = _about(path, image)
-                with _muted() if image.format == "TIFF" else nullcontext():
+                with _stderr_muted() if image.format == "TIFF" else nullcontext():
                     image.load()
                 self._image = image
         except (RefusedError, MemoryError):
             raise
         except UnidentifiedImageError as error:
-            raise unreadable(path, "its format is not known") from error
-        except Exception as error:  # Pillow's decoders raise what they like on a broken file
+            raise unreadable(path, "unknown format") from error
+        except Exception as error:  # Pillow's decoders raise anything on a broken file
             raise unreadable(path, error) from error
 
     def read(self, level: int, box: Box) -> Pixels:
-        """The pixels of a box inside the image, which is level 0, the only one."""
+        """The pixels of a box inside the image, which is the only level."""
         part = self._image.crop((box.x, box.y, box.right, box.bottom))
         return over_background(part, WHITE)
 
     def close(self) -> None:
-        """Nothing: the file is closed already."""
+        """Does nothing: the file is closed already."""
 
 
 @contextmanager
 def _without_pixel_limit() -> Iterator[None]:
-    """Opens headers of any size: Pillow's limit is a third of ours, and warns instead of asking."""
+    """Lifts Pillow's limit, a third of ours, which warns instead of raising."""
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -69,8 +69,8 @@ def _without_pixel_limit() -> Iterator[None]:
 
 
 @contextmanager
-def _muted() -> Iterator[None]:
-    """Without stderr for a moment: Pillow's libtiff writes there itself, past Python."""
+def _stderr_muted() -> Iterator[None]:
+    """Redirects file descriptor 2: Pillow's libtiff writes to it directly, past Python."""
     sys.stderr.flush()
     stderr = os.dup(2)
     try:
@@ -98,7 +98,7 @@ def _check(path: Path, image: Image.Image) -> None:
 
 
 def _scans(path: Path) -> int:
-    """How many scans of the image a JPEG holds; inside of one no marker occurs."""
+    """The number of scans in a JPEG; entropy-coded data contains no marker."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         return sum(1 for _ in re.finditer(rb"\xff\xda", data))
 
@@ -114,7 +114,7 @@ def _about(path: Path, image: Image.Image) -> About:
 
 
 def _mpp(path: Path, image: Image.Image) -> Mpp | None:
-    """From a TIFF's tags; what PNG and JPEG say is meant for screen and print."""
+    """From the tags of a TIFF; the resolution of a PNG or JPEG is for screen and print."""
     if not isinstance(image, TiffImageFile):
         return None
     x, y, unit = (image.tag_v2.get(tag, 0) for tag in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT))

@@ -1,4 +1,4 @@
-"""What slidesr wrote into its own files of how they were made."""
+"""Pixel size, magnification and provenance, parsed from the text in a file."""
 
 from __future__ import annotations
 
@@ -13,59 +13,31 @@ from lxml import etree
 from slidesr.errors import printable
 from slidesr.geometry import Mpp
 
+_log = logging.getLogger(__name__)
+_UM_PER_INCH = 25_400.0
+_UM_PER_RESOLUTION_UNIT = {2: _UM_PER_INCH, 3: 10_000.0}  # TIFF tag 296: inch, centimetre
+_UM_PER_OME_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4}
+# What programs write by default, without a microscope.
+_SCREEN_AND_PRINT_DPI = (72, 96, 150, 300, 600)
+_SANE_UM = (0.01, 1000.0)
 _NAMESPACE = "slidesr.provenance"
 _PLAIN = re.compile(r"slidesr \d+x\d+(\||$)")
 
 
-def provenance_from_description(text: str) -> dict[str, str]:
-    """The key-value pairs of an image description that slidesr wrote; none for those of others.
-
-    >>> provenance_from_description("slidesr 80x60|MPP = 0.25 x 0.25|scale = 4")
-    {'MPP': '0.25 x 0.25', 'scale': '4'}
-    """
-    if _NAMESPACE in text:
-        return _from_ome(text)
-    if not _PLAIN.match(text):
-        return {}
-    pairs = (pair.partition(" = ") for pair in text.split("|")[1:])
-    return {key: value for key, equals, value in pairs if equals}
-
-
-def _from_ome(xml: str) -> dict[str, str]:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    try:
-        root = etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError:
-        return {}
-    notes = (note for note in root.iter("{*}MapAnnotation") if note.get("Namespace") == _NAMESPACE)
-    return {m.get("K", ""): m.text or "" for note in notes for m in note.iter("{*}M")}
-
-
-_log = logging.getLogger(__name__)
-
-_UM_PER_INCH = 25_400.0
-_UM_PER_RESOLUTION_UNIT = {2: _UM_PER_INCH, 3: 10_000.0}  # TIFF tag 296: inch, centimetre
-_UM_PER_OME_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4}
-
-# What programs write when they know nothing of a microscope.
-_SCREEN_AND_PRINT_DPI = (72, 96, 150, 300, 600)
-_SANE_UM = (0.01, 1000.0)
-
-
 @dataclass(frozen=True)
 class Resolution:
-    """What is known of level 0; None for what is not."""
+    """Pixel size and magnification of level 0; None where unknown."""
 
     mpp: Mpp | None = None
     magnification: float | None = None
 
 
 def mpp_from_um(path: Path, x_um: float | None, y_um: float | None) -> Mpp | None:
-    """The pixel size, or None with a warning where no microscope can have made it."""
+    """The pixel size, or None with a warning where it is implausible for a microscope."""
     if x_um is None or y_um is None:
         return None
     if not all(_is_sane(side) for side in (x_um, y_um)):
-        _log.warning("%s: a pixel size of %g x %g um is not believed", path, x_um, y_um)
+        _log.warning("%s: a pixel size of %g x %g um is implausible and ignored", path, x_um, y_um)
         return None
     return Mpp(x_um, y_um)
 
@@ -76,6 +48,36 @@ def mpp_from_tiff_tags(path: Path, x: float, y: float, unit: int) -> Mpp | None:
         return None
     um = _UM_PER_RESOLUTION_UNIT[unit]
     return mpp_from_um(path, um / x, um / y)
+
+
+def resolution_from_ome(path: Path, xml: str) -> Resolution:
+    """The pixel size and the objective's magnification of the first image in OME-XML."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    try:
+        root = etree.fromstring(xml.encode(), parser)
+    except etree.XMLSyntaxError as error:
+        _log.warning("%s: its OME-XML is invalid: %s", path, printable(str(error)))
+        return Resolution()
+    image = root.find("{*}Image")
+    pixels = image.find("{*}Pixels") if image is not None else None
+    if pixels is None:
+        return Resolution()
+    x_um, y_um = (_um_from_ome(pixels.attrib, f"PhysicalSize{axis}") for axis in "XY")
+    return Resolution(mpp_from_um(path, x_um, y_um), _magnification_from_ome(root, image))
+
+
+def provenance_from_description(text: str) -> dict[str, str]:
+    """The key-value pairs of an image description that slidesr wrote; empty for others.
+
+    >>> provenance_from_description("slidesr 80x60|MPP = 0.25 x 0.25|scale = 4")
+    {'MPP': '0.25 x 0.25', 'scale': '4'}
+    """
+    if _NAMESPACE in text:
+        return _from_ome(text)
+    if not _PLAIN.match(text):
+        return {}
+    pairs = (pair.partition(" = ") for pair in text.split("|")[1:])
+    return {key: value for key, equals, value in pairs if equals}
 
 
 def number(text: str | None) -> float | None:
@@ -89,22 +91,6 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 < value < math.inf else None
-
-
-def resolution_from_ome(path: Path, xml: str) -> Resolution:
-    """The first image's pixel size, and the magnification of the objective it was taken with."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    try:
-        root = etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError as error:
-        _log.warning("%s: its OME-XML is broken: %s", path, printable(str(error)))
-        return Resolution()
-    image = root.find("{*}Image")
-    pixels = image.find("{*}Pixels") if image is not None else None
-    if pixels is None:
-        return Resolution()
-    x_um, y_um = (_um_from_ome(pixels.attrib, f"PhysicalSize{axis}") for axis in "XY")
-    return Resolution(mpp_from_um(path, x_um, y_um), _magnification_from_ome(root, image))
 
 
 def _um_from_ome(attributes: dict[str, str], name: str) -> float | None:
@@ -126,3 +112,13 @@ def _is_sane(um: float) -> bool:
         math.isclose(um, _UM_PER_INCH / dpi, rel_tol=1e-3) for dpi in _SCREEN_AND_PRINT_DPI
     )
     return _SANE_UM[0] <= um <= _SANE_UM[1] and not guessed
+
+
+def _from_ome(xml: str) -> dict[str, str]:
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    try:
+        root = etree.fromstring(xml.encode(), parser)
+    except etree.XMLSyntaxError:
+        return {}
+    notes = (note for note in root.iter("{*}MapAnnotation") if note.get("Namespace") == _NAMESPACE)
+    return {m.get("K", ""): m.text or "" for note in notes for m in note.iter("{*}M")}

@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 class OpenSlideSource:
-    """One OpenSlide handle; it touches no label or macro image.
+    """One OpenSlide handle; it never reads the label or macro image.
 
-    OpenSlide's errors are sticky: after one failed read all others fail, so open the slide anew.
+    OpenSlide's errors are sticky: after a failed read all others fail, so reopen the slide.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,9 +57,10 @@ class OpenSlideSource:
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside the level.
 
-        OpenSlide takes level-0 positions in whole pixels. Where a level's downsample is not whole
-        (4.0003, say) most of its pixels have none, and OpenSlide shifts the image by up to half a
-        level-0 pixel, depending on the box. Such a level is read in fixed cells instead.
+        OpenSlide takes positions in whole level-0 pixels. Most pixels of a level whose downsample
+        is not an integer (4.0003, for example) have no such position, and OpenSlide shifts the
+        image by up to half a level-0 pixel, depending on the box. Such levels are read in fixed
+        cells.
         """
         grid = self._grids.get(level)
         return grid.read(box) if grid else self._read_near(level, box)
@@ -103,7 +104,7 @@ def _about(path: Path, slide: OpenSlide) -> About:
 
 
 def _description(properties: Mapping[str, str]) -> str:
-    """Where slidesr says how it made a file: TIFF's place or DICOM's."""
+    """The description that may hold slidesr's provenance, of a TIFF or a DICOM file."""
     tiff = properties.get("tiff.ImageDescription")
     return tiff or properties.get("dicom.DerivationDescription", "")
 
@@ -119,7 +120,7 @@ def _tiles(properties: Mapping[str, str], levels: int) -> list[Size | None]:
 
 
 def _resolution(path: Path, properties: Mapping[str, str]) -> Resolution:
-    """From OpenSlide, which also knows the TIFF tags; an OME-TIFF's own words come first."""
+    """From OME-XML if there is any, else from OpenSlide, which also reads the TIFF tags."""
     x_um, y_um = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     magnification = number(properties.get("openslide.objective-power"))
     description = properties.get("tiff.ImageDescription", "")
@@ -131,13 +132,13 @@ def _icc_profile(path: Path, slide: OpenSlide) -> bytes | None:
     try:
         profile = slide.color_profile
     except (PyCMSError, OSError) as error:
-        _log.warning("%s: its colour profile is broken: %s", path, printable(str(error)))
+        _log.warning("%s: its colour profile is invalid: %s", path, printable(str(error)))
         return None
     return profile.tobytes() if profile else None
 
 
 def _background(colour: str | None) -> RGB:
-    """From six hexadecimal digits; white where there are none.
+    """A colour from six hexadecimal digits; white if there are none.
 
     >>> _background("FFFAF0"), _background(None)
     ((255, 250, 240), (255, 255, 255))

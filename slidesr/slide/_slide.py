@@ -1,4 +1,4 @@
-"""A whole slide: what it says of itself, its thumbnail, and its frames."""
+"""A whole slide: its metadata, thumbnail, tissue and frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from PIL import Image
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Pixels
-from slidesr.regions.tissue_mask import Tissue, find_tissue
+from slidesr.regions.tissue_detection import find_tissue
+from slidesr.regions.tissue_mask import Tissue
 from slidesr.runtime.closeable import Closeable
 from slidesr.runtime.paths import check_file, is_store
 from slidesr.slide._checks import refuse_names_elsewhere
@@ -27,20 +28,21 @@ from slidesr.slide._source import Source
 from slidesr.slide._stamp import Stamp, stamp_of
 from slidesr.slide._tiff import TiffSource, tiff_layout
 
-_TOLERANCE = 0.01  # resolutions this near count as equal
+_TOLERANCE = 0.01  # resolutions within this are equal
 _MAX_RATIO = 1024
 _PIECE_PX = 4096
 _TISSUE_PX, _LEAST_TISSUE_PX = 2048, 512
-_TISSUE_SHRINK = 4  # finer than an eighth of the plan's cells tissue is of no use
+_TISSUE_SHRINK = 4  # an eighth of a cell of the plan; finer masks gain nothing
 _MPP_TIMES_MAGNIFICATION = 10.0  # the convention: 10x is 1 um a pixel
 
 
 class Slide(Closeable):
     """An open slide. Reads from several threads; use it as a context manager.
 
-    All sizes and pixel sizes are level 0's. `background` lies under transparent pixels; `bounds`
-    is the part that was scanned, where the file knows it. `properties` are all words of the file by
-    OpenSlide's names, private ones too; `provenance` is what slidesr wrote into its own files.
+    Sizes and pixel sizes are those of level 0. `background` is the colour under transparent pixels;
+    `bounds` is the scanned part, if the file states it. `properties` are all properties of the
+    file under OpenSlide's names, including private ones; `provenance` is what slidesr wrote into a
+    file of its own.
     """
 
     def __init__(
@@ -68,12 +70,12 @@ class Slide(Closeable):
 
     @property
     def stamp(self) -> Stamp:
-        """What tells this state of the slide's file from another; see `stamp_of`."""
+        """Changes whenever the file changes; see `stamp_of`."""
         return stamp_of(self.path)
 
     @property
     def filled_tiles(self) -> frozenset[tuple[int, Box]]:
-        """The unreadable tiles met so far: level, and box in pixels of that level."""
+        """The unreadable tiles found so far: level, and box in pixels of that level."""
         return frozenset(self._filled)
 
     def frame(
@@ -83,9 +85,10 @@ class Slide(Closeable):
         mpp: float | None = None,
         magnification: float | None = None,
     ) -> Frame:
-        """The slide at a level (0 when nothing is given), a pixel size in um, or a magnification.
+        """The slide at a level (default 0), a pixel size in um, or a magnification.
 
-        A pixel size that no level has within 1% is made from the next finer level.
+        If no level is within 1% of the resolution, the next finer level is resampled. Raises
+        RefusedError where the slide has no such level or resolution.
         """
         if sum(option is not None for option in (level, mpp, magnification)) > 1:
             raise RefusedError("Give only one of level, mpp and magnification.")
@@ -98,14 +101,14 @@ class Slide(Closeable):
     def thumbnail(self, max_px: int) -> Pixels:
         """The whole slide: u8[h, w, 3], its longer side at most `max_px`.
 
-        Made from the coarsest level that is large enough, read in pieces of at most 16 megapixels.
+        Computed from the coarsest level that is large enough, in pieces of at most 16 megapixels.
         """
         if max_px < 1:
-            raise ValueError(f"a thumbnail of {max_px} px cannot be made")
+            raise ValueError(f"thumbnail size {max_px} px is not positive")
         frame = self._level_frame(self._level_for_thumbnail(max_px))
         width, height = frame.size.width, frame.size.height
         shrink = max(1.0, max(width, height) / max_px)
-        # Averaged to twice the size first, which is cheap, then resampled, which is exact.
+        # Averaging to about twice the size is cheap; resampling from there is exact.
         factor = min(_PIECE_PX, max(1, int(shrink / 2)))
         small = Image.fromarray(_reduced(frame, factor)).resize(
             (max(1, round(width / shrink)), max(1, round(height / shrink))),
@@ -115,7 +118,7 @@ class Slide(Closeable):
         return np.array(small)
 
     def find_tissue(self, max_px: int = _TISSUE_PX) -> Tissue:
-        """The tissue, as a thumbnail shows it whose longer side is at most `max_px`."""
+        """The tissue, found on a thumbnail whose longer side is at most `max_px`."""
         longer = max(self.size.width, self.size.height)
         thumbnail = self.thumbnail(min(max_px, max(_LEAST_TISSUE_PX, longer // _TISSUE_SHRINK)))
         shrink = self.size.width / thumbnail.shape[1]
@@ -140,8 +143,8 @@ class Slide(Closeable):
         _check_positive("pixel size", mpp)
         if self.mpp is None:
             raise RefusedError(
-                f"{self.path}: no pixel size in the file, so none can be asked for. "
-                "Give the file's own with --source-mpp, or choose a level with --level."
+                f"{self.path}: no pixel size in the file, so --mpp has no meaning. "
+                "Give the file's with --source-mpp, or choose a level with --level."
             )
         return mpp / self.mpp.mean
 
@@ -176,7 +179,7 @@ class Slide(Closeable):
 
     @property
     def _resolution(self) -> str:
-        """Level 0's, in words."""
+        """The resolution of level 0, for messages."""
         mpp = f"{self.mpp} um a pixel" if self.mpp else "no pixel size"
         return f"{mpp}, {self.magnification:g}x" if self.magnification else mpp
 
@@ -184,12 +187,12 @@ class Slide(Closeable):
 def open_slide(
     path: Path, *, mpp: Mpp | None = None, icc: str = "keep", fill: bool = False
 ) -> Slide:
-    """Opens any slide or image that one of the four readers knows; RefusedError for the rest.
+    """Opens a slide or image with the first of the four readers that supports it.
 
-    `mpp` is level 0's pixel size where the file is silent or wrong; it goes before the file's own.
-    `icc` is one of `colour.ICC_CHOICES`: under it the slide gives its pixels and its profile.
-    With `fill`, tiles that cannot be read are background, and `Slide.filled_tiles` tells them;
-    without, they are a SlidesrError.
+    `mpp` overrides the pixel size of level 0. `icc` is one of `imaging.icc.ICC_CHOICES` and applies
+    to pixels and profile. With `fill`, unreadable tiles are background and listed in
+    `Slide.filled_tiles`; without it, reading them raises SlidesrError. Raises RefusedError for a
+    file that no reader supports.
     """
     filling = FillingSource(partial(_source, path)) if fill else None
     source = filling or _source(path)
@@ -202,7 +205,7 @@ def open_slide(
 
 
 def _source(path: Path) -> Source:
-    """OpenSlide wherever it sees as much as the others do."""
+    """OpenSlide, unless another reader sees more of the file."""
     if is_store(path):
         from slidesr.slide._zarr import ZarrSource  # zarr takes 0.2 s to import
 
@@ -219,7 +222,7 @@ def _source(path: Path) -> Source:
     except RefusedError as error:
         if layout is None or "compression" not in str(error):
             raise
-        return TiffSource(path)  # tifffile knows more compressions, such as JPEG XL
+        return TiffSource(path)  # tifffile supports more compressions, such as JPEG XL
     if layout is None or not layout.is_ome or layout.levels <= len(source.about.levels):
         return source
     source.close()
@@ -232,7 +235,7 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _reduced(frame: Frame, factor: int) -> Pixels:
-    """The frame shrunk by a whole factor, box by box."""
+    """The frame averaged down by an integer factor, box by box."""
     height, width = -(-frame.size.height // factor), -(-frame.size.width // factor)
     small = np.empty((height, width, 3), np.uint8)
     for piece in Box(0, 0, width, height).cells(_PIECE_PX // factor):

@@ -1,4 +1,4 @@
-"""What every reader of a slide file gives: facts about it, and the pixels of its levels."""
+"""The protocol of all readers of slide files: metadata, and the pixels of each level."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from PIL import Image
 from slidesr.errors import RefusedError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
 
-Pixels: TypeAlias = Pixels
-"""u8[h, w, 3]: rows, columns, RGB in 0..255."""
-
 RGB: TypeAlias = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
 
@@ -24,7 +21,7 @@ WHITE: RGB = (255, 255, 255)
 class Level:
     """One level of the pyramid; `downsample` is level-0 pixels per pixel of this level.
 
-    `tile` is the size in which it is stored, where the file tells it.
+    `tile` is the size of its stored tiles, if known.
     """
 
     size: Size
@@ -34,10 +31,10 @@ class Level:
 
 @dataclass(frozen=True)
 class About:
-    """What a file says of itself; sizes, `mpp`, `magnification` and `bounds` are level 0's.
+    """The metadata of a file; sizes, `mpp`, `magnification` and `bounds` are those of level 0.
 
-    `properties` are all words of the file by name, private ones too; `provenance` is what slidesr
-    wrote of how it made the file.
+    `properties` are all properties of the file, including private ones; `provenance` is what
+    slidesr recorded about a file of its own.
     """
 
     vendor: str
@@ -54,14 +51,14 @@ class About:
 class Source(Protocol):
     """An open slide file. Reads from several threads at once.
 
-    A SlidesrError from `read` may leave it of no use: open it anew.
+    After a SlidesrError from `read` it may be unusable: reopen it.
     """
 
     @property
     def about(self) -> About: ...
 
     def read(self, level: int, box: Box) -> Pixels:
-        """The pixels of a box that lies inside the level, a pure function of their position."""
+        """The pixels of a box inside the level; each depends on its position alone."""
         ...
 
     def close(self) -> None: ...
@@ -70,7 +67,7 @@ class Source(Protocol):
 def levels_from_sizes(
     sizes: Sequence[Size], tiles: Sequence[Size | None] | None = None
 ) -> tuple[Level, ...]:
-    """Levels whose downsample is the mean of both sides' ratios, as OpenSlide has it.
+    """Levels whose downsample is the mean of both sides' ratios, as in OpenSlide.
 
     >>> [level.downsample for level in levels_from_sizes([Size(300, 250), Size(75, 62)])]
     [1.0, 4.016129032258064]
@@ -83,12 +80,12 @@ def levels_from_sizes(
 
 
 def over_background(image: Image.Image, background: RGB) -> Pixels:
-    """The image without its alpha channel, if it has one, laid on a plain colour."""
+    """The image composited over a plain colour; RGB whatever its mode."""
     if not image.has_transparency_data:
         return np.array(image.convert("RGB"))
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     alpha = rgba.getchannel("A")
-    if alpha.getextrema() == (255, 255):  # nearly every read, and three times faster
+    if alpha.getextrema() == (255, 255):  # nearly every read; three times faster
         return np.array(rgba.convert("RGB"))
     canvas = Image.new("RGB", image.size, background)
     canvas.paste(rgba, mask=alpha)
@@ -96,7 +93,7 @@ def over_background(image: Image.Image, background: RGB) -> Pixels:
 
 
 def unreadable(path: Path, reason: object) -> RefusedError:
-    """The error for a file that cannot be opened; `reason` may be another library's words."""
+    """The error for a file that cannot be opened; `reason` may come from another library."""
     return RefusedError(
         f"{path}: not a slide or image that slidesr can read: {printable(str(reason))}"
     )

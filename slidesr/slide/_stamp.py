@@ -1,4 +1,4 @@
-"""What tells one state of a slide's file from another."""
+"""A stamp that changes when a slide's file changes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Stamp = tuple[int, int]
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Bytes, and nanoseconds of the last change; of a Zarr folder those of all its files.
+    """Size in bytes and modification time in ns; of a Zarr folder the sum and maximum of its files.
 
-    Of a store behind a URL it is 0 and the CRC of its metadata: other chunks under the same
-    metadata are not seen. Raises SlidesrError where the file is gone.
+    Of a store behind a URL it is 0 and the CRC of its metadata: changed chunks under the same
+    metadata go unnoticed. Raises SlidesrError where the file is gone.
     """
     try:
         if path.is_dir():
@@ -26,7 +26,7 @@ def stamp_of(path: Path) -> Stamp:
             return 0, metadata_crc(path)
         else:
             stats = [path.stat()]
-    except RefusedError as error:  # it was a slide a moment ago
+    except RefusedError as error:  # it opened before
         raise SlidesrError(f"{path}: is gone: {error}") from error
     except OSError as error:
         raise SlidesrError(f"{path}: is gone: {error.strerror}") from error

@@ -23,11 +23,18 @@ from slidesr.slide._metadata import (
 from slidesr.slide._source import WHITE, About, levels_from_sizes, over_background, unreadable
 
 _ICC_PROFILE_TAG = 34675
+_SPARSE = 255  # the value of tiles that are not stored
+# Codecs that take the size from the tile's own bytes, by their number in the TIFF. Pillow reads
+# that size without decoding; imagecodecs decodes gigabytes before it finds that they do not fit.
+_SELF_SIZED_CODECS = {
+    **dict.fromkeys((6, 7, 33007, 34892), "JPEG"),
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG2000"),
+}
 
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """How the first image of a TIFF lies in its file."""
+    """How the first image of a TIFF is stored."""
 
     is_ome: bool
     is_tiled: bool
@@ -35,9 +42,9 @@ class TiffLayout:
 
 
 def tiff_layout(path: Path) -> TiffLayout | None:
-    """The layout of a TIFF; None for other files and for a TIFF that tifffile cannot follow."""
-    # tifffile meets a broken file with a dozen exception classes, TypeError, IndexError and
-    # ZeroDivisionError among them.
+    """The layout of a TIFF; None for other files and for a TIFF that tifffile cannot parse."""
+    # On a broken file tifffile raises a dozen exception classes, among them TypeError, IndexError
+    # and ZeroDivisionError.
     try:
         with _opened(path) as tiff:
             series = tiff.series[0]
@@ -91,8 +98,62 @@ class TiffSource:
         self._tiff.close()
 
 
+class TiffTiles:
+    """Reads boxes of a directory with interleaved u8 samples. Thread-safe."""
+
+    def __init__(self, page: TiffPage) -> None:
+        self._page, self._file = page, page.parent.filehandle
+        self._size = Size(page.imagewidth, page.imagelength)
+        self._tile = Size(page.chunks[1], page.chunks[0])
+        self._columns = -(-self._size.width // self._tile.width)
+        rows = -(-self._size.height // self._tile.height)
+        if len(page.dataoffsets) < self._columns * rows:
+            raise ValueError(f"{len(page.dataoffsets)} of {self._columns * rows} tiles are stored")
+        self._decode = page.decode  # tifffile creates it lazily, not thread-safe
+        self._lock = Lock()
+
+    def read(self, box: Box) -> Pixels:
+        """u8[h, w, samples] of a box inside the image; sparse tiles are 255."""
+        pixels = np.full((box.height, box.width, self._page.samplesperpixel), _SPARSE, np.uint8)
+        across, down = self._tile.width, self._tile.height
+        for row in range(box.y // down, -(-box.bottom // down)):
+            for column in range(box.x // across, -(-box.right // across)):
+                tile = Box(column * across, row * down, across, down)
+                shared = tile.clipped(self._size.box).clipped(box)
+                decoded = self._decoded(row * self._columns + column, tile)
+                if decoded is not None:
+                    pixels[shared.within(box).slices] = decoded[shared.within(tile).slices]
+        return pixels
+
+    def _decoded(self, index: int, tile: Box) -> Pixels | None:
+        """A tile, u8[h, w, samples]; None if sparse. A strip at the bottom may have fewer rows."""
+        data, page = self._stored(index), self._page
+        if not data:
+            return None
+        stored = tile if page.is_tiled else tile.clipped(self._size.box)
+        shape = (stored.height, stored.width, page.samplesperpixel)
+        codec = _SELF_SIZED_CODECS.get(page.compression)
+        if codec:
+            _check_size(data, codec, stored)
+        elif page.compression in TIFF.IMAGE_COMPRESSIONS:
+            out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
+            pixels: Pixels = TIFF.DECOMPRESSORS[page.compression](data, out=out)
+            return pixels.reshape(shape)
+        decoded = self._decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        return np.asarray(decoded[0], np.uint8).reshape(shape)
+
+    def _stored(self, index: int) -> bytes:
+        offset, count = self._page.dataoffsets[index], self._page.databytecounts[index]
+        with self._lock:
+            self._file.seek(offset)
+            data: bytes = self._file.read(count) if offset else b""
+        if offset and len(data) < count:
+            raise ValueError(f"{len(data)} of {count} bytes of a tile are stored")
+        return data
+
+
 def _opened(path: Path) -> TiffFile:
-    # The XML of an OME-TIFF can name other files, anywhere on the disk: they stay closed.
+    # The XML of an OME-TIFF can name other files, anywhere on the disk: never open them.
     return TiffFile(path, _multifile=False)
 
 
@@ -121,7 +182,7 @@ def _about(path: Path, tiff: TiffFile, levels: list[TiffPageSeries]) -> About:
 
 
 def _properties(page: TiffPage) -> dict[str, str]:
-    """The words in a directory, under the names that OpenSlide gives them."""
+    """The string tags of a directory, under the names that OpenSlide uses."""
     return {f"tiff.{tag.name}": tag.value for tag in page.tags if isinstance(tag.value, str)}
 
 
@@ -129,7 +190,7 @@ def _check_rgb(path: Path, level: TiffPageSeries) -> None:
     if level.dtype != np.uint8:
         raise unreadable(path, f"its samples are {level.dtype}, not 8-bit")
     if len(level.pages) != 1:
-        raise unreadable(path, f"a level of {len(level.pages)} pages is no plain image")
+        raise unreadable(path, f"a level has {len(level.pages)} pages, not one")
     if level.axes != "YX" and not (level.axes == "YXS" and level.shape[2] in (3, 4)):
         raise unreadable(path, f"its axes are {level.axes} {level.shape}, not rows, columns, RGB")
 
@@ -143,78 +204,15 @@ def _check_whole(path: Path, tiff: TiffFile, page: TiffPage) -> None:
 
 
 def _mpp_from_tags(path: Path, page: TiffPage) -> Mpp | None:
-    if "XResolution" not in page.tags:  # tifffile would say 1 pixel per inch
+    if "XResolution" not in page.tags:  # tifffile would return 1 pixel per inch
         return None
     x, y = page.resolution
     return mpp_from_tiff_tags(path, x, y, int(page.resolutionunit))
 
 
-# Codecs that take the size from the tile's own bytes, by their number in the TIFF. Pillow tells
-# it without decoding; imagecodecs decodes whole gigabytes before it finds that they do not fit.
-_MEASURED = {
-    **dict.fromkeys((6, 7, 33007, 34892), "JPEG"),
-    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG2000"),
-}
-_HOLE = 255  # a tile that is not stored: background
-
-
-class TiffTiles:
-    """Reads boxes of a directory whose samples are u8, interleaved. Thread-safe."""
-
-    def __init__(self, page: TiffPage) -> None:
-        self._page, self._file = page, page.parent.filehandle
-        self._size = Size(page.imagewidth, page.imagelength)
-        self._tile = Size(page.chunks[1], page.chunks[0])
-        self._columns = -(-self._size.width // self._tile.width)
-        rows = -(-self._size.height // self._tile.height)
-        if len(page.dataoffsets) < self._columns * rows:
-            raise ValueError(f"{len(page.dataoffsets)} of {self._columns * rows} tiles are there")
-        self._decode = page.decode  # made here, as tifffile makes it for one thread alone
-        self._lock = Lock()
-
-    def read(self, box: Box) -> Pixels:
-        """u8[h, w, samples] of a box inside the image; holes are 255."""
-        pixels = np.full((box.height, box.width, self._page.samplesperpixel), _HOLE, np.uint8)
-        across, down = self._tile.width, self._tile.height
-        for row in range(box.y // down, -(-box.bottom // down)):
-            for column in range(box.x // across, -(-box.right // across)):
-                tile = Box(column * across, row * down, across, down)
-                shared = tile.clipped(self._size.box).clipped(box)
-                decoded = self._decoded(row * self._columns + column, tile)
-                if decoded is not None:
-                    pixels[shared.within(box).slices] = decoded[shared.within(tile).slices]
-        return pixels
-
-    def _decoded(self, index: int, tile: Box) -> Pixels | None:
-        """A tile, u8[h, w, samples], of a strip at the lower border less; None for a hole."""
-        data, page = self._stored(index), self._page
-        if not data:
-            return None
-        stored = tile if page.is_tiled else tile.clipped(self._size.box)
-        shape = (stored.height, stored.width, page.samplesperpixel)
-        codec = _MEASURED.get(page.compression)
-        if codec:
-            _check_size(data, codec, stored)
-        elif page.compression in TIFF.IMAGE_COMPRESSIONS:
-            out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
-            pixels: Pixels = TIFF.DECOMPRESSORS[page.compression](data, out=out)
-            return pixels.reshape(shape)
-        decoded = self._decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-        return np.asarray(decoded[0], np.uint8).reshape(shape)
-
-    def _stored(self, index: int) -> bytes:
-        offset, count = self._page.dataoffsets[index], self._page.databytecounts[index]
-        with self._lock:
-            self._file.seek(offset)
-            data: bytes = self._file.read(count) if offset else b""
-        if offset and len(data) < count:
-            raise ValueError(f"{len(data)} of {count} bytes of a tile are there")
-        return data
-
-
 def _check_size(data: bytes, codec: str, stored: Box) -> None:
-    """Four times is allowed for: codecs fill up their last blocks."""
+    """Refuses a tile of over four times its area; up to that codecs pad their last blocks."""
     with Image.open(BytesIO(data), formats=(codec,)) as image:
         size = Size(*image.size)
     if size.area > 4 * stored.area:
-        raise ValueError(f"a tile of {stored.width} x {stored.height} px says that it is {size} px")
+        raise ValueError(f"a tile of {stored.width} x {stored.height} px declares {size} px")

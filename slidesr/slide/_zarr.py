@@ -1,4 +1,4 @@
-"""OME-Zarr stores (NGFF 0.4 and 0.5): folders, zip files, and what fsspec reaches by a URL."""
+"""OME-Zarr stores (NGFF 0.4 and 0.5): folders, zip files, and URLs that fsspec supports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e
 
 
 def metadata_crc(path: Path) -> int:
-    """What tells one state of a store's metadata from another; chunks are not looked at."""
+    """A CRC of a store's metadata; chunks are not read."""
     with closing(ZarrSource(path)) as source:
         return zlib.crc32(repr(source.documents).encode())
 
@@ -50,32 +50,32 @@ class ZarrSource:
                 self._open = undo.pop_all()
         except (RefusedError, MemoryError):
             raise
-        except Exception as error:  # of zarr, its codecs and stores, and of any metadata there is
+        except Exception as error:  # from zarr, codecs, stores, and arbitrary metadata
             raise unreadable(path, f"{type(error).__name__}: {error}") from error
 
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside the level."""
         rows, columns = box.slices
-        wanted = {"y": rows, "x": columns, "c": slice(None)}
+        index = {"y": rows, "x": columns, "c": slice(None)}
         try:
-            found = np.asarray(self._arrays[level][tuple(wanted.get(n, 0) for n in self._axes)])
-        except MemoryError:  # a chunk that decodes to gigabytes; the trial must see it
+            found = np.asarray(self._arrays[level][tuple(index.get(n, 0) for n in self._axes)])
+        except MemoryError:  # a chunk that decodes to gigabytes: the sandbox must see it
             raise
         except Exception as error:  # as above
             raise SlidesrError(
                 f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
                 f"of that level: {printable(str(error))}"
             ) from error
-        kept = [name for name in self._axes if name in wanted]
+        kept = [name for name in self._axes if name in index]
         return np.ascontiguousarray(found.transpose([kept.index(name) for name in "yxc"]))
 
     def close(self) -> None:
-        """Closes a zip; of other stores each read opens what it wants."""
+        """Closes a zip file; other stores open files on each read."""
         self._open.close()
 
     @property
     def documents(self) -> list[dict[str, Any]]:
-        """The metadata of the levels, and before them what they are said to be."""
+        """The facts about the image, then the metadata of each level."""
         return [asdict(self.about), *(array.metadata.to_dict() for array in self._arrays)]
 
     def _about(self, multiscale: Mapping[str, Any], attributes: Mapping[str, Any]) -> About:
@@ -87,14 +87,14 @@ class ZarrSource:
         check_sane(self._path, sizes, chunks)
         tiles = [Size(array.chunks[x], array.chunks[y]) for array in self._arrays]
         ours = attributes.get("slidesr")
-        told: Mapping[str, Any] = ours if isinstance(ours, dict) else {}
+        own: Mapping[str, Any] = ours if isinstance(ours, dict) else {}
         return About(
             vendor="ome-zarr",
             levels=levels_from_sizes(sizes, tiles),
             mpp=self._mpp(multiscale),
-            magnification=number(str(told.get("magnification"))),
-            icc_profile=_decoded(told.get("icc_profile")),
-            provenance=_words(told.get("provenance")),
+            magnification=number(str(own.get("magnification"))),
+            icc_profile=_decoded(own.get("icc_profile")),
+            provenance=_strings(own.get("provenance")),
         )
 
     def _check_rgb(self, array: zarr.Array[Any]) -> None:
@@ -105,11 +105,11 @@ class ZarrSource:
             raise unreadable(self._path, f"its axes are {sides}, not rows, columns, RGB")
 
     def _mpp(self, multiscale: Mapping[str, Any]) -> Mpp | None:
-        """The first level's scale times that of all levels; without a unit it may be anything."""
+        """The scale of level 0 times that of the whole image; None without a unit."""
         scales = [
             transform["scale"]
-            for told in (multiscale["datasets"][0], multiscale)
-            for transform in told.get("coordinateTransformations", [])
+            for part in (multiscale["datasets"][0], multiscale)
+            for transform in part.get("coordinateTransformations", [])
             if transform.get("type") == "scale"
         ]
         x_um, y_um = (self._um(multiscale["axes"], scales, name) for name in "xy")
@@ -134,18 +134,18 @@ def _remote(url: str, path: Path) -> FsspecStore:
         return FsspecStore.from_url(url, read_only=True)
     except ImportError as error:
         raise RefusedError(
-            f"{path}: {printable(str(error))}. Stores elsewhere need: pip install 'slidesr[remote]'"
+            f"{path}: {printable(str(error))}. Remote stores need: pip install 'slidesr[remote]'"
         ) from error
 
 
 def _multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The first image, where NGFF 0.5 or 0.4 has it."""
+    """The first multiscale image, in NGFF 0.5 or 0.4."""
     found: Mapping[str, Any] = attributes.get("ome", attributes)["multiscales"][0]
     return found
 
 
 def _axes(multiscale: Mapping[str, Any]) -> list[str]:
-    """Their names: y, x and c, each once, and perhaps t and z."""
+    """The names of the axes: y, x and c once each, and optionally t and z."""
     names = [str(axis["name"]) for axis in multiscale["axes"]]
     if sorted(set(names) - set(_SINGLE)) != sorted(_PLANE) or len(set(names)) < len(names):
         raise ValueError(f"axes {names}, not y, x and c, with or without t and z")
@@ -157,17 +157,17 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
         raise ValueError(f"a level at {name!r}, outside the store")
     array = group[name]
     if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name!r} is no array")
+        raise TypeError(f"{name!r} is not an array")
     return array
 
 
 def _decoded(text: object) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) else None
-    except ValueError:  # letters that are not its own, or not even ASCII
+    except ValueError:  # not base64, or not even ASCII
         return None
 
 
-def _words(told: object) -> dict[str, str]:
-    pairs = told.items() if isinstance(told, dict) else ()
+def _strings(value: object) -> dict[str, str]:
+    pairs = value.items() if isinstance(value, dict) else ()
     return {str(key): value for key, value in pairs if isinstance(value, str)}

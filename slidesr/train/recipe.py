@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 from slidesr.errors import RefusedError
 from slidesr.nets.critic import CriticSpec
 from slidesr.nets.generator import GeneratorSpec
-from slidesr.runtime.bundled_files import on_shelf_or_file, shelf
+from slidesr.runtime.bundled_files import bundled_folder, bundled_or_file
 from slidesr.train.data import DataRecipe
 
 _T = TypeVar("_T")
@@ -174,8 +174,8 @@ def _check_betas(betas: tuple[float, float]) -> None:
 
 def find_recipe(name_or_path: str) -> Path:
     """The file of a recipe that comes with slidesr, or the file itself."""
-    folder = shelf("_recipes", "docs/recipes")
-    path = on_shelf_or_file(name_or_path, folder, ".toml")
+    folder = bundled_folder("_recipes", "docs/recipes")
+    path = bundled_or_file(name_or_path, folder, ".toml")
     if path:
         return path
     names = ", ".join(sorted(recipe.stem for recipe in folder.glob("*.toml")))

@@ -1,4 +1,4 @@
-"""What a verification finds: one line a check and reader."""
+"""The findings of a verification: one per check and reader."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 
 class Verdict(StrEnum):
-    """How a check ended. Only FAILED makes a file a bad one."""
+    """The result of a check. Only FAILED makes a file bad."""
 
     OK = "ok"
     FAILED = "failed"
-    ABSENT = "absent"  # the file does not say it, or the reader is not made for such a file
+    ABSENT = "absent"  # the file lacks it, or the reader does not support such files
     NOT_INSTALLED = "not installed"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A check, by whom it was made, how it ended, and what was seen or how to mend it."""
+    """One check: its name, the reader or library, the result, and details or a remedy."""
 
     check: str
     by: str
@@ -27,7 +27,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class Verification:
     """All findings about one file."""
 
     path: Path

@@ -1,4 +1,11 @@
-"""The verification of one file: opens every reader, makes every check."""
+"""Verifies one file: opens it with every reader and runs every check.
+
+The checks of levels, resolution, pixels, tiles and schemas use other libraries alone. Only two
+findings use slidesr's own reader: `open_slide` gives the provenance, whose format is slidesr's own,
+and the ICC profile, which Pillow then parses. The provenance also decides whether the file is one
+of ours, which every reader must be able to open. A file that `open_slide` refuses is verified as a
+foreign one, without these two findings.
+"""
 
 from __future__ import annotations
 
@@ -17,43 +24,43 @@ from slidesr.verify.checks.agreement import (
     pixel_sizes_agree,
     pixels_agree,
 )
-from slidesr.verify.findings import Finding, Report, Verdict
+from slidesr.verify.findings import Finding, Verdict, Verification
 from slidesr.verify.readers.by_tifffile import TifffileReader
 from slidesr.verify.readers.by_zarr import ZarrReader
 from slidesr.verify.readers.installed import kind_of, open_readers
 from slidesr.verify.readers.reader import Reader
 
-_JPEG_TOLERANCE = 2  # grey levels: decoders may round the inverse transform as they like
+_JPEG_TOLERANCE = 2  # grey levels: decoders may round the inverse transform differently
 _SELF = f"slidesr {__version__}"
-_MUST_SAY = ("synthetic", "model", "model_sha256", "scale")
+_REQUIRED_KEYS = ("synthetic", "model", "model_sha256", "scale")
 
 
-def verify(path: Path, *, full: bool = False) -> Report:
-    """Checks a slide file, an OME-Zarr store or a DICOM folder, by slidesr or by others.
+def verify(path: Path, *, full: bool = False) -> Verification:
+    """Verifies a slide file, an OME-Zarr store or a DICOM folder, written by slidesr or others.
 
-    `full` decodes every tile instead of at most 64 a level. Raises RefusedError for what is no
-    slide at all. Memory is one tile's and, of levels below 16 megapixels, one level's.
+    `full` decodes every tile instead of at most 64 per level. Raises RefusedError for what is not a
+    slide at all. Memory: a tile, or a whole level below 16 megapixels.
     """
     kind, file = kind_of(path)
-    told, is_ours = _own_words(file)
+    own, is_ours = _own_findings(file)
     with ExitStack() as stack:
         readers, findings = open_readers(kind, file, is_ours=is_ours)
         for reader in readers:
             stack.callback(reader.close)
         if readers:
             findings += _compared(readers, file, full=full, is_ours=is_ours)
-    return Report(path, tuple(findings + told))
+    return Verification(path, tuple(findings + own))
 
 
 def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: bool) -> list[Finding]:
     tiff = next((each for each in readers if isinstance(each, TifffileReader)), None)
     store = next((each for each in readers if isinstance(each, ZarrReader)), None)
-    said = {reader.name: reader.facts for reader in readers}
+    facts_by_reader = {reader.name: reader.facts for reader in readers}
     own: list[Finding] = []
     if tiff is not None:
         schema, facts = tiff_file.schema_holds(tiff)
         own = [tiff_file.tiles_decode(tiff, full=full, is_ours=is_ours), schema]
-        said |= {schema.by: facts} if facts else {}
+        facts_by_reader |= {schema.by: facts} if facts else {}
     if store is not None:
         own = [
             zarr_store.chunks_decode(store, full=full),
@@ -64,15 +71,15 @@ def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: boo
     exact = tiff is not None and tiff.is_lossless
     return [
         *levels_agree(readers, promised=tiff is not None and tiff.layout == "hybrid"),
-        *pixel_sizes_agree({by: facts.mpp for by, facts in said.items()}),
-        *magnifications_agree({by: facts.magnification for by, facts in said.items()}),
+        *pixel_sizes_agree({by: facts.mpp for by, facts in facts_by_reader.items()}),
+        *magnifications_agree({by: facts.magnification for by, facts in facts_by_reader.items()}),
         *pixels_agree(readers, tolerance=0 if exact else _JPEG_TOLERANCE, is_ours=is_ours),
         *own,
     ]
 
 
-def _own_words(path: Path) -> tuple[list[Finding], bool]:
-    """What slidesr wrote into the file, the colour profile, and whether it is ours at all."""
+def _own_findings(path: Path) -> tuple[list[Finding], bool]:
+    """The findings about ICC profile and provenance, and whether slidesr wrote the file."""
     try:
         with open_slide(path) as slide:
             is_ours = bool(slide.provenance) or slide.properties.get("tiff.Software") == "slidesr"
@@ -91,11 +98,12 @@ def _profile(slide: Slide) -> Finding:
 
 
 def _provenance(slide: Slide) -> Finding:
-    words = slide.provenance
-    if words.get("synthetic") != "true":
-        return Finding("provenance", _SELF, Verdict.ABSENT, "it does not say to be upscaled")
-    missing = [word for word in _MUST_SAY if not words.get(word)]
+    provenance = slide.provenance
+    if provenance.get("synthetic") != "true":
+        return Finding("provenance", _SELF, Verdict.ABSENT, "it does not say that it was upscaled")
+    missing = [key for key in _REQUIRED_KEYS if not provenance.get(key)]
     if missing:
-        return Finding("provenance", _SELF, Verdict.FAILED, f"says no {', '.join(missing)}")
-    detail = f"synthetic, x{words['scale']} by {words['model']} ({words['model_sha256'][:12]})"
+        return Finding("provenance", _SELF, Verdict.FAILED, f"lacks {', '.join(missing)}")
+    model = f"{provenance['model']} ({provenance['model_sha256'][:12]})"
+    detail = f"synthetic, x{provenance['scale']} by {model}"
     return Finding("provenance", _SELF, Verdict.OK, detail)

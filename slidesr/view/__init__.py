@@ -1,4 +1,4 @@
-"""Slides before and after, in the browser: served on this machine, or as a folder of files."""
+"""Shows slides before and after in the browser: served locally, or exported as files."""
 
 from slidesr.view.exhibit import Exhibit, exhibit
 from slidesr.view.export import export

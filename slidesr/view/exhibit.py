@@ -1,4 +1,4 @@
-"""What is shown: one slide, or a slide before and after in register, and what is known of them."""
+"""The slides to show: one, or one before and after in register, with facts about them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from slidesr.errors import RefusedError
-from slidesr.runtime.bundled_files import shelf
+from slidesr.runtime.bundled_files import bundled_folder
 from slidesr.slide import Slide, open_slide
 from slidesr.view.tiles import TILE_PX, Tiles
 
@@ -26,7 +26,7 @@ _OUTPUT_TILE_PX = 512
 
 @dataclass(frozen=True)
 class Placed:
-    """A slide and where it lies: in units of the last slide's width, which lies at 0, 0."""
+    """A slide and its position, in widths of the last slide, which is at 0, 0."""
 
     slide: Slide
     tiles: Tiles
@@ -38,12 +38,12 @@ class Placed:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One or two slides; the last one is `after`, if it was upscaled from the first."""
+    """One or two slides; the last is `after` if it was upscaled from the first."""
 
     placed: tuple[Placed, ...]
 
     def facts(self) -> dict[str, Any]:
-        """All that the page wants to know, as data for JSON; names, never paths."""
+        """All data of the page, for JSON; file names, never paths."""
         last = self.placed[-1].slide
         return {
             "images": [_image_facts(each) for each in self.placed],
@@ -58,7 +58,7 @@ class Exhibit:
         }
 
     def tissue_png(self) -> bytes:
-        """The tissue of the first slide, as a veil over all of it."""
+        """The tissue of the first slide, as a translucent overlay of the whole slide."""
         mask = self.placed[0].slide.find_tissue(_TISSUE_PX).mask
         veil = np.zeros((*mask.shape, 4), np.uint8)
         veil[mask] = _TISSUE_RGBA
@@ -70,9 +70,9 @@ class Exhibit:
 
 @contextmanager
 def exhibit(paths: Sequence[Path]) -> Iterator[Exhibit]:
-    """Opens one or two slides to be shown, in sRGB where they have a colour profile.
+    """Opens one or two slides, converted to sRGB if they have an ICC profile.
 
-    Of two, the one that slidesr upscaled is the last, else the second. Raises RefusedError.
+    The last is the one that slidesr upscaled, by default the second. Raises RefusedError.
     """
     if not 1 <= len(paths) <= 2:
         raise RefusedError("Give one slide, or two: before and after.")
@@ -101,16 +101,16 @@ def _placed(slides: Sequence[Slide]) -> Iterator[Placed]:
 
 
 def _place(before: Slide, after: Slide) -> tuple[float, float, float]:
-    """Where `before` lies so that both show the same place; side to side if nothing is known.
+    """The position and width of `before` in register with `after`; congruent if unknown.
 
-    The provenance tells the region, in pixels of the level that was read, and the scale.
+    The provenance states the region, in pixels of the level that was read, and the scale.
     """
-    told = after.provenance
+    provenance = after.provenance
     try:
-        x, y, width, _ = map(int, told["source_region"].split(","))
-        downsample = before.levels[int(told["source_level"])].downsample
-        if before.mpp and told["source_mpp"] != "unknown":
-            downsample = float(told["source_mpp"].split()[0]) / before.mpp.x
+        x, y, width, _ = map(int, provenance["source_region"].split(","))
+        downsample = before.levels[int(provenance["source_level"])].downsample
+        if before.mpp and provenance["source_mpp"] != "unknown":
+            downsample = float(provenance["source_mpp"].split()[0]) / before.mpp.x
     except (KeyError, ValueError, IndexError):
         return 0.0, 0.0, 1.0
     if not (width > 0 and downsample > 0):
@@ -142,13 +142,13 @@ def _magnification(slide: Slide) -> float | None:
 
 
 def _card(model: str) -> str | None:
-    """The card of a shipped model; a blend of two tells the name of the first before a comma."""
+    """The card of a shipped model; older provenance adds more after the name and a comma."""
     name = model.partition(",")[0]
-    card = shelf("_models", "models") / f"{name}.md"
+    card = bundled_folder("_models", "models") / f"{name}.md"
     is_shipped = name.replace("-", "").isalnum() and card.is_file()
     return card.read_text(encoding="utf-8") if is_shipped else None
 
 
 def facts_json(shown: Exhibit) -> str:
-    """The facts, safe inside a script element of HTML."""
+    """The facts as JSON that is safe inside an HTML script element."""
     return json.dumps(shown.facts()).replace("<", "\\u003c").replace("&", "\\u0026")

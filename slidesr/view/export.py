@@ -1,4 +1,4 @@
-"""An exhibit as a folder of files (DeepZoom) that opens from the disk or from any web server."""
+"""Exports an exhibit as a DeepZoom folder, to open from the disk or any web server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slidesr.errors import RefusedError
 from slidesr.runtime.ordered_map import ordered_map
+from slidesr.runtime.paths import refuse_existing
 from slidesr.view.exhibit import Exhibit, facts_json
 from slidesr.view.page import ASSETS, page_html
 from slidesr.view.tiles import TILE_PX, Tiles
@@ -22,8 +23,8 @@ _DZI = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A tile of an image."""
+class _TileKey:
+    """One tile of one image."""
 
     image: int
     level: int
@@ -38,17 +39,16 @@ def export(
     *,
     overwrite: bool = False,
 ) -> int:
-    """Writes index.html and all tiles; the folder appears whole or not at all. How many tiles.
+    """Writes index.html and all tiles; the folder appears whole or not at all.
 
-    `report` is told how many are done, and of how many. Raises RefusedError where the folder exists
-    and is not to be replaced, or is none of ours.
+    Returns the number of tiles; `report` receives the number done and the total. Raises
+    RefusedError where the folder exists and must not be replaced, or is not an export.
     """
-    if folder.exists() and not (overwrite and (folder / "view.js").is_file()):
-        raise RefusedError(
-            f"{folder}: exists already. Choose another; --overwrite replaces an older export."
-        )
+    if folder.exists() and not (folder / "view.js").is_file():
+        raise RefusedError(f"{folder}: exists already and is not an export. Choose another folder.")
+    refuse_existing(folder, overwrite=overwrite)
     if not folder.parent.is_dir():
-        raise RefusedError(f"{folder}: there is no folder {folder.parent}. Make it first.")
+        raise RefusedError(f"{folder}: there is no folder {folder.parent}. Create it first.")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -66,34 +66,34 @@ def _write(shown: Exhibit, part: Path, report: Callable[[int, int], None]) -> in
     for asset in ASSETS.values():
         (part / asset.name).write_bytes(asset.read_bytes())
     (part / "tissue.png").write_bytes(shown.tissue_png())
-    places = list(_places(shown))
+    keys = list(_tile_keys(shown))
     tiles = [placed.tiles for placed in shown.placed]
 
-    def write(place: _Place) -> None:
-        jpeg = tiles[place.image].jpeg(place.level, place.column, place.row)
-        file = part / f"{place.image}_files/{place.level}/{place.column}_{place.row}.jpg"
+    def write(key: _TileKey) -> None:
+        jpeg = tiles[key.image].jpeg(key.level, key.column, key.row)
+        file = part / f"{key.image}_files/{key.level}/{key.column}_{key.row}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(jpeg or b"")
 
-    with closing(ordered_map(write, places, workers=2, ahead=8)) as written:
+    with closing(ordered_map(write, keys, workers=2, ahead=8)) as written:
         for done, _ in enumerate(written, 1):
-            report(done, len(places))
+            report(done, len(keys))
     for image, placed in enumerate(shown.placed):
         size = placed.slide.size
         dzi = _DZI.format(tile=TILE_PX, width=size.width, height=size.height)
         (part / f"{image}.dzi").write_text(dzi)
     html = page_html(facts_json(shown), is_served=False)
     (part / "index.html").write_text(html, encoding="utf-8")
-    return len(places)
+    return len(keys)
 
 
-def _places(shown: Exhibit) -> Iterator[_Place]:
+def _tile_keys(shown: Exhibit) -> Iterator[_TileKey]:
     for image, placed in enumerate(shown.placed):
         for level in range(placed.tiles.last + 1):
             columns, rows = _grid(placed.tiles, level)
             for row in range(rows):
                 for column in range(columns):
-                    yield _Place(image, level, column, row)
+                    yield _TileKey(image, level, column, row)
 
 
 def _grid(tiles: Tiles, level: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Serves an exhibit to the browser of this machine, and to nobody else."""
+"""Serves an exhibit to browsers on this machine only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slidesr.view.page import ASSETS, page_html
 _log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
-_CACHED_TILES = 1024  # some 60 kB each
+_CACHED_TILES = 1024  # about 60 kB each
 _TILE = re.compile(r"tiles/(\d{1,2})/(\d{1,3})/(\d{1,7})_(\d{1,7})\.jpg")
 _PIXEL = re.compile(r"pixel/(\d{1,2})/(\d{1,9})_(\d{1,9})")
 _HEADERS = {
@@ -36,10 +36,10 @@ _Answer = tuple[bytes, str]
 
 
 class Server(Closeable):
-    """An HTTP server on 127.0.0.1 that knows an exhibit by ids, never by paths.
+    """An HTTP server on 127.0.0.1; URLs name images by index, never by path.
 
-    Every path begins with a token that nobody can guess, and the Host header must be this
-    machine's: so no other page, user or name of this address gets an answer.
+    Every URL starts with an unguessable token and the Host header must name this machine, so other
+    web pages, other users and DNS rebinding get no answer.
     """
 
     def __init__(self, shown: Exhibit, port: int = 0) -> None:
@@ -54,7 +54,7 @@ class Server(Closeable):
         try:
             self._server = ThreadingHTTPServer((_HOST, port), Handler)
         except (OSError, OverflowError) as error:
-            raise RefusedError(f"port {port} cannot be used: {error}. Leave --port out.") from error
+            raise RefusedError(f"port {port} cannot be used: {error}. Omit --port.") from error
         site.hosts = {f"{name}:{self.port}" for name in (_HOST, "localhost")}
 
     @property
@@ -78,16 +78,16 @@ class Server(Closeable):
 
 
 class _Site:
-    """The answers, by path below the token."""
+    """The content of each URL below the token."""
 
     def __init__(self, shown: Exhibit, token: str) -> None:
         self._shown, self.token = shown, token
         self.hosts: set[str] = set()
-        self._jpeg = lru_cache(_CACHED_TILES)(self._made_tile)
+        self._jpeg = lru_cache(_CACHED_TILES)(self._tile)
         self._tissue = lru_cache(1)(shown.tissue_png)
 
     def answer(self, path: str) -> _Answer | None:
-        """The content and its type, or None for what there is not."""
+        """The content and its type, or None if the path does not exist."""
         if path == "":
             return page_html(facts_json(self._shown), is_served=True).encode(), "text/html"
         if path in ASSETS:
@@ -102,7 +102,7 @@ class _Site:
             return json.dumps(self._colour(image, x, y)).encode(), "application/json"
         return None
 
-    def _made_tile(self, image: int, level: int, column: int, row: int) -> bytes | None:
+    def _tile(self, image: int, level: int, column: int, row: int) -> bytes | None:
         if image >= len(self._shown.placed):
             return None
         return self._shown.placed[image].tiles.jpeg(level, column, row)
@@ -114,7 +114,7 @@ class _Site:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request: refused unless it is a plain GET or HEAD of this machine with the token."""
+    """One request: only GET and HEAD, from this machine, with the token."""
 
     site: _Site
     protocol_version = "HTTP/1.1"
@@ -154,4 +154,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: what a browser asks for is nobody's business."""
+        """Logs nothing: requests are private."""

@@ -1,4 +1,4 @@
-"""A slide as the tiles of a DeepZoom pyramid: every level a half of the next, down to one pixel."""
+"""The DeepZoom tiles of a slide: each level is half of the next, down to one pixel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from slidesr.slide import Slide
 TILE_PX = 512
 _QUALITY = 90
 _THUMBNAIL_PX = 2048
-_COARSER = 1.01  # a level that much coarser than wanted still serves
+_COARSER = 1.01  # a level up to this much coarser is still used
 
 
 class Tiles:
-    """The tiles of one slide, made from its coarsest level that is fine enough. Thread-safe.
+    """The tiles of one slide, from its coarsest level that is fine enough. Thread-safe.
 
-    Level `last` is the slide's level 0. A tile takes memory for four times its pixels, more where
-    the slide has few levels; what fits into a thumbnail is cut from one that is kept.
+    Level `last` is the slide's level 0. A tile takes about four times the memory of its pixels, and
+    more if the slide has few levels; levels of at most 2048 px are cut from a cached thumbnail.
     """
 
     def __init__(self, slide: Slide) -> None:
@@ -35,7 +35,7 @@ class Tiles:
         return Size(-(-size.width // shrink), -(-size.height // shrink))
 
     def jpeg(self, level: int, column: int, row: int) -> bytes | None:
-        """A tile as JPEG, or None where there is none."""
+        """A tile as JPEG, or None outside the pyramid."""
         if not 0 <= level <= self.last or column < 0 or row < 0:
             return None
         box = Box(column * TILE_PX, row * TILE_PX, TILE_PX, TILE_PX).clipped(self.size(level).box)

@@ -49,7 +49,7 @@ class Verdict:
             f"{self.seconds:.0f} s": self.seconds >= MOST_SECONDS,
             f"{self.peak_bytes >> 20} MiB": self.peak_bytes >= MOST_BYTES,
             "a traceback": "Traceback" in self.err + self.out,
-            "a fault of ours": "a fault in slidesr" in self.err,
+            "a fault of ours": "a bug in slidesr" in self.err,
             f"{len(told)} lines": failed and len(told) != 1,
             "more lines": failed and len(told) + len(warned) != len(lines),
             "control characters": not (self.out + self.err).replace("\n", "").isprintable(),

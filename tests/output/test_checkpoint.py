@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.blocks import Sheet, append, stained
 from support.files import content
 
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.output.compression import Compression
 from slidesr.output.format import Format
 from slidesr.output.staging import Target
@@ -53,8 +53,8 @@ class Journal(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pause = Pause._LEAST_S, Pause._TIMES
-        Pause._LEAST_S, Pause._TIMES = 0.0, 0
+        self._pause = CheckpointTimer._MIN_S, CheckpointTimer._FACTOR
+        CheckpointTimer._MIN_S, CheckpointTimer._FACTOR = 0.0, 0
         self._root = Path(tempfile.mkdtemp())
         self._lives = 0
         self.folder = self._root / "0"
@@ -66,7 +66,7 @@ class Journal(RuleBasedStateMachine):
         if self.writer is not None:
             self.writer.__exit__()
         shutil.rmtree(self._root)
-        Pause._LEAST_S, Pause._TIMES = self._pause
+        CheckpointTimer._MIN_S, CheckpointTimer._FACTOR = self._pause
 
     @precondition(lambda self: self.writer is None)
     @rule()

@@ -21,8 +21,8 @@ from slidesr.output.pyramid import (
     UpperPyramid,
     UpscaledBlock,
     encode_block,
-    filled,
     halved,
+    padded,
 )
 from slidesr.tiling import Block, TilePlan
 
@@ -212,7 +212,7 @@ def test_upper_tiles_come_as_soon_as_their_parts_are_there() -> None:
 
 def test_a_border_tile_repeats_its_last_row_and_column() -> None:
     pixels = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
-    whole = filled(pixels, SIDE)
+    whole = padded(pixels, SIDE)
     assert whole.shape == (SIDE, SIDE, 3)
     assert np.array_equal(whole[:3, :5], pixels)
     assert (whole[2:, 4:] == pixels[2, 4]).all()

@@ -150,7 +150,7 @@ def test_what_exists_is_replaced_only_if_that_is_wanted(
     assert not (output / STATE).exists()
     with caplog.at_level(logging.WARNING):
         upscaled(folder, url(output), overwrite=True)
-    assert "is removed before the new one is made" in caplog.text
+    assert "is removed before the new one is written" in caplog.text
     assert content(output) == content(folder / "whole.ome.zarr")
 
 
@@ -190,7 +190,7 @@ def test_nothing_is_left_of_a_run_that_did_not_begin(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        ("memory://bucket/a.ome.tif", "memory://bucket/a.ome.tif: behind a URL only an .ome.zarr"),
+        ("memory://bucket/a.ome.tif", "memory://bucket/a.ome.tif: only an .ome.zarr"),
         ("nosuch://bucket/a.ome.zarr", "nosuch://bucket/a.ome.zarr: does not answer"),
     ],
 )

@@ -492,7 +492,7 @@ SMALL = ["--size", "64", "--per-slide", "4"]
         (["nowhere.svs", "-o", "out"], "nowhere.svs: no such file"),
         (["empty", "-o", "out"], "empty: no slides here"),
         (["tumor_001.tif", "twice", "-o", "out"], "2 slides are called tumor_001"),
-        (["tumor_001.tif", "-o", "used"], "used: holds something else"),
+        (["tumor_001.tif", "-o", "used"], "used: contains other files"),
         (["tumor_001.tif", "-o", "out", "--annotations", "empty"], "holds no annotation"),
         (["tumor_001.tif", "broken.tif", "-o", "out", "--annotations", "a.xml"], "no folder"),
         (["tumor_001.tif", "-o", "out", "--split", "0.5,0.5,0.5"], "add up to 1"),
@@ -527,7 +527,7 @@ def test_two_annotations_are_refused(desk: Path) -> None:
     ("options", "says"),
     [
         (["--level", "9"], "no level 9"),
-        (["--size", "2000"], "less than a patch of 2000 px"),
+        (["--size", "2000"], "smaller than a patch of 2000 px"),
         (["--lesion", "Stroma"], "holds no area of kind Stroma"),
     ],
 )
@@ -565,7 +565,7 @@ def test_an_empty_slide_gives_none_and_says_so(
     camelyon_style(tmp_path / "glass.tif", glass, mpp=2.0, tile=256)
     with caplog.at_level(logging.WARNING):
         make_patches(find_material([tmp_path / "glass.tif"]), tmp_path / "out", EVERY)
-    assert "gives no patch" in caplog.text
+    assert "yields no patch" in caplog.text
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
@@ -580,7 +580,7 @@ def test_other_options_or_slides_are_refused(
     with (desk / "tumor_001.xml").open("a") as file:
         file.write("<!-- mended -->")
     assert run(command) == 2
-    assert "not what it was" in capsys.readouterr().err
+    assert "has changed since" in capsys.readouterr().err
     assert tree(desk / "out") == before
     (desk / "out" / "patches.json").write_text("{")
     assert run(command) == 2

@@ -30,7 +30,7 @@ from slidesr.geometry import Box
 from slidesr.model.device import Engine
 from slidesr.model.weights import save_model
 from slidesr.output.pyramid import EncodedBlock, UpscaledBlock
-from slidesr.output.writer import Encoder
+from slidesr.output.writer import BlockEncoder
 from slidesr.pipeline.dask_cluster import cluster as clusters
 from slidesr.pipeline.dask_cluster import task_queue as lines
 from slidesr.pipeline.dask_cluster.cluster import Cluster, connected, of_devices
@@ -135,7 +135,7 @@ def test_blocks_go_out_no_further_than_the_bound_and_in_order(
     back: list[int] = []
 
     def noted(
-        job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+        job: Job, encode: BlockEncoder, todo: Iterator[Block], watch: Stopwatch
     ) -> Generator[BlockResult, None, None]:
         going = (out.append(block.index) or block for block in todo)  # type: ignore[func-returns-value]
         for made in cluster.make(job, encode, going, watch):
@@ -223,7 +223,7 @@ def test_what_a_worker_does_not_give_is_made_elsewhere(
 class Deadly:
     """An encoder that notes its tries and ends its worker at one block."""
 
-    encode: Encoder
+    encode: BlockEncoder
     notes: Path
 
     def __call__(self, painted: UpscaledBlock) -> EncodedBlock:
@@ -241,7 +241,7 @@ def test_a_block_that_kills_its_workers_ends_in_one_line(folder: Path, tmp_path:
         run = Run(folder, cluster)
 
         def deadly(
-            job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+            job: Job, encode: BlockEncoder, todo: Iterator[Block], watch: Stopwatch
         ) -> Generator[BlockResult, None, None]:
             return cluster.make(job, Deadly(encode, notes), todo, watch)
 

@@ -17,7 +17,7 @@ from support.slides import pyramid, tissue
 
 from slidesr.cli import run
 from slidesr.model.weights import save_model
-from slidesr.output.checkpoint import Pause
+from slidesr.output.checkpoint import CheckpointTimer
 from slidesr.pipeline.options import Options
 from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, upscale
@@ -178,8 +178,8 @@ def test_no_planted_string_is_in_the_output_or_told(
 def test_no_planted_string_is_in_what_a_stopped_run_leaves(
     folder: Path, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pause, "_LEAST_S", 0.0)
-    monkeypatch.setattr(Pause, "_TIMES", 0)
+    monkeypatch.setattr(CheckpointTimer, "_MIN_S", 0.0)
+    monkeypatch.setattr(CheckpointTimer, "_FACTOR", 0)
     source = folder / FOLDER / f"{NAME}{suffix}"
     options = Options(model=str(folder / "tiny.safetensors"), tissue="all", device="cpu")
     reports: list[Progress] = []

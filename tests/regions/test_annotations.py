@@ -59,7 +59,7 @@ def test_points_are_left_out_with_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         read_roi(written(tmp_path / "a.json", json.dumps([POINT, FEATURE])))
-    assert "shapes without an area are left out: 1" in caplog.text
+    assert "shapes without an area are skipped: 1" in caplog.text
 
 
 def test_asap_areas_lose_their_exclusions(tmp_path: Path) -> None:

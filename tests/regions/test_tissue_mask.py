@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Size
-from slidesr.regions.tissue_mask import Tissue, all_tissue, find_tissue, read_mask
+from slidesr.regions.tissue_detection import find_tissue
+from slidesr.regions.tissue_mask import Tissue, all_tissue, read_mask
 
 SLIDES = Path(__file__).parents[3] / "shared/data/slides"
 UM = 20.0

@@ -26,7 +26,7 @@ from slidesr.cli import run
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Mpp
 from slidesr.model.weights import save_model
-from slidesr.runtime import sandbox as trial
+from slidesr.runtime import sandbox
 from slidesr.slide import open_slide
 from slidesr.slide._stamp import stamp_of
 
@@ -170,13 +170,13 @@ def test_a_store_by_any_name_is_one_slide(
     else:
         shutil.copytree(store, name)
     save_model(Path("tiny.safetensors"), *tiny_generator(scale=4))
-    tried, started = list[Path](), trial._started
+    tried, started = list[Path](), sandbox._start_child
 
     def noting(path: Path) -> subprocess.Popen[bytes]:
         tried.append(path)
         return started(path)
 
-    monkeypatch.setattr(trial, "_started", noting)
+    monkeypatch.setattr(sandbox, "_start_child", noting)
     options = ["--model", "tiny.safetensors", "--tissue", "all", "--device", "cpu"]
     assert run(["upscale", *options, name]) == 0
     assert Path("in.x4.ome.tif").is_file()

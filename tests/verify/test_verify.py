@@ -22,12 +22,12 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.format import LAYOUTS
-from slidesr.verify import Finding, Report, Verdict, verify
+from slidesr.verify import Finding, Verdict, verify
 from slidesr.verify.checks.agreement import (
     magnifications_agree,
     pixel_sizes_agree,
     pixels_agree,
-    places,
+    sample_boxes,
 )
 from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.reader import Facts, NotInstalledError
@@ -70,13 +70,13 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def found(report: Report, check: str, by: str = "") -> Finding:
+def found(report: Verification, check: str, by: str = "") -> Finding:
     """The one finding of a check, by whose name begins so."""
     (one,) = [each for each in report.findings if each.check == check and each.by.startswith(by)]
     return one
 
 
-def failures(report: Report) -> set[tuple[str, str]]:
+def failures(report: Verification) -> set[tuple[str, str]]:
     return {
         (each.check, each.by.split()[0])
         for each in report.findings
@@ -225,7 +225,7 @@ def test_an_upscaled_slide_that_hides_its_model_fails(write: Write) -> None:
     words = {"synthetic": "true", "scale": "4"}
     report = verify(write(metadata=replace(METADATA, provenance=words)))
     assert failures(report) == {("provenance", "slidesr")}
-    assert found(report, "provenance").detail == "says no model, model_sha256"
+    assert found(report, "provenance").detail == "lacks model, model_sha256"
 
 
 # Agreement, by readers made up
@@ -277,7 +277,7 @@ def test_interpolated_pixels_lie_between_their_neighbours() -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (63, 64), (65, 300), (1051, 779)])
 def test_places_hold_every_corner_and_stay_inside(width: int, height: int) -> None:
     size = Size(width, height)
-    boxes = places(size)
+    boxes = sample_boxes(size)
     assert all(size.box.contains(box) and box.area for box in boxes)
     for x, y in [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)]:
         assert any(box.contains(Box(x, y, 1, 1)) for box in boxes)

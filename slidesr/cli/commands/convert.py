@@ -10,7 +10,7 @@ import click
 from slidesr.cli import options as common
 from slidesr.cli.show import bytes_text, console, counted, stoppable
 from slidesr.errors import printable
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 
 @click.command()
@@ -27,7 +27,7 @@ def convert(
     Pixel size, magnification and ICC profile are kept; label, overview, names and dates are not.
     DICOM gets the stored tiles; the others get the pixels of level 0 and a new pyramid.
     """
-    with console.status("loading"), tried(source):
+    with console.status("loading"), sandboxed(source):
         from slidesr import api
 
     common.refuse_idle(context, output)

@@ -11,7 +11,7 @@ from slidesr.cli.show import console, running_bar, stoppable
 from slidesr.cli.show_upscale import show_summary
 from slidesr.errors import printable
 from slidesr.pipeline.options import Options
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 
 @click.command()
@@ -30,7 +30,7 @@ def demo(slide: Path | None, output: Path) -> None:
     The sample is an image that comes with scikit-image, so nothing is downloaded. It is not H&E,
     which the networks are trained on, so the fidelity weights are used: they invent least.
     """
-    with console.status("loading"), tried(slide) if slide else nullcontext():
+    with console.status("loading"), sandboxed(slide) if slide else nullcontext():
         from slidesr import api
         from slidesr.pipeline.sample import draw_comparison, write_sample_slide
 

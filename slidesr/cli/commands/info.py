@@ -12,7 +12,7 @@ from rich.table import Table
 
 from slidesr.cli.show import as_json, bytes_text, facts, inert
 from slidesr.output.compression import Compression
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 
 @click.command()
@@ -20,7 +20,7 @@ from slidesr.runtime.sandbox import tried
 @click.option("--json", "json_", is_flag=True, help="Print JSON on stdout.")
 def info(source: Path, *, json_: bool) -> None:
     """Show what a slide is, and what `upscale` would give."""
-    with tried(source):
+    with sandboxed(source):
         from slidesr.slide import open_slide
 
     with open_slide(source) as slide:

@@ -17,7 +17,7 @@ from slidesr.geometry import Box
 from slidesr.imaging.icc import ICC_CHOICES
 from slidesr.pipeline.options import BAD_TILE_CHOICES, SCALES, Options
 from slidesr.runtime.paths import is_store
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 if TYPE_CHECKING:
     from slidesr.pipeline.batch import SlideOutcome
@@ -174,7 +174,7 @@ def upscale(
     if (dry_run or profile) and not (is_one and dask is None):
         raise RefusedError("--dry-run and --profile look at one slide at a time, in this process.")
     options = _options(choices)
-    with console.status("loading"), tried(sources[0]) if is_one else nullcontext():
+    with console.status("loading"), sandboxed(sources[0]) if is_one else nullcontext():
         import slidesr.api  # noqa: F401 - torch takes 2 s; the trial reading runs meanwhile
     if dry_run:
         context.exit(_estimated(sources[0], output, options, json_=json_))

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from slidesr.cli.show import as_json, console, inert
 from slidesr.errors import SlidesrError
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 if TYPE_CHECKING:
-    from slidesr.verify import Report
+    from slidesr.verify import Verification
 
 _STYLES = {"ok": "green", "failed": "bold red"}
 
@@ -33,7 +33,7 @@ def verify(source: Path, *, full: bool, json_: bool) -> None:
     The exit code is 1 where a reader fails or readers disagree.
     """
     with console.status("reading"):
-        with tried(source):
+        with sandboxed(source):
             from slidesr.verify import verify as run
         report = run(source, full=full)
     if json_:
@@ -44,7 +44,7 @@ def verify(source: Path, *, full: bool, json_: bool) -> None:
         raise SlidesrError(f"{source}: {_failures(report)}")
 
 
-def _show(report: Report) -> None:
+def _show(report: Verification) -> None:
     table = Table(
         "check", "by", "", "", title=inert(report.path.name), title_justify="left", box=None
     )
@@ -57,5 +57,5 @@ def _show(report: Report) -> None:
     Console().print(table)
 
 
-def _failures(report: Report) -> str:
+def _failures(report: Verification) -> str:
     return "; ".join(f"{each.check} by {each.by}: {each.detail}" for each in report.failures)

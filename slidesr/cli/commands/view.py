@@ -11,7 +11,7 @@ import click
 
 from slidesr.cli.show import console, counted, line
 from slidesr.errors import printable
-from slidesr.runtime.sandbox import tried
+from slidesr.runtime.sandbox import sandboxed
 
 if TYPE_CHECKING:
     from slidesr.view import Exhibit
@@ -45,7 +45,7 @@ def view(
     """
     with console.status("loading"), ExitStack() as trials:
         for file in files[:2]:
-            trials.enter_context(tried(file))
+            trials.enter_context(sandboxed(file))
         from slidesr.view import exhibit
 
     with exhibit(files) as shown:

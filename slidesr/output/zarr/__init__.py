@@ -1,1 +1,1 @@
-"""OME-Zarr: its files, where they are stored, and its metadata."""
+"""Writes OME-Zarr: chunks and shards, local or remote storage, and NGFF metadata."""

@@ -1,4 +1,4 @@
-"""Where the files of an OME-Zarr lie while they are written: a folder here, or behind a URL."""
+"""Storage of an OME-Zarr while it is written: a local folder, or a bucket behind a URL."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
 
 
 class ChunkStorage(Protocol):
-    """Files by their keys, such as 0/0/3/7. It can be pickled for other processes."""
+    """Files by key, such as 0/0/3/7. Can be pickled for other processes."""
 
     def store(self) -> Store: ...
 
     def read(self, key: str) -> bytes | None:
-        """A file, or None where there is none."""
+        """The content of a file, or None if it does not exist."""
 
     def sizes(self) -> dict[str, int]:
-        """All files and their bytes."""
+        """The size in bytes of every file."""
 
     def remove(self, keys: Iterable[str]) -> None: ...
 
     def clear(self) -> None:
         """Removes all files."""
 
-    def is_there(self, marks: Mapping[str, int]) -> bool:
-        """Whether each file is the one of its mark, as far as that can be told."""
+    def matches(self, fingerprints: Mapping[str, int]) -> bool:
+        """Whether each file has its fingerprint, as far as the storage can tell."""
 
     def sync(self, keys: Iterable[str]) -> None:
-        """Makes files outlive a loss of power."""
+        """Makes files survive a power loss."""
 
 
 def fingerprint(data: bytes) -> int:
-    """What tells a file from another: its CRC-32, and above it its bytes; 0 is no file."""
+    """CRC-32 in the low 32 bits, size in bytes above; 0 stands for no file."""
     return zlib.crc32(data) | len(data) << 32
 
 
-def bytes_from_fingerprint(mark: int) -> int:
-    return mark >> 32
+def bytes_from_fingerprint(value: int) -> int:
+    return value >> 32
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Files below `root`; read back, each tells whether it is the one that was written."""
+    """Files below `root`; `matches` reads all of them."""
 
     root: Path
 
@@ -82,8 +82,10 @@ class Folder:
             else:
                 path.unlink()
 
-    def is_there(self, marks: Mapping[str, int]) -> bool:
-        return all(fingerprint(self.read(key) or b"") == mark for key, mark in marks.items())
+    def matches(self, fingerprints: Mapping[str, int]) -> bool:
+        return all(
+            fingerprint(self.read(key) or b"") == value for key, value in fingerprints.items()
+        )
 
     def sync(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -97,7 +99,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Objects behind a URL that fsspec knows; they come whole, so that a size tells enough."""
+    """Objects behind a URL that fsspec supports; they are written whole, so sizes suffice."""
 
     url: str
 
@@ -117,7 +119,7 @@ class Bucket:
     def sizes(self) -> dict[str, int]:
         self._fs.invalidate_cache()
         found = self._fs.find(self._root, detail=True)
-        return {name[len(self._root) + 1 :]: told["size"] for name, told in found.items()}
+        return {name[len(self._root) + 1 :]: info["size"] for name, info in found.items()}
 
     def remove(self, keys: Iterable[str]) -> None:
         names = [f"{self._root}/{key}" for key in keys]
@@ -127,19 +129,21 @@ class Bucket:
     def clear(self) -> None:
         self.remove(self.sizes())
 
-    def is_there(self, marks: Mapping[str, int]) -> bool:
+    def matches(self, fingerprints: Mapping[str, int]) -> bool:
         sizes = self.sizes()
-        return all(sizes.get(key) == bytes_from_fingerprint(mark) for key, mark in marks.items())
+        return all(
+            sizes.get(key) == bytes_from_fingerprint(value) for key, value in fingerprints.items()
+        )
 
     def sync(self, keys: Iterable[str]) -> None:
-        """An object is durable when it is written."""
+        """Does nothing: an object is durable once written."""
 
     @property
     def _options(self) -> dict[str, Any]:
         return {"auto_mkdir": True} if self.url.startswith("file:") else {}
 
     @cached_property
-    def _place(self) -> tuple[Any, str]:
+    def _fs_and_root(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
         fs, root = url_to_fs(self.url, **self._options)
@@ -147,23 +151,23 @@ class Bucket:
 
     @property
     def _fs(self) -> Any:
-        return self._place[0]
+        return self._fs_and_root[0]
 
     @property
     def _root(self) -> str:
-        return self._place[1]
+        return self._fs_and_root[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Bucket, (self.url,)
 
 
 class FingerprintingStore(WrapperStore[Store]):
-    """A store that notes the mark of each file that it is given."""
+    """A store that records the fingerprint of each file written to it."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self.marks: dict[str, int] = {}
+        self.fingerprints: dict[str, int] = {}
 
     async def set(self, key: str, value: Buffer) -> None:
-        self.marks[key] = fingerprint(value.to_bytes())
+        self.fingerprints[key] = fingerprint(value.to_bytes())
         await super().set(key, value)

@@ -1,4 +1,4 @@
-"""What an OME-Zarr says of itself, as NGFF 0.4 or 0.5 wants it and as its readers need it."""
+"""The metadata of an OME-Zarr: NGFF 0.4 or 0.5, plus what common readers need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AXES = ("c", "y", "x")
 
 
 def group_attributes(version: str, metadata: Metadata, levels: int) -> dict[str, Any]:
-    """The attributes of the whole: multiscales, omero, and our own under `slidesr`.
+    """The attributes of the group: multiscales, omero, and our own under `slidesr`.
 
     https://ngff.openmicroscopy.org/0.4 and /0.5. Exactly three axes, and channels named and
     coloured as below, make QuPath, napari and TRIDENT see RGB.
@@ -53,10 +53,10 @@ def _omero() -> dict[str, Any]:
 
 
 def _ours(metadata: Metadata) -> dict[str, Any]:
-    """What NGFF has no place for; read back by `slide`."""
-    told: dict[str, Any] = {"provenance": metadata.provenance}
+    """What NGFF cannot express; `slide` reads it back."""
+    own: dict[str, Any] = {"provenance": metadata.provenance}
     if metadata.magnification is not None:
-        told["magnification"] = metadata.magnification
+        own["magnification"] = metadata.magnification
     if metadata.icc_profile is not None:
-        told["icc_profile"] = base64.b64encode(metadata.icc_profile).decode()
-    return told
+        own["icc_profile"] = base64.b64encode(metadata.icc_profile).decode()
+    return own

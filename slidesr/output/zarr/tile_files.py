@@ -1,4 +1,4 @@
-"""The files of an OME-Zarr's levels, and what writes those of a block, in any process."""
+"""The chunk and shard files of an OME-Zarr's levels, and the encoder that writes them."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ _CODEC_LEVEL = 1
 
 @dataclass(frozen=True)
 class ZarrEncoder:
-    """Writes a block's own levels when it is called; what it gives are the marks of files.
+    """Writes the files of a block's own levels and returns their fingerprints as its tiles.
 
-    For any thread, and for any process that sees the place: pickled, it is its fields.
+    For any thread, and any process that can reach the storage: it can be pickled.
     """
 
     path: Path
-    place: ChunkStorage
+    storage: ChunkStorage
     plan: TilePlan
     version: str
     glass: _Colour
 
-    def __call__(self, painted: UpscaledBlock) -> EncodedBlock:
-        block, files = painted.block, list[EncodedTile[int]]()
-        pixels = painted.pixels
+    def __call__(self, upscaled: UpscaledBlock) -> EncodedBlock:
+        block, files = upscaled.block, list[EncodedTile[int]]()
+        pixels = upscaled.pixels
         if pixels is None:
             pixels = plain_glass(block.write, self.glass)
         with writing(self.path):
             for level in self.levels[: self.plan.block_levels]:
                 files += level.write(block.write.x, block.write.y, pixels)
                 pixels = halved(pixels)
-        is_rest = self.plan.block_levels < len(self.levels) and painted.pixels is not None
+        is_rest = self.plan.block_levels < len(self.levels) and upscaled.pixels is not None
         return EncodedBlock(block, tuple(files), pixels if is_rest else None)
 
     @cached_property
     def levels(self) -> list[ZarrLevel]:
         numbers = range(len(self.plan.levels))
-        return [ZarrLevel(self.place, number, self.plan, self.version) for number in numbers]
+        return [ZarrLevel(self.storage, number, self.plan, self.version) for number in numbers]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ZarrEncoder, (self.path, self.place, self.plan, self.version, self.glass)
+        return ZarrEncoder, (self.path, self.storage, self.plan, self.version, self.glass)
 
 
 @dataclass(frozen=True)
 class ZarrLevel:
-    """The array of one level and its files."""
+    """The Zarr array of one level, and its files."""
 
-    place: ChunkStorage
+    storage: ChunkStorage
     number: int
     plan: TilePlan
     version: str
@@ -105,7 +105,7 @@ class ZarrLevel:
                 "dimension_names": AXES,
             }
         zarr.create_array(
-            self.place.store(),
+            self.storage.store(),
             name=str(self.number),
             zarr_format=2 if self.version == "0.4" else 3,
             shape=(3, *self._shape),
@@ -117,38 +117,40 @@ class ZarrLevel:
         )
 
     @cached_property
-    def _marking(self) -> FingerprintingStore:
-        return FingerprintingStore(self.place.store())
+    def _store(self) -> FingerprintingStore:
+        return FingerprintingStore(self.storage.store())
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
-        array = zarr.open_array(self._marking, path=str(self.number), mode="r+")
-        # A chunk of zeros is a file too: each file has its mark, and none is missing at the end.
+        array = zarr.open_array(self._store, path=str(self.number), mode="r+")
+        # Chunks of zeros are files too, so that every file has a fingerprint and none is missing.
         return array.with_config({"write_empty_chunks": True})
 
     def write(self, x0: int, y0: int, pixels: Pixels) -> list[EncodedTile[int]]:
-        """Writes u8[h, w, 3] at a place of level 0: whole files, but at the border; their marks."""
+        """Writes u8[h, w, 3] at a level-0 position, in whole files; their fingerprints."""
         x, y = x0 >> self.number, y0 >> self.number
         height, width = pixels.shape[:2]
         self._array[:, y : y + height, x : x + width] = pixels.transpose(2, 0, 1)
         side = self._file_px
         return [
-            EncodedTile(self.number, row, column, self._marking.marks.pop(self.key(row, column)))
+            EncodedTile(
+                self.number, row, column, self._store.fingerprints.pop(self.key(row, column))
+            )
             for row in range(y // side, -(-(y + height) // side))
             for column in range(x // side, -(-(x + width) // side))
         ]
 
     def key(self, row: int, column: int) -> str:
-        """The name of a file in its place."""
+        """The key of a file in the storage."""
         prefix = "0" if self.version == "0.4" else "c/0"
         return f"{self.number}/{prefix}/{row}/{column}"
 
-    def by_key(self, marks: npt.NDArray[Any]) -> Iterator[tuple[str, int]]:
-        """The files that are there and their marks."""
-        for row, column in np.argwhere(marks).tolist():
-            yield self.key(row, column), int(marks[row, column])
+    def by_key(self, fingerprints: npt.NDArray[Any]) -> Iterator[tuple[str, int]]:
+        """Key and fingerprint of every file that exists; u64[rows, columns], 0 is no file."""
+        for row, column in np.argwhere(fingerprints).tolist():
+            yield self.key(row, column), int(fingerprints[row, column])
 
 
 def plain_glass(box: Box, glass: _Colour) -> Pixels:
-    """Plain glass; a Zarr has no tile that many places share."""
+    """The pixels of plain glass; Zarr has no shared tiles."""
     return np.full((box.height, box.width, 3), glass, np.uint8)

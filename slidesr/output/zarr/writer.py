@@ -1,16 +1,17 @@
-"""An OME-Zarr (NGFF 0.4 or 0.5) whose files are whole parts of blocks, written where they are made.
+"""Writes an OME-Zarr (NGFF 0.4 or 0.5) in whole files, from whichever process encodes a block.
 
-    NAME.ome.zarr/  .zattrs | zarr.json    what makes an image of it; written last
-                    0/ 1/ 2/ ...           a level each: u8[c, y, x]
+    NAME.ome.zarr/  .zattrs | zarr.json    the image metadata; written last
+                    0/ 1/ 2/ ...           one level each: u8[c, y, x]
                        0/ROW/COLUMN        0.4: a chunk of 512 px
-                       c/0/ROW/COLUMN      0.5: a shard of such chunks, as large as a block there
+                       c/0/ROW/COLUMN      0.5: a shard of such chunks, one block at that level
 
-A file is written once, in any order. The checkpoint tells the mark of each: its CRC and its bytes.
+Files are written once, in any order. The checkpoint holds the fingerprint of each: CRC and size.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,7 +23,7 @@ from slidesr.geometry import Box, Pixels
 from slidesr.output.checkpoint import OutputCheckpoint
 from slidesr.output.format import NGFF_VERSIONS
 from slidesr.output.pyramid import EncodedBlock, EncodedTile, UpperPyramid
-from slidesr.output.staging import StagedOutput, Target, Unfinished
+from slidesr.output.staging import StagedOutput, Staging, Target
 from slidesr.output.zarr.chunk_storage import ChunkStorage, Folder, bytes_from_fingerprint
 from slidesr.output.zarr.ngff import group_attributes
 from slidesr.output.zarr.remote import STATE, RemoteStagedOutput
@@ -32,10 +33,10 @@ from slidesr.runtime.paths import is_remote
 
 
 class OmeZarrWriter(Closeable):
-    """A `SlideWriter` for OME-Zarr, which appears under its name whole or not at all.
+    """A `SlideWriter` for OME-Zarr; the store appears whole or not at all.
 
-    Errors are those of `StagedOutput` and `RemoteStagedOutput`; SlidesrError where the disk or
-    the store refuses to go on.
+    Raises the errors of `StagedOutput` and `RemoteStagedOutput`, and SlidesrError where the disk or
+    the store does not take more.
     """
 
     def __init__(self, target: Target, ngff_version: str = "0.4") -> None:
@@ -44,10 +45,12 @@ class OmeZarrWriter(Closeable):
         self._plan, self._metadata, self._version = target.plan, target.metadata, ngff_version
         self._upper = UpperPyramid(self._plan, lambda pixels: pixels, target.glass)
         self.resumed, self.notes = 0, dict[str, str]()
-        self._part, self._place = _part(target)
-        self.encode = ZarrEncoder(target.path, self._place, target.plan, ngff_version, target.glass)
+        self._part, self._storage = _part(target)
+        self.encode = ZarrEncoder(
+            target.path, self._storage, target.plan, ngff_version, target.glass
+        )
         self._levels = self.encode.levels
-        self._marks = [np.zeros(level.grid, np.uint64) for level in self._levels]
+        self._fingerprints = [np.zeros(level.grid, np.uint64) for level in self._levels]
         self._unsynced: list[str] = []
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -56,11 +59,11 @@ class OmeZarrWriter(Closeable):
             undo.pop_all()
 
     def close(self) -> None:
-        """Keeps what can be gone on with, and removes what is not published."""
+        """Keeps a store that can be resumed and removes any other."""
         self._part.close()
 
     def append(self, encoded: EncodedBlock) -> None:
-        """Notes a block that is written, and writes what it completes of the levels above."""
+        """Records the files of a block, and writes the upper tiles that it completes."""
         self._part.unsettle()
         with self._part.writing():
             self._note(encoded.tiles)
@@ -68,93 +71,95 @@ class OmeZarrWriter(Closeable):
                 self._note(self._write_upper(tile))
 
     def settle(self, blocks: int) -> None:
-        """So many blocks are there; from time to time that is made to outlive a kill."""
+        """States that the first `blocks` blocks are written; saves a checkpoint now and then."""
         with self._part.writing():
-            self._part.settle(lambda: self._moment(blocks))
+            self._part.settle(lambda: self._checkpoint(blocks))
 
     def finish(self) -> int:
-        """Writes what makes an image of it, syncs and publishes it; its size in bytes."""
+        """Writes the image metadata, syncs and publishes the store; its size in bytes."""
         self._part.unsettle()
-        for number, marks in enumerate(self._marks):
-            _check(number, marks)
+        for number, grid in enumerate(self._fingerprints):
+            _check(number, grid)
         with self._part.writing():
             self._unsynced += self._metadata_keys
             self._sync()
             self._open()
-            size = sum(size for key, size in self._place.sizes().items() if key != STATE)
+            size = sum(size for key, size in self._storage.sizes().items() if key != STATE)
         self._part.publish()
         return size
 
     def _begin(self) -> None:
-        state = self._part.resumed(self._is_there)
+        state = self._part.resume(self._matches)
         if state is None:
-            self._place.clear()
+            self._storage.clear()
             for level in self._levels:
                 level.create()
             return
         self.resumed, self.notes = state.blocks, dict(state.notes)
         self._upper.restore(state.arrays)
-        for number, marks in enumerate(self._marks):
-            marks[:] = state.arrays[f"marks{number}"]
-        known = {*self._known(self._marks), *self._metadata_keys, *self._root_keys, STATE}
-        self._place.remove(self._place.sizes().keys() - known)  # of blocks that it does not tell
+        for number, grid in enumerate(self._fingerprints):
+            grid[:] = state.arrays[f"marks{number}"]
+        known = {*self._known(self._fingerprints), *self._metadata_keys, *self._root_keys, STATE}
+        self._storage.remove(self._storage.sizes().keys() - known)  # of blocks after the checkpoint
 
     def _open(self) -> None:
-        """Writes the metadata by which a reader finds the image."""
+        """Writes the metadata by which readers recognise an image."""
         metadata = self._metadata.noting(self.notes)
         attributes = group_attributes(self._version, metadata, len(self._levels))
-        zarr.open_group(self._place.store(), mode="r+").attrs.put(attributes)
-        self._place.sync(self._root_keys)
-        if isinstance(self._place, Folder):
-            self._place.sync_folders()
+        zarr.open_group(self._storage.store(), mode="r+").attrs.put(attributes)
+        self._storage.sync(self._root_keys)
+        if isinstance(self._storage, Folder):
+            self._storage.sync_folders()
 
     @property
     def _root_keys(self) -> list[str]:
-        """The group's files; zarr makes an empty one with the first array."""
+        """The group's own files; zarr writes an empty one with the first array."""
         return [".zgroup", ".zattrs"] if self._version == "0.4" else ["zarr.json"]
 
     @property
     def _metadata_keys(self) -> list[str]:
-        """The files that tell of the levels."""
+        """The metadata files of the levels."""
         names = [".zarray", ".zattrs"] if self._version == "0.4" else ["zarr.json"]
         return [f"{level.number}/{name}" for level in self._levels for name in names]
 
     def _crc_of_metadata(self) -> int:
         crc = 0
         for key in self._metadata_keys:
-            crc = zlib.crc32(self._place.read(key) or b"", crc)
+            crc = zlib.crc32(self._storage.read(key) or b"", crc)
         return crc
 
-    def _known(self, marks: list[npt.NDArray[Any]]) -> dict[str, int]:
-        """Every file of the levels and its mark."""
-        each = zip(self._levels, marks, strict=True)
-        return dict(file for level, some in each for file in level.by_key(some))
+    def _known(self, grids: list[npt.NDArray[Any]]) -> dict[str, int]:
+        """Key and fingerprint of every file of the levels."""
+        each = zip(self._levels, grids, strict=True)
+        return dict(file for level, grid in each for file in level.by_key(grid))
 
-    def _is_there(self, state: OutputCheckpoint) -> bool:
+    def _matches(self, state: OutputCheckpoint) -> bool:
         if int(state.arrays["metadata"]) != self._crc_of_metadata():
             return False
-        marks = [state.arrays[f"marks{level.number}"] for level in self._levels]
-        if any(some.shape != own.shape for some, own in zip(marks, self._marks, strict=True)):
+        grids = [state.arrays[f"marks{level.number}"] for level in self._levels]
+        if any(
+            grid.shape != own.shape for grid, own in zip(grids, self._fingerprints, strict=True)
+        ):
             return False
-        return self._place.is_there(self._known(marks))
+        return self._storage.matches(self._known(grids))
 
-    def _moment(self, blocks: int) -> OutputCheckpoint:
+    def _checkpoint(self, blocks: int) -> OutputCheckpoint:
         self._sync()
-        marks = {f"marks{number}": marks.copy() for number, marks in enumerate(self._marks)}
-        told = {"metadata": np.array(self._crc_of_metadata(), np.uint32)}
-        arrays = {**self._upper.arrays(), **marks, **told}
+        grids = {f"marks{number}": grid.copy() for number, grid in enumerate(self._fingerprints)}
+        crc = {"metadata": np.array(self._crc_of_metadata(), np.uint32)}
+        arrays = {**self._upper.arrays(), **grids, **crc}
         return OutputCheckpoint(self._part.identity, blocks, self.notes, arrays)
 
     def _sync(self) -> None:
-        self._place.sync(self._unsynced)
+        self._storage.sync(self._unsynced)
         self._unsynced.clear()
 
-    def _note(self, files: tuple[EncodedTile[Any], ...] | list[EncodedTile[int]]) -> None:
+    def _note(self, files: Iterable[EncodedTile[Any]]) -> None:
         for file in files:
-            mark = file.data or 0
-            self._marks[file.level][file.row, file.column] = mark
+            value = file.data or 0
+            self._fingerprints[file.level][file.row, file.column] = value
             self._unsynced.append(self._levels[file.level].key(file.row, file.column))
-            self._part.written_bytes += bytes_from_fingerprint(mark)
+            self._part.written_bytes += bytes_from_fingerprint(value)
 
     def _write_upper(self, tile: EncodedTile[Pixels]) -> list[EncodedTile[int]]:
         level, side = self._levels[tile.level], self._plan.output_tile_px
@@ -165,17 +170,17 @@ class OmeZarrWriter(Closeable):
         return level.write(x0, y0, pixels[: inside.height, : inside.width])
 
 
-def _part(target: Target) -> tuple[Unfinished, ChunkStorage]:
-    """The unfinished output, and where its files go."""
+def _part(target: Target) -> tuple[Staging, ChunkStorage]:
+    """The staging of an output, and the storage of its files."""
     if is_remote(target.path):
         remote = RemoteStagedOutput(target)
-        return remote, remote.place
+        return remote, remote.bucket
     part = StagedOutput(target, is_folder=True)
-    return part, Folder(part.hidden.absolute())  # the same for processes that stand elsewhere
+    return part, Folder(part.hidden.absolute())  # for processes with another working directory
 
 
-def _check(level: int, marks: npt.NDArray[np.uint64]) -> None:
-    missing = np.argwhere(marks == 0)
+def _check(level: int, fingerprints: npt.NDArray[np.uint64]) -> None:
+    missing = np.argwhere(fingerprints == 0)
     if len(missing):
         row, column = missing[0]
         raise ValueError(f"level {level}: no file at row {row}, column {column}")

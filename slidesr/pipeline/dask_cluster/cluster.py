@@ -19,7 +19,7 @@ from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
 from slidesr.errors import RefusedError, printable
 from slidesr.model.device import Engine
-from slidesr.output.writer import Encoder
+from slidesr.output.writer import BlockEncoder
 from slidesr.pipeline.dask_cluster.task_queue import TaskQueue
 from slidesr.pipeline.dask_cluster.worker import Blocks, WorkerJob, choose_engine, packed
 from slidesr.pipeline.job import Job
@@ -80,7 +80,7 @@ class Cluster:
         return engine
 
     def make(
-        self, job: Job, encode: Encoder, todo: Iterator[Block], watch: Stopwatch
+        self, job: Job, encode: BlockEncoder, todo: Iterator[Block], watch: Stopwatch
     ) -> Generator[BlockResult, None, None]:
         """An `Executor`: blocks go out in the plan's order and come back in that order."""
         packed_job = packed(JobSpec.of(job), encode)

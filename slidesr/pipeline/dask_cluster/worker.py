@@ -18,7 +18,7 @@ from distributed import get_worker
 from slidesr.errors import SlidesrError, explained
 from slidesr.model.device import Engine, use_threads
 from slidesr.model.model import Model
-from slidesr.output.writer import Encoder
+from slidesr.output.writer import BlockEncoder
 from slidesr.pipeline.job_spec import JobSpec
 from slidesr.pipeline.options import Options
 from slidesr.pipeline.prepare import engine_for, open_model
@@ -34,7 +34,7 @@ WorkerJob = bytes
 """A job's specification and encoder, pickled: a few kilobytes, mostly the tissue mask."""
 
 
-def packed(spec: JobSpec, encode: Encoder) -> WorkerJob:
+def packed(spec: JobSpec, encode: BlockEncoder) -> WorkerJob:
     """Packs what a worker needs to upscale any block of a job."""
     return zlib.compress(pickle.dumps((spec, encode)))
 

@@ -1,1 +1,1 @@
-"""What must hold of a slide: readers agree, tiles decode, schemas are kept."""
+"""The checks: readers agree, tiles decode, metadata follows its schema."""

@@ -1,4 +1,4 @@
-"""Do the readers see the same: levels, pixel size, magnification, pixels?"""
+"""Checks that the readers agree on levels, pixel size, magnification and pixels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.reader import Reader, UnreadableError
 
-_SAME = 1e-3  # of two pixel sizes, as rationals of 32 bits and decimals have them
-_PLACE_PX = 64
-_TILE_PX = 256  # places in the middle lie across a border of tiles of any usual size
+_TOLERANCE = 1e-3  # relative, between 32-bit rationals and decimals
+_BOX_PX = 64
+_TILE_PX = 256  # boxes in the middle straddle a border of tiles of any usual size
 
 
 def levels_agree(readers: Sequence[Reader], *, promised: bool) -> list[Finding]:
-    """The sizes of the levels. With `promised` each reader must see all; else it may see fewer."""
+    """Compares the level sizes. If `promised`, each reader must find all of them."""
     most = max((reader.facts.levels for reader in readers), key=len)
     findings = []
     for reader in readers:
@@ -38,7 +38,7 @@ def levels_agree(readers: Sequence[Reader], *, promised: bool) -> list[Finding]:
 
 
 def pixel_sizes_agree(known: Mapping[str, Mpp | None]) -> list[Finding]:
-    """What each says of the size of a pixel, by who says it."""
+    """Compares the pixel sizes, by reader."""
     first = next((mpp for mpp in known.values() if mpp), None)
     return [
         Finding(
@@ -52,7 +52,7 @@ def pixel_sizes_agree(known: Mapping[str, Mpp | None]) -> list[Finding]:
 
 
 def magnifications_agree(known: Mapping[str, float | None]) -> list[Finding]:
-    """What each says of the objective, by who says it."""
+    """Compares the magnifications, by reader."""
     first = next((power for power in known.values() if power), None)
     return [
         Finding(
@@ -66,24 +66,24 @@ def magnifications_agree(known: Mapping[str, float | None]) -> list[Finding]:
 
 
 def pixels_agree(readers: Sequence[Reader], *, tolerance: int, is_ours: bool) -> list[Finding]:
-    """Nine places on each level, corners and borders among them, against the first reader's.
+    """Compares nine boxes of each level, including corners and borders, with the first reader's.
 
-    Where a reader can only interpolate, its pixels must lie between the neighbours.
+    Where a reader can only interpolate, its pixels must lie between their neighbours.
     """
     reference, *others = readers
-    findings = [_comparable(reference, is_ours=is_ours)]
+    findings = [_reference_reads(reference, is_ours=is_ours)]
     for reader in others:
         findings.append(_compared(reference, reader, tolerance, is_ours=is_ours))
     return findings
 
 
-def places(size: Size) -> list[Box]:
+def sample_boxes(size: Size) -> list[Box]:
     """Three by three boxes of 64 px: first, middle and last in each direction.
 
-    >>> [(box.x, box.y) for box in places(Size(1051, 779))][::4]
+    >>> [(box.x, box.y) for box in sample_boxes(Size(1051, 779))][::4]
     [(0, 0), (480, 224), (987, 715)]
     """
-    width, height = min(_PLACE_PX, size.width), min(_PLACE_PX, size.height)
+    width, height = min(_BOX_PX, size.width), min(_BOX_PX, size.height)
     xs, ys = _starts(size.width, width), _starts(size.height, height)
     return [Box(x, y, width, height) for y in ys for x in xs]
 
@@ -101,16 +101,16 @@ def _sides(mpp: Mpp | None) -> tuple[float, float] | None:
 def _outcome(value: Sequence[float] | None, first: Sequence[float] | None) -> Verdict:
     if not value or not first:
         return Verdict.ABSENT
-    same = all(math.isclose(a, b, rel_tol=_SAME) for a, b in zip(value, first, strict=True))
+    same = all(math.isclose(a, b, rel_tol=_TOLERANCE) for a, b in zip(value, first, strict=True))
     return Verdict.OK if same else Verdict.FAILED
 
 
-def _comparable(reference: Reader, *, is_ours: bool) -> Finding:
-    """That the first reader itself shows every place."""
+def _reference_reads(reference: Reader, *, is_ours: bool) -> Finding:
+    """Whether the first reader itself decodes every box."""
     count = 0
     try:
         for level, size in enumerate(reference.facts.levels):
-            for box in places(size):
+            for box in sample_boxes(size):
                 reference.read(level, box)
                 count += 1
     except UnreadableError as error:
@@ -122,7 +122,7 @@ def _compared(reference: Reader, reader: Reader, tolerance: int, *, is_ours: boo
     worst, count = 0, 0
     shared = zip(reference.facts.levels, reader.facts.levels, strict=False)
     for level, (size, same) in enumerate(shared):
-        for box in places(size) if size == same else ():
+        for box in sample_boxes(size) if size == same else ():
             try:
                 difference = _difference(reference, reader, level, box)
             except UnreadableError as error:
@@ -137,7 +137,7 @@ def _compared(reference: Reader, reader: Reader, tolerance: int, *, is_ours: boo
 
 
 def _difference(reference: Reader, reader: Reader, level: int, box: Box) -> int:
-    """The largest difference of a sample in a box."""
+    """The largest difference of any sample in a box."""
     seen = reader.read(level, box).astype(np.int16)
     if not reader.interpolates(level):
         return int(np.abs(seen - reference.read(level, box)).max())

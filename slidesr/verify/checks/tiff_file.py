@@ -1,4 +1,4 @@
-"""Is a TIFF whole: do its tiles decode, is its OME-XML valid?"""
+"""Checks of a TIFF: tiles decode, OME-XML is valid."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _BY_CODECS = f"imagecodecs {version('imagecodecs')}"
 
 
 def tiles_decode(tiff: TifffileReader, *, full: bool, is_ours: bool) -> Finding:
-    """Every tile of every level, or an even sample of each level's, decoded as it is stored."""
+    """Decodes every tile, or an evenly spaced sample of each level."""
     count, sparse, seen = 0, 0, set[tuple[int, int]]()
     for level, index, offset, length in _chosen(tiff, full=full):
         if not length:
             sparse += 1
-        elif (offset, length) not in seen:  # tiles of glass share one place
+        elif (offset, length) not in seen:  # tiles of glass share one offset
             seen.add((offset, length))
             try:
                 tiff.decode(level, index, offset, length)
@@ -42,7 +42,7 @@ def tiles_decode(tiff: TifffileReader, *, full: bool, is_ours: bool) -> Finding:
 
 
 def schema_holds(tiff: TifffileReader) -> tuple[Finding, Facts | None]:
-    """Whether the OME-XML is what its schema wants, and what it says; offline."""
+    """Validates the OME-XML offline, and returns the facts in it."""
     if not tiff.is_ome:
         return Finding("schema", _BY_XML, Verdict.ABSENT, "no OME-XML"), None
     try:
@@ -52,14 +52,14 @@ def schema_holds(tiff: TifffileReader) -> tuple[Finding, Facts | None]:
         return Finding("schema", _BY_XML, Verdict.FAILED, reason(error)), None
     pixels, size = ome.images[0].pixels, tiff.facts.levels[0]
     if (pixels.size_x, pixels.size_y) != (size.width, size.height):
-        detail = f"it says {pixels.size_x} x {pixels.size_y}, level 0 is {size}"
+        detail = f"it states {pixels.size_x} x {pixels.size_y} px, level 0 has {size} px"
         return Finding("schema", _BY_XML, Verdict.FAILED, detail), None
     facts = Facts(tiff.facts.levels, _mpp(ome), _magnification(ome))
     return Finding("schema", _BY_XML, Verdict.OK, "valid OME-XML"), facts
 
 
 def _chosen(tiff: TifffileReader, *, full: bool) -> Iterator[tuple[int, int, int, int]]:
-    """Tiles as (level, number, offset, bytes); the first and last of each level among them."""
+    """Tiles as (level, index, offset, bytes), including the first and last of each level."""
     for level in range(len(tiff.facts.levels)):
         tiles = list(tiff.tiles(level))
         last = len(tiles) - 1

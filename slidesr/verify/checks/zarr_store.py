@@ -1,4 +1,4 @@
-"""Is an OME-Zarr store whole and by the specification: NGFF 0.4 or 0.5."""
+"""Checks of an OME-Zarr store: chunks decode, metadata follows NGFF 0.4 or 0.5."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from slidesr.verify.readers.reader import UnreadableError, reason
 _SAMPLED_CHUNKS = 64  # of each level
 _AXES = ["c", "y", "x"]
 _RGB = ["FF0000", "00FF00", "0000FF"]
-_ROUNDED_PX = 1  # of a level's size, since half a pixel is none
+_ROUNDED_PX = 1  # of a level's size, which is rounded
 
 
 def schema_holds(path: Path, store: ZarrReader) -> Finding:
-    """Whether ome-zarr-models, written from the specification, takes its metadata."""
+    """Validates the metadata with ome-zarr-models, which implements the specification."""
     try:
         from ome_zarr_models import v04, v05
     except ImportError:
@@ -40,7 +40,7 @@ def schema_holds(path: Path, store: ZarrReader) -> Finding:
 
 
 def scales_fit(store: ZarrReader) -> Finding:
-    """Whether each level's scale is as many times level 0's as the level is smaller."""
+    """Checks that each level's scale, relative to level 0, matches its size."""
     first, whole = store.scales[0], store.facts.levels[0]
     for level, (scale, size) in enumerate(zip(store.scales, store.facts.levels, strict=True)):
         if not scale:
@@ -52,7 +52,7 @@ def scales_fit(store: ZarrReader) -> Finding:
             factor = scale[axis] / first[axis]
             if not math.isclose(all_ / factor, length, abs_tol=_ROUNDED_PX):
                 detail = (
-                    f"level {level} is {length} px along {axis}; its scale says {all_ / factor:g}"
+                    f"level {level}: {length} px along {axis}; its scale implies {all_ / factor:g}"
                 )
                 return _failed("scales", store, detail)
     steps = ", ".join(f"{scale['x'] / first['x']:g}" for scale in store.scales)
@@ -60,10 +60,10 @@ def scales_fit(store: ZarrReader) -> Finding:
 
 
 def shows_as_rgb(store: ZarrReader) -> Finding:
-    """Whether viewers will take it for one image in colours: axes, and channels as QuPath wants."""
+    """Checks that viewers show one RGB image: the axes, and the channels that QuPath expects."""
     if store.axes != _AXES:
         return Finding("colour", store.name, Verdict.ABSENT, f"axes are {','.join(store.axes)}")
-    channels = store.words.get("omero", {}).get("channels", ())
+    channels = store.metadata.get("omero", {}).get("channels", ())
     colours = [str(channel.get("color", "")).upper() for channel in channels]
     if colours != _RGB:
         detail = "its omero channels are not red, green, blue, so QuPath shows three channels"
@@ -72,7 +72,7 @@ def shows_as_rgb(store: ZarrReader) -> Finding:
 
 
 def chunks_decode(store: ZarrReader, *, full: bool) -> Finding:
-    """Every chunk of every level, or an even sample; zarr checks the CRCs of chunks in shards."""
+    """Decodes every chunk, or an evenly spaced sample; zarr checks the CRCs of shards."""
     count = 0
     for level, box in _chosen(store, full=full):
         try:

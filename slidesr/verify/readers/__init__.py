@@ -1,1 +1,1 @@
-"""One module for each library that reads slides, behind one protocol."""
+"""The independent readers: one module per library, behind one protocol."""

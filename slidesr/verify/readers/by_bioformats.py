@@ -20,7 +20,7 @@ _PROBE = Path(__file__).with_name("Probe.java")
 
 
 class BioFormatsReader:
-    """A Java process that is asked for one box at a time."""
+    """A Java process that returns one box at a time."""
 
     def __init__(self, path: Path) -> None:
         self._java = subprocess.Popen(  # noqa: S603 - no shell, and the name is one argument
@@ -31,25 +31,25 @@ class BioFormatsReader:
         )
         self._pipes = (cast(IO[bytes], self._java.stdin), cast(IO[bytes], self._java.stdout))
         try:
-            self._told = self._answer()
+            self._header = self._answer()
         except UnreadableError:
             self.close()
             raise
-        self.name = f"Bio-Formats {self._told['version']}"
-        um, power = self._told["um"], self._told["magnification"]
-        sizes = tuple(Size(*size) for size in self._told["levels"])
+        self.name = f"Bio-Formats {self._header['version']}"
+        um, power = self._header["um"], self._header["magnification"]
+        sizes = tuple(Size(*size) for size in self._header["levels"])
         mpp = Mpp(*um) if len(um) == 2 and min(um) > 0 else None
         self.facts = Facts(sizes, mpp, power or None)
 
     def read(self, level: int, box: Box) -> Pixels:
-        questions, answers = self._pipes
-        questions.write(f"{level} {box.x} {box.y} {box.width} {box.height}\n".encode())
-        questions.flush()
+        requests, answers = self._pipes
+        requests.write(f"{level} {box.x} {box.y} {box.width} {box.height}\n".encode())
+        requests.flush()
         length = self._answer()["bytes"]
         samples = np.frombuffer(answers.read(length), np.uint8)
         if length != 3 * box.area:
             raise UnreadableError(f"{length} bytes for {box.size} px are not 8-bit RGB")
-        if self._told["interleaved"]:
+        if self._header["interleaved"]:
             return samples.reshape(box.height, box.width, 3)
         return samples.reshape(3, box.height, box.width).transpose(1, 2, 0)
 
@@ -58,17 +58,17 @@ class BioFormatsReader:
 
     def close(self) -> None:
         for pipe in self._pipes:
-            pipe.close()  # the end of its questions is the end of the process
+            pipe.close()  # at the end of its input the process exits
         self._java.wait()
 
     def _answer(self) -> dict[str, Any]:
         line = self._pipes[1].readline()
         if not line:
             raise UnreadableError(f"Java ended with exit code {self._java.wait()}")
-        told: dict[str, Any] = json.loads(line)
-        if "error" in told:
-            raise UnreadableError(reason(ValueError(told["error"])))
-        return told
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise UnreadableError(reason(ValueError(answer["error"])))
+        return answer
 
 
 def _java() -> str:
@@ -82,7 +82,7 @@ def _jar() -> Path:
     named = os.environ.get(_JAR_VARIABLE)
     if named:
         if not Path(named).is_file():
-            raise NotInstalledError(f"{_JAR_VARIABLE} names {named}, which is no file")
+            raise NotInstalledError(f"{_JAR_VARIABLE} names {named}, which is not a file")
         return Path(named)
     found = find_spec("bioformats")
     if found is None or found.origin is None:

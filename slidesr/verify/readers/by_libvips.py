@@ -11,18 +11,18 @@ import numpy as np
 from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.verify.readers.reader import Facts, NotInstalledError, UnreadableError, reason
 
-_NO_RESOLUTION = 1.0  # pixels a millimetre: what libvips says where the file says nothing
+_NO_RESOLUTION = 1.0  # pixels per millimetre: what libvips reports without a resolution
 
 
 class LibvipsReader:
-    """The tiled directories of the main chain; those below the first where it is alone."""
+    """The tiled directories of the main chain, or the SubIFDs of its only directory."""
 
     def __init__(self, path: Path) -> None:
         try:
             import pyvips
         except (ImportError, OSError) as error:
             raise NotInstalledError("pip install 'pyvips[binary]'") from error
-        logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are raised as well
+        logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its errors are also raised
         self._error: type[Exception] = pyvips.Error
         numbers = (pyvips.version(part) for part in range(3))
         self.name = f"libvips {'.'.join(map(str, numbers))}"
@@ -59,5 +59,5 @@ def _levels(image: Any, path: str) -> list[Any]:
         rest = [image.tiffload(path, page=page) for page in range(1, pages)]
     else:
         rest = [image.tiffload(path, subifd=index) for index in range(below)]
-    tiled = [each for each in rest if "tile-width" in each.get_fields()]  # others are no levels
+    tiled = [each for each in rest if "tile-width" in each.get_fields()]  # others are not levels
     return [first, *tiled]

@@ -15,8 +15,10 @@ _MAX_WHOLE_PX = 1 << 24
 
 
 class OpenSlideReader:
-    """Positions are whole pixels of level 0, so where a level is not a whole number of times
-    smaller, OpenSlide shows it interpolated; exactly only from its top left corner on.
+    """Reads exact pixels where OpenSlide can.
+
+    Positions are whole level-0 pixels, so a level with a fractional downsample is interpolated,
+    except in reads that start at its top left corner.
     """
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,7 @@ _UM = {2: 25_400.0, 3: 10_000.0}  # of a resolution unit: inch, centimetre
 
 
 class TifffileReader:
-    """The first series of a TIFF and the levels that tifffile finds of it."""
+    """The first series of a TIFF, with the levels that tifffile finds."""
 
     def __init__(self, path: Path) -> None:
         self.name = f"tifffile {tifffile.__version__}"
@@ -60,7 +60,7 @@ class TifffileReader:
 
     @property
     def layout(self) -> str:
-        """How levels hang together: `hybrid` in the main chain and below the first directory."""
+        """How levels are linked: `hybrid` has them in the main chain and as SubIFDs."""
         if not self._tiff.is_ome:
             return "generic"
         below = self._tiff.pages.first.subifds or ()
@@ -75,22 +75,22 @@ class TifffileReader:
         return bool(self._tiff.is_ome)
 
     def tiles(self, level: int) -> Iterator[tuple[int, int, int]]:
-        """Each tile of a level: its number, where it begins in the file, and its bytes."""
+        """Each tile of a level: index, offset in the file, length in bytes."""
         page = self.pages[level]
         places = zip(page.dataoffsets, page.databytecounts, strict=True)
         for index, (offset, count) in enumerate(places):
             yield index, int(offset), int(count)
 
     def decode(self, level: int, index: int, offset: int, count: int) -> None:
-        """Decodes a tile as it lies in the file. Raises UnreadableError."""
+        """Decodes a stored tile. Raises UnreadableError."""
         page, file = self.pages[level], self._tiff.filehandle
         file.seek(offset)
         data = file.read(count)
         try:
             if len(data) != count:
-                raise ValueError(f"the file ends {count - len(data)} bytes too soon")
+                raise ValueError(f"the file ends {count - len(data)} bytes early")
             if _name(page) == "JPEG" and not data.endswith(b"\xff\xd9"):
-                raise ValueError("its JPEG has no end")  # libjpeg fills what is missing with grey
+                raise ValueError("its JPEG is truncated")  # libjpeg fills the rest with grey
             tile, *_ = page.decode(data, index, jpegtables=page.jpegtables, _fullsize=True)
         except Exception as error:  # each codec has its own
             raise UnreadableError(reason(error)) from error
@@ -106,5 +106,5 @@ class TifffileReader:
 
 
 def _name(page: tifffile.TiffPage) -> str:
-    """Of the compression; its number where tifffile has none."""
+    """The name of the compression, or its number if tifffile has none."""
     return getattr(page.compression, "name", str(page.compression))

@@ -1,4 +1,4 @@
-"""An OME-Zarr image as zarr sees it, by the words of NGFF 0.4 and 0.5."""
+"""An OME-Zarr image (NGFF 0.4 or 0.5) as zarr sees it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class ZarrReader:
             group = zarr.open_group(path, mode="r")
             attributes: dict[str, Any] = dict(group.attrs)
             self.version = "0.5" if "ome" in attributes else "0.4"
-            self.words = attributes.get("ome", attributes)
-            multiscale = self.words["multiscales"][0]
+            self.metadata = attributes.get("ome", attributes)
+            multiscale = self.metadata["multiscales"][0]
             self.axes = [axis["name"] for axis in multiscale["axes"]]
             self.units = {axis["name"]: axis.get("unit") for axis in multiscale["axes"]}
             datasets = multiscale["datasets"]
             self.arrays = [cast(Array, group[dataset["path"]]) for dataset in datasets]
             self.scales = [_scale(self.axes, dataset) for dataset in datasets]
             self._x, self._y = self.axes.index("x"), self.axes.index("y")
-        except Exception as error:  # zarr's own, and what a store of another shape gives
+        except Exception as error:  # zarr's own, and those of unexpected metadata
             raise UnreadableError(reason(error)) from error
         self.facts = Facts(tuple(map(self._size, self.arrays)), self._mpp())
 
     def read(self, level: int, box: Box) -> Pixels:
-        """The first plane of each axis but the channel's, x and y."""
+        """The first plane along every axis except c, y and x."""
         rows, columns = box.slices
         place: dict[str, Any] = {"c": slice(0, 3), "y": rows, "x": columns}
         try:
@@ -46,7 +46,7 @@ class ZarrReader:
             raise UnreadableError(reason(error)) from error
         left = [axis for axis in self.axes if axis in place]
         if "c" not in left:
-            raise UnreadableError("it has no channels, so no colours")
+            raise UnreadableError("it has no channel axis")
         pixels = np.asarray(part).transpose([left.index(axis) for axis in "yxc"])
         if pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise UnreadableError(f"its pixels are {pixels.dtype}{list(pixels.shape)}, not RGB")
@@ -56,7 +56,7 @@ class ZarrReader:
         return False
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Does nothing: no file stays open."""
 
     def _size(self, array: Any) -> Size:
         return Size(array.shape[self._x], array.shape[self._y])
@@ -71,7 +71,7 @@ class ZarrReader:
 
 
 def _scale(axes: list[str], dataset: dict[str, Any]) -> dict[str, float]:
-    """The scale of a level by axis; empty where it says none."""
+    """The scale of a level by axis; empty if it has none."""
     for transformation in dataset.get("coordinateTransformations", ()):
         if transformation.get("type") == "scale":
             return dict(zip(axes, map(float, transformation["scale"]), strict=True))

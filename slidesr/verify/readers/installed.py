@@ -1,4 +1,4 @@
-"""Which readers are asked about which file, and which of them are here."""
+"""Chooses the readers for a kind of file, and opens those that are installed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 
 from slidesr.errors import RefusedError
+from slidesr.runtime.paths import is_zarr_folder
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.by_libvips import LibvipsReader
@@ -21,11 +22,10 @@ from slidesr.verify.readers.reader import NotInstalledError, Reader, UnreadableE
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 _DICOM_MAGIC = (128, b"DICM")
-_ZARR_FILES = (".zattrs", ".zgroup", "zarr.json")
 
 
 class Kind(Enum):
-    """What lies on the disk."""
+    """The kind of a slide, from its first bytes or files."""
 
     TIFF = "TIFF"
     ZARR = "OME-Zarr"
@@ -44,20 +44,20 @@ _READERS: dict[Kind, dict[str, Callable[[Path], Reader]]] = {
     Kind.DICOM: {"OpenSlide": OpenSlideReader, "Bio-Formats": BioFormatsReader},
     Kind.OTHER: {"OpenSlide": OpenSlideReader, "Bio-Formats": BioFormatsReader},
 }
-"""By kind, the one that the others are compared with first."""
+"""By kind; the first is the one that the others are compared with."""
 
 
 def kind_of(path: Path) -> tuple[Kind, Path]:
-    """The kind, and the file to open: of a DICOM folder any of its files. Raises RefusedError."""
+    """The kind of a path, and the file to open: any of a DICOM folder. Raises RefusedError."""
     if not path.exists():
         raise RefusedError(f"{path}: No such file or directory")
     if path.is_dir():
-        if any((path / name).is_file() for name in _ZARR_FILES):
+        if is_zarr_folder(path):
             return Kind.ZARR, path
         instances = sorted(each for each in path.iterdir() if _is_dicom(each))
         if instances:
             return Kind.DICOM, instances[0]
-        raise RefusedError(f"{path}: a folder with neither OME-Zarr nor DICOM in it")
+        raise RefusedError(f"{path}: a folder that contains neither OME-Zarr nor DICOM")
     if not path.is_file() or not path.stat().st_size:
         raise RefusedError(f"{path}: not a slide: it is empty, or no regular file")
     if _head(path, 0, 4) in _TIFF_MAGIC:
@@ -66,9 +66,9 @@ def kind_of(path: Path) -> tuple[Kind, Path]:
 
 
 def open_readers(kind: Kind, path: Path, *, is_ours: bool) -> tuple[list[Reader], list[Finding]]:
-    """The readers that open the file, and how it went with each.
+    """The readers that open the file, and a finding for each reader.
 
-    What slidesr wrote must open everywhere. Of other files a reader may say that it knows them not.
+    A file written by slidesr must open everywhere; other files may be unsupported by a reader.
     """
     opened: list[Reader] = []
     findings = []

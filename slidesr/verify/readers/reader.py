@@ -1,4 +1,4 @@
-"""What every independent reader is asked: what a file holds, and pixels of it."""
+"""The protocol of independent readers: facts about a file, and its pixels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Protocol
 
 from slidesr.geometry import Box, Mpp, Pixels, Size
 
-Pixels = Pixels
-
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader sees of a file: the sizes of its levels, and of level 0 what is said of it."""
+    """What a reader finds in a file: the level sizes, and the resolution of level 0."""
 
     levels: tuple[Size, ...]
     mpp: Mpp | None = None
@@ -35,21 +33,21 @@ class Reader(Protocol):
         ...
 
     def interpolates(self, level: int) -> bool:
-        """Whether the reader cannot show the level's own pixels, only what lies between them."""
+        """Whether the reader returns interpolated pixels of the level instead of its own."""
         ...
 
     def close(self) -> None: ...
 
 
 class UnreadableError(Exception):
-    """The reader does not open this file, or does not decode this part of it."""
+    """The reader cannot open this file or decode this part of it."""
 
 
 class NotInstalledError(Exception):
-    """The reader is not here; the message says how to get it."""
+    """The reader is not installed; the message says how to install it."""
 
 
 def reason(error: Exception) -> str:
-    """Another library's words on one line, at most 120 characters, printable."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return "".join(each if each.isprintable() else "?" for each in words)[:120]
+    """An error's message on one printable line of at most 120 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(each if each.isprintable() else "?" for each in text)[:120]

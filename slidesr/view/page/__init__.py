@@ -1,4 +1,4 @@
-"""The page: one template, and the files that it needs, which come with slidesr."""
+"""The web page: a template and its bundled assets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Asset:
-    """A file beside this module."""
+    """An asset beside this module."""
 
     name: str
     content_type: str
@@ -31,6 +31,6 @@ ASSETS = {
 
 
 def page_html(facts_json: str, *, is_served: bool) -> str:
-    """The page of an exhibit; exported, it lies beside its tiles and asks no server."""
+    """The HTML of an exhibit, served, or exported beside its tiles."""
     page = (_FOLDER / "view.html").read_text(encoding="utf-8")
     return page.replace("{{served}}", str(is_served).lower()).replace("{{facts}}", facts_json)
