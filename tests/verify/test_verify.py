@@ -22,7 +22,7 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Size
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.format import LAYOUTS
-from slidesr.verify import Finding, Verdict, verify
+from slidesr.verify import Finding, Verdict, Verification, verify
 from slidesr.verify.checks.agreement import (
     magnifications_agree,
     pixel_sizes_agree,

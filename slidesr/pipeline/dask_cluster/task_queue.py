@@ -23,7 +23,7 @@ from slidesr.runtime.closeable import Closeable
 _log = logging.getLogger(__name__)
 _RETRIES = 2
 _LOOK_S = 1.0
-_PATIENCE_S = 30.0  # or ten times the slowest task so far: then a block is sandboxed elsewhere
+_PATIENCE_S = 30.0  # or ten times the slowest task so far: then a block is tried elsewhere
 _GO_ON = "The same command resumes from here."
 
 
