@@ -174,7 +174,7 @@ def test_a_store_that_fails_is_one_line_and_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(FingerprintingStore, "set", failing)
         patch.setattr(Bucket, "read", failing_too)
-        line = rf"file://{output}: cannot be written: RuntimeError: the bucket is gone.* goes on"
+        line = rf"file://{output}: cannot be written: RuntimeError: the bucket is gone.* it resumes"
         with pytest.raises(SlidesrError, match=line):
             upscaled(folder, url(output))
     upscaled(folder, url(output))
