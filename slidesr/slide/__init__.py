@@ -2,6 +2,6 @@
 
 from slidesr.slide._frame import Frame
 from slidesr.slide._slide import Slide, open_slide
-from slidesr.slide._source import Level
+from slidesr.slide.sources.source import Level
 
 __all__ = ["Frame", "Level", "Slide", "open_slide"]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from slidesr.geometry import Size
-from slidesr.slide._source import unreadable
+from slidesr.slide.sources.source import unreadable
 
 # Measured: a 32768 px tile aborts the process inside OpenSlide, where nothing can be caught.
 MAX_TILE_BYTES = 256 * 2**20

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slidesr.geometry import Box, Mpp, Pixels, Size
-from slidesr.slide._source import About, Source
+from slidesr.slide.sources.source import About, Source
 
 CELL_PX = 512
 _CACHED_CELLS = 64

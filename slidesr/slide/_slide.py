@@ -19,14 +19,14 @@ from slidesr.regions.tissue_mask import Tissue
 from slidesr.runtime.closeable import Closeable
 from slidesr.runtime.paths import check_file, is_store
 from slidesr.slide._checks import refuse_names_elsewhere
-from slidesr.slide._filling import FillingSource
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
-from slidesr.slide._icc import under_profile
-from slidesr.slide._image import ImageSource
-from slidesr.slide._openslide import OpenSlideSource
-from slidesr.slide._source import Source
 from slidesr.slide._stamp import Stamp, stamp_of
-from slidesr.slide._tiff import TiffSource, tiff_layout
+from slidesr.slide.sources.by_openslide import OpenSlideSource
+from slidesr.slide.sources.by_pillow import ImageSource
+from slidesr.slide.sources.by_tifffile import TiffSource, tiff_layout
+from slidesr.slide.sources.filling import FillingSource
+from slidesr.slide.sources.icc import under_profile
+from slidesr.slide.sources.source import Source
 
 _TOLERANCE = 0.01  # resolutions within this are equal
 _MAX_RATIO = 1024
@@ -207,7 +207,7 @@ def open_slide(
 def _source(path: Path) -> Source:
     """OpenSlide, unless another reader sees more of the file."""
     if is_store(path):
-        from slidesr.slide._zarr import ZarrSource  # zarr takes 0.2 s to import
+        from slidesr.slide.sources.by_zarr import ZarrSource  # zarr takes 0.2 s to import
 
         return ZarrSource(path)
     check_file(path)

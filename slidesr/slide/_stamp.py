@@ -21,7 +21,7 @@ def stamp_of(path: Path) -> Stamp:
         if path.is_dir():
             stats = [entry for name in os.walk(path) for entry in _stats(Path(name[0]), name[2])]
         elif is_remote(path):
-            from slidesr.slide._zarr import metadata_crc  # zarr takes 0.2 s to import
+            from slidesr.slide.sources.by_zarr import metadata_crc  # zarr takes 0.2 s to import
 
             return 0, metadata_crc(path)
         else:

@@ -33,7 +33,7 @@ from slidesr.geometry import Box, Size
 from slidesr.runtime.paths import check_file
 from slidesr.slide import open_slide
 from slidesr.slide._checks import check_sane, refuse_names_elsewhere
-from slidesr.slide._tiff import TiffSource
+from slidesr.slide.sources.by_tifffile import TiffSource
 
 
 def saved(folder: Path, data: bytes | None, name: str = "a.tif") -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Pixels
 from slidesr.imaging.icc import ICC_CHOICES, ProfileError, profile_name, srgb_profile, to_srgb
-from slidesr.slide._source import About, Source
+from slidesr.slide.sources.source import About, Source
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from slidesr.slide._metadata import (
     provenance_from_description,
     resolution_from_ome,
 )
-from slidesr.slide._source import RGB, WHITE, About, Level, over_background, unreadable
+from slidesr.slide.sources.source import RGB, WHITE, About, Level, over_background, unreadable
 
 _log = logging.getLogger(__name__)
 

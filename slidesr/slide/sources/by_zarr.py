@@ -20,7 +20,7 @@ from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.runtime.paths import as_typed, is_remote
 from slidesr.slide._checks import check_sane
 from slidesr.slide._metadata import mpp_from_um, number
-from slidesr.slide._source import About, levels_from_sizes, unreadable
+from slidesr.slide.sources.source import About, levels_from_sizes, unreadable
 
 _PLANE, _SINGLE = ("c", "y", "x"), ("t", "z")
 _UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}

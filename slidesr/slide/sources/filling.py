@@ -12,7 +12,7 @@ import numpy as np
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Pixels, Size
-from slidesr.slide._source import Source
+from slidesr.slide.sources.source import Source
 
 _log = logging.getLogger(__name__)
 _DEFAULT_TILE = Size(256, 256)  # where the file states none

@@ -18,7 +18,13 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.runtime.paths import IMAGE_FORMATS
 from slidesr.slide._metadata import mpp_from_tiff_tags
-from slidesr.slide._source import WHITE, About, levels_from_sizes, over_background, unreadable
+from slidesr.slide.sources.source import (
+    WHITE,
+    About,
+    levels_from_sizes,
+    over_background,
+    unreadable,
+)
 
 _MAX_PX = 2**28  # a gigabyte
 _MAX_PX_PER_BYTE = 1000  # of a JPEG: plain white takes one byte for 200 px

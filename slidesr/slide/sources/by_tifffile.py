@@ -20,7 +20,13 @@ from slidesr.slide._metadata import (
     provenance_from_description,
     resolution_from_ome,
 )
-from slidesr.slide._source import WHITE, About, levels_from_sizes, over_background, unreadable
+from slidesr.slide.sources.source import (
+    WHITE,
+    About,
+    levels_from_sizes,
+    over_background,
+    unreadable,
+)
 
 _ICC_PROFILE_TAG = 34675
 _SPARSE = 255  # the value of tiles that are not stored
