@@ -101,10 +101,10 @@ def _save_images(folder: Path, images: Mapping[str, U8]) -> Path:
 @pytest.fixture(scope="module")
 def small_blocks() -> Iterator[None]:
     """Many blocks of a small slide: of 256 source pixels, not 512."""
-    from slidesr.pipeline import job
+    from slidesr.pipeline import prepare
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "_LARGEST_TILE_PX", 256)
+        patch.setattr(prepare, "_LARGEST_TILE_PX", 256)
         yield
 
 
