@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slidesr import environment
+from slidesr.api import environment
 from slidesr.cli import run
 
 Told = Callable[[], dict[str, Any]]

@@ -10,7 +10,7 @@ import click
 from slidesr.cli.show import as_json, bytes_text, console, facts, line
 
 if TYPE_CHECKING:
-    from slidesr.environment import Environment
+    from slidesr.api.environment import Environment
     from slidesr.verify.findings import Finding
 
 
@@ -23,7 +23,7 @@ def doctor(context: click.Context, *, json_: bool) -> None:
     Ends with exit code 1 where something that slidesr cannot work without is missing or broken.
     """
     with console.status("looking"):
-        from slidesr.environment import examine
+        from slidesr.api.environment import examine
 
         found = examine(Path())
     if json_:
