@@ -113,5 +113,5 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every block."""
     from slidesr.output.checkpoint import CheckpointTimer
 
-    monkeypatch.setattr(CheckpointTimer, "_LEAST_S", 0.0)
-    monkeypatch.setattr(CheckpointTimer, "_TIMES", 0)
+    monkeypatch.setattr(CheckpointTimer, "_MIN_S", 0.0)
+    monkeypatch.setattr(CheckpointTimer, "_FACTOR", 0)

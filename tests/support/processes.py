@@ -7,13 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-<<<<<<< HEAD
-_EAGER = "from slidesr.output.checkpoint import CheckpointTimer as p; p._LEAST_S = p._TIMES = 0;"
-_SMALL = "import slidesr.pipeline.prepare as job; job._LARGEST_TILE_PX = 256;"
-=======
-_EAGER = "from slidesr.output.checkpoint import Pause as p; p._LEAST_S = p._TIMES = 0;"
+_EAGER = "from slidesr.output.checkpoint import CheckpointTimer as p; p._MIN_S = p._FACTOR = 0;"
 _SMALL = "import slidesr.pipeline.prepare as q; q._LARGEST_TILE_PX = 256;"
->>>>>>> tests2
 # The command, with a checkpoint after every block, and blocks of 256 source pixels.
 MAIN = [sys.executable, "-c", f"{_EAGER} {_SMALL} from slidesr.cli import main; main()"]
 
