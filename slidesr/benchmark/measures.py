@@ -1,4 +1,4 @@
-"""All numbers of one image by one method, and of one set of images."""
+"""Image metrics of every method's output on one image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from slidesr.imaging import metrics
 from slidesr.imaging.resample import bicubic_down
 
 _F64 = NDArray[np.float64]
-_EQUAL_DB = 100.0  # what equal images count in a mean, where infinity would be no number
+_EQUAL_DB = 100.0  # PSNR of identical images, so that means stay finite
 
 
 def _finite_psnr(psnr: Callable[[Pixels, Pixels], float], image: Pixels, high: Pixels) -> float:
     return min(psnr(image, high), _EQUAL_DB)
 
 
-_OF_PAIR: dict[str, Callable[[Pixels, Pixels], float]] = {
+_PAIRWISE: dict[str, Callable[[Pixels, Pixels], float]] = {
     "psnr_db": lambda image, high: _finite_psnr(metrics.psnr_db, image, high),
     "psnr_y_db": lambda image, high: _finite_psnr(metrics.psnr_y_db, image, high),
     "mse": metrics.mse,
@@ -36,51 +36,54 @@ _OF_PAIR: dict[str, Callable[[Pixels, Pixels], float]] = {
 
 @dataclass(frozen=True)
 class Enlarged:
-    """One image at one scale by all methods, and how far each looks from the truth."""
+    """One image upscaled by all methods, with perceptual distances to the original."""
 
     subject: Subject
     low: Pixels  # [h, w, 3]
     high: Pixels  # [h*s, w*s, 3]
-    made: Sequence[Pixels]  # by method, as high
+    outputs: Sequence[Pixels]  # by method, shaped like high
     distances: dict[str, list[float]]  # of `PerceptualMetric`: metric -> by method
-    embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], the first of high
-    features: NDArray[np.float32]  # [1 + methods, d], what a classifier judges by, or [0, 0]
+    embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], high first
+    features: NDArray[np.float32]  # classifier input: [1 + methods, d], high first; or [0, 0]
 
 
 def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool) -> tuple[str, ...]:
-    """The metrics that images of these sizes allow: MS-SSIM wants 161 px a side."""
+    """Returns the metrics applicable to these sizes: MS-SSIM needs 161 px per side."""
     least = min(min(size.width, size.height) for size in sizes)
     return tuple(
         name
-        for name in (*_OF_PAIR, *distances, "consistency")
+        for name in (*_PAIRWISE, *distances, "consistency")
         if (by_author or not name.endswith("_author"))
         and (least >= metrics.MS_SSIM_SIDE_PX or not name.startswith("ms_ssim"))
     )
 
 
 def measured(names: Sequence[str], enlarged: Enlarged) -> _F64:
-    """f64[methods, metrics]."""
+    """Computes the named metrics of all outputs: f64[methods, metrics]."""
     return np.array(
-        [[_one(name, index, enlarged) for name in names] for index in range(len(enlarged.made))]
+        [
+            [_score(name, index, enlarged) for name in names]
+            for index in range(len(enlarged.outputs))
+        ]
     )
 
 
-def _one(name: str, index: int, enlarged: Enlarged) -> float:
-    made = enlarged.made[index]
+def _score(name: str, index: int, enlarged: Enlarged) -> float:
+    output = enlarged.outputs[index]
     if name in enlarged.distances:
         return enlarged.distances[name][index]
     if name == "consistency":
         scale = len(enlarged.high) // len(enlarged.low)
-        return metrics.mean_absolute(bicubic_down(made, scale), enlarged.low)
-    return _OF_PAIR[name](made, enlarged.high)
+        return metrics.mean_absolute(bicubic_down(output, scale), enlarged.low)
+    return _PAIRWISE[name](output, enlarged.high)
 
 
 def nuclei(enlarged: Enlarged) -> NDArray[np.int64]:
-    """[methods, 3]: nuclei in the high resolution, in the method's image, and in both."""
+    """Counts nuclei in the high resolution, in the output, and in both: i64[methods, 3]."""
     um_per_px = enlarged.subject.um_per_px
     high = find_nuclei(enlarged.high, um_per_px)
     counts = []
-    for made in enlarged.made:
-        found = find_nuclei(made, um_per_px)
+    for output in enlarged.outputs:
+        found = find_nuclei(output, um_per_px)
         counts.append([len(high), len(found), matched_nuclei(found, high, um_per_px)])
     return np.array(counts, np.int64).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""What is compared: everything that enlarges an image by a scale, by name."""
+"""The compared upscaling methods: classical filters, our models, and third-party networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BICUBIC = "bicubic"
 
 @dataclass(frozen=True)
 class Method:
-    """Enlarges u8[h, w, 3] to u8[h*scale, w*scale, 3]; `facts` are what a reader wants to know."""
+    """Upscales u8[h, w, 3] to u8[h*scale, w*scale, 3]; `facts` describe it in reports."""
 
     name: str
     enlarge: Callable[[Pixels], Pixels]
@@ -30,9 +30,9 @@ class Method:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model to compare: a shipped name or a file, and `upscale`'s options for it.
+    """A model to compare: a shipped name or a file, with options of `upscale`.
 
-    A file may be of others, to which those options do not apply.
+    The file may hold a third-party network, to which these options do not apply.
     """
 
     name_or_path: str
@@ -41,7 +41,8 @@ class Wanted:
 
     @classmethod
     def parse(cls, text: str, tolerance: float | None = None) -> Wanted:
-        """
+        """Parses NAME or NAME@PERCEPTION.
+
         >>> Wanted.parse("wa-srgan-x4@0.5")
         Wanted(name_or_path='wa-srgan-x4', perception=0.5, tolerance=None)
         """
@@ -49,46 +50,49 @@ class Wanted:
         try:
             return cls(name if at else text, float(share) if at else None, tolerance)
         except ValueError:
-            return cls(text, None, tolerance)  # a file whose name has an @
+            return cls(text, None, tolerance)  # a file with an @ in its name
 
     @cached_property
     def scale(self) -> int:
-        if self._is_of_others:
+        if self._is_third_party:
             return ThirdParty(self._path, Engine()).scale
         return read_spec(self._path).generator.scale
 
     def method(self, engine: Engine) -> Method:
-        if not self._is_of_others:
+        if not self._is_third_party:
             options = {"perception": self.perception, "tolerance": self.tolerance}
             return of_model(load_model(self.name_or_path, engine, **options))
         if self.perception is not None or self.tolerance is not None:
-            raise RefusedError(f"{self._path}: not a model of slidesr, so no @ and no --tolerance")
-        return of_others(ThirdParty(self._path, engine))
+            raise RefusedError(
+                f"{self._path}: not a slidesr model; @ and --tolerance do not apply to it"
+            )
+        return of_third_party(ThirdParty(self._path, engine))
 
     @property
     def _path(self) -> Path:
         return find_model(self.name_or_path)
 
     @property
-    def _is_of_others(self) -> bool:
+    def _is_third_party(self) -> bool:
         return is_third_party(self._path)
 
 
 def wanted_models(
     texts: Sequence[str], scales: Sequence[int], tolerance: float | None = None
 ) -> list[Wanted]:
-    """The models asked for, each of one of the scales, or all that are shipped.
+    """Parses the requested models; without any, returns all shipped models of these scales.
 
-    Of the shipped ones the baselines come first, and fidelity before GAN. With a tolerance each is
-    there twice, the second time made consistent to it.
+    Shipped models are ordered baselines first, then fidelity before GAN. With a tolerance each
+    model is included twice, without and with consistency enforced. Raises RefusedError on a model
+    whose scale is not compared.
     """
     texts = texts or [spec.name for spec in _shipped(scales)]
     tolerances = [None] if tolerance is None else [None, tolerance]
     wanted = [Wanted.parse(text, each) for text in texts for each in tolerances]
     for each in wanted:
         if each.scale not in scales:
-            told = ", ".join(f"x{scale}" for scale in scales)
-            raise RefusedError(f"{each.name_or_path} is x{each.scale}; compared are {told}")
+            listed = ", ".join(f"x{scale}" for scale in scales)
+            raise RefusedError(f"{each.name_or_path} is x{each.scale}, not among {listed}")
     return wanted
 
 
@@ -101,17 +105,17 @@ def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
 
 
 def methods_for(wanted: Sequence[Wanted], engine: Engine, scale: int) -> list[Method]:
-    """The classical methods, then those of the models that enlarge by `scale`."""
+    """Returns the classical methods, followed by the models of this scale."""
     models = [each.method(engine) for each in wanted if each.scale == scale]
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
-            raise RefusedError(f"two models are named {name}. Give one of them.")
+            raise RefusedError(f"two models are named {name}: give only one of them")
     return [*classical(scale), *models]
 
 
 def classical(scale: int) -> list[Method]:
-    """What learns nothing."""
+    """Returns the methods without learning."""
     facts = {"kind": "classical"}
     return [
         Method("nearest", lambda low: low.repeat(scale, 0).repeat(scale, 1), facts),
@@ -121,7 +125,7 @@ def classical(scale: int) -> list[Method]:
 
 
 def of_model(model: Model) -> Method:
-    """A model as a method."""
+    """Wraps a slidesr model as a method."""
     spec, engine = model.spec, model.engine
     facts = {
         "kind": spec.generator.architecture,
@@ -134,8 +138,8 @@ def of_model(model: Model) -> Method:
     return Method(model.label, model.enlarge, facts)
 
 
-def of_others(network: ThirdParty) -> Method:
-    """A network of others as a method."""
+def of_third_party(network: ThirdParty) -> Method:
+    """Wraps a third-party network as a method."""
     facts = {
         "kind": network.architecture,
         "sha256": network.sha256,
@@ -145,6 +149,6 @@ def of_others(network: ThirdParty) -> Method:
 
 
 def leading(methods: Sequence[Method]) -> Method:
-    """The one whose best and worst cases are shown: our own for fidelity, else the last."""
+    """Selects the method whose best and worst cases are shown: a fidelity model if possible."""
     faithful = [method for method in methods if method.facts.get("stage") == "fidelity"]
     return (faithful or list(methods))[-1]

@@ -1,4 +1,4 @@
-"""How alike images look to a network: of two images, and of two sets of them."""
+"""Perceptual metrics and embeddings computed with the histology encoder or ImageNet networks."""
 
 from __future__ import annotations
 
@@ -17,44 +17,47 @@ from slidesr.nets.encoder import distance_of_maps
 from slidesr.nets.layers import as_tensor
 
 _TILE_PX = 64
-LEAST_PX = _TILE_PX  # a side of an image that has an embedding
+MIN_SIDE_PX = _TILE_PX  # of an image, to have an embedding
 
 _F64 = NDArray[np.float64]
 
 
 class PerceptualMetric:
-    """The histology encoder as a judge, and VGG19 beside it where its weights are given.
+    """Perceptual distances by the histology encoder, and by VGG19 if its weights are given.
 
-    Their distances have the form of LPIPS (Zhang et al. 2018, arXiv 1801.03924) with all weights 1:
-    they are no LPIPS, as the Frechet distance of these embeddings is no FID of Inception's.
+    Distances follow LPIPS (Zhang et al. 2018, arXiv 1801.03924) with all weights 1. They are not
+    comparable with published LPIPS, nor is the Frechet distance of the embeddings with
+    Inception-based FID.
     """
 
     def __init__(self, vgg19: Path | None = None) -> None:
-        """`vgg19` as for `nets.imagenet.vgg19_features`; RefusedError where it is no such file."""
+        """Raises RefusedError unless `vgg19` is a file that `vgg19_features` can read."""
         self._encoder = read_encoder(find_encoder())[1]
-        self._judges: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {"distance": self._encoder}
+        self._networks: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {
+            "distance": self._encoder
+        }
         if vgg19 is not None:
             network = vgg19_features(vgg19, normalised=True, stages=True)
-            self._judges["vgg19_distance"] = network.requires_grad_(False).eval()
+            self._networks["vgg19_distance"] = network.requires_grad_(False).eval()
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of its distances."""
-        return tuple(self._judges)
+        """Names of the distances."""
+        return tuple(self._networks)
 
     @torch.inference_mode()
     def distances(self, images: Sequence[Pixels], reference: Pixels) -> dict[str, list[float]]:
-        """Each distance of each image, u8[h, w, 3], from the reference; 0 if equal."""
-        found = {}
-        for name, maps in self._judges.items():
+        """Computes each distance of each image, u8[h, w, 3], to the reference; 0 if identical."""
+        distances = {}
+        for name, maps in self._networks.items():
             truth = maps(as_tensor(reference))
             each = (distance_of_maps(maps(as_tensor(image)), truth) for image in images)
-            found[name] = [float(distance) for distance in each]
-        return found
+            distances[name] = [float(distance) for distance in each]
+        return distances
 
     @torch.inference_mode()
     def embeddings(self, image: Pixels) -> _F64:
-        """f64[n, d], one of each whole tile of 64 px of u8[h, w, 3], for `metrics.frechet`."""
+        """Embeds each whole 64 px tile of u8[h, w, 3]: f64[n, d], for `metrics.frechet`."""
         pixels = as_tensor(image)
         rows, columns = (length // _TILE_PX for length in pixels.shape[2:])
         tiles = pixels[:, :, : rows * _TILE_PX, : columns * _TILE_PX]
@@ -64,24 +67,24 @@ class PerceptualMetric:
         return embedded
 
     def features(self, image: Pixels) -> _F64:
-        """What a classifier may judge by: `embeddings`, pooled over the tiles: f64[2 * d]."""
+        """Computes classifier features: `embeddings` pooled over the tiles, f64[2 * d]."""
         return pooled(self.embeddings(image))
 
 
 class ResNeXt:
-    """The classifier of the paper's downstream test, as a judge."""
+    """The feature extractor of the paper's downstream classifier."""
 
     def __init__(self, weights: Path) -> None:
-        """As `nets.imagenet.resnext101_features`."""
+        """Raises RefusedError unless `resnext101_features` can read the weights."""
         self._network = resnext101_features(weights).requires_grad_(False).eval()
 
     @torch.inference_mode()
     def features(self, image: Pixels) -> _F64:
-        """What a classifier may judge u8[h, w, 3] by: f64[2048]."""
+        """Computes classifier features of u8[h, w, 3]: f64[2048]."""
         features: _F64 = self._network(as_tensor(image))[0].double().numpy()
         return features
 
 
 def pooled(embeddings: _F64) -> _F64:
-    """[tiles, d] -> [2 * d]: mean and spread over the tiles."""
+    """Mean and standard deviation over the tiles: [tiles, d] -> [2 * d]."""
     return np.concatenate([embeddings.mean(axis=0), embeddings.std(axis=0)])

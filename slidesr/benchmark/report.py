@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds everything it shows and asks nobody for anything."""
+"""The HTML report: a single self-contained file without external requests."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _PAGE = files("slidesr.benchmark") / "page"
 
 @dataclass(frozen=True)
 class Case:
-    """One place of one image, as every method makes it."""
+    """A crop of one image in every method's output."""
 
     scale: int
     subject: str
-    why: str  # "worst", "typical" or "best", by what the leading method gains
+    why: str  # "worst", "typical" or "best", by gain of the main method
     low: Pixels  # [h, w, 3]
     high: Pixels  # [h*s, w*s, 3]
-    made: Mapping[str, Pixels]  # method -> as high
-    psnr_db: Mapping[str, float]  # method -> of the whole image
+    outputs: Mapping[str, Pixels]  # method -> output, shaped like high
+    psnr_db: Mapping[str, float]  # method -> PSNR of the whole image
 
 
 def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
-    """Writes the page; the same results and cases give the same bytes."""
+    """Writes the report; identical input gives identical bytes."""
     texts = {name: (_PAGE / name).read_text() for name in ("page.html", "page.css", "page.js")}
     pages = Environment(loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined)
     page = pages.get_template("page.html").render(
@@ -78,7 +78,7 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """What its colour tells: nothing learnt, a baseline, ours for fidelity, ours by GAN."""
+    """Classifies a method for colouring: classical, baseline, fidelity or gan."""
     if facts.get("kind") != "WA-SRGAN":
         return "classical" if facts.get("kind") == "classical" else "baseline"
     return str(facts.get("stage", "gan"))
@@ -90,7 +90,7 @@ def _other_parts(rows: Sequence[ScoreRow]) -> list[tuple[str, str, str]]:
 
 
 def _table(data: str, part: str, unit: str, rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    """A line for each method, a cell for each metric; the best of each column is marked."""
+    """Builds one row per method and one cell per metric; marks the best of each column."""
     chosen = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
     metrics = [name for name in HEADINGS if any(row.metric == name for row in chosen)]
     best = {
@@ -125,7 +125,7 @@ def _cell(row: ScoreRow, best: float) -> dict[str, Any]:
 
 
 def _plane(data: str, rows: Sequence[ScoreRow], methods: Sequence[str]) -> dict[str, Any] | None:
-    """PSNR against perceptual distance: the plane of Blau and Michaeli 2018, arXiv 1711.06077."""
+    """Builds the perception-distortion plane (Blau and Michaeli 2018, arXiv 1711.06077)."""
     means = {
         (row.method, row.metric): row.mean
         for row in rows
@@ -145,7 +145,7 @@ def _plane(data: str, rows: Sequence[ScoreRow], methods: Sequence[str]) -> dict[
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Round numbers that enclose the values, four to eight of them."""
+    """Chooses four to eight round numbers that enclose the values."""
     low, high = min(values), max(values)
     spread = max(high - low, 1e-3)
     power = 10.0 ** np.floor(np.log10(spread))
@@ -160,7 +160,7 @@ def _share(value: float, ticks: Sequence[float]) -> float:
 
 
 def _boxes(results: Results, scale: int) -> list[dict[str, Any]]:
-    """Tukey's boxes of each method over all images; whiskers from the least to the greatest."""
+    """Builds box plots of each method over all images; whiskers are minimum and maximum."""
     plots = []
     for metric in _BOXED:
         values = {name: scores[metric] for name, scores in results.scores[scale].items()}
@@ -188,8 +188,8 @@ def _case(case: Case) -> dict[str, Any]:
     pictures: list[tuple[str, Pixels, str | None]] = [("low resolution", case.low, None)]
     pictures += [
         (name, image, f"{case.psnr_db[name]:.2f} dB")
-        for name, image in case.made.items()
-        if name != "nearest"  # the low resolution shows the same
+        for name, image in case.outputs.items()
+        if name != "nearest"  # looks like the low resolution
     ]
     pictures.append(("high resolution", case.high, None))
     return {
@@ -197,7 +197,7 @@ def _case(case: Case) -> dict[str, Any]:
         "why": case.why,
         "width": case.high.shape[1],
         "height": case.high.shape[0],
-        "pictures": [(name, _data_uri(image), said) for name, image, said in pictures],
+        "pictures": [(name, _data_uri(image), caption) for name, image, caption in pictures],
     }
 
 
@@ -208,7 +208,7 @@ def _data_uri(image: Pixels) -> str:
 
 
 def _plain_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A table for each scale and data set, its columns as the rows have them."""
+    """Builds one table per scale and data set, with the columns of the rows."""
 
     def of(row: Mapping[str, Any]) -> tuple[int, str]:
         return row["scale"], row["data"]

@@ -1,4 +1,4 @@
-"""What can be said of a mean: how wide it is, and whether it differs from bicubic's."""
+"""Confidence intervals of means and paired tests against bicubic."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from slidesr.benchmark.methods import BICUBIC
 from slidesr.benchmark.results import ScoreRow, Subject, by_data
 
 _RESAMPLES = 2000
-_COVERED = (2.5, 97.5)  # percentiles
-_LEAST_FOR_TEST = 6  # below, no outcome reaches p < 0.05
+_INTERVAL = (2.5, 97.5)  # percentiles
+_MIN_PAIRS = 6  # with fewer pairs p < 0.05 is impossible
 
 _F64 = NDArray[np.float64]
-Scores = Mapping[str, Mapping[str, Sequence[float]]]  # method -> metric -> by subject
+Scores = Mapping[str, Mapping[str, Sequence[float]]]  # method -> metric -> subject
 
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """A mean with its standard deviation and its 95% interval; None where n is too small."""
+    """A mean with standard deviation and 95% confidence interval; None if n < 2."""
 
     n: int
     mean: float
@@ -33,52 +33,52 @@ class MeanEstimate:
 
 
 def estimate(values: Sequence[float] | _F64, seed: int = 0) -> MeanEstimate:
-    """The interval is the bootstrap's, by percentiles: Efron and Tibshirani 1993, chapter 13.
+    """Estimates the mean with a percentile bootstrap interval (Efron and Tibshirani 1993, ch. 13).
 
-    Values of one seed and one n are drawn alike, so intervals of paired values are comparable.
+    The same seed and n give the same resamples, so intervals of paired values are comparable.
     """
     x: _F64 = np.asarray(values, np.float64)
     n, mean = len(x), float(x.mean())
     if n < 2:
         return MeanEstimate(n, mean, None, None, None)
     drawn = np.random.default_rng(seed).integers(n, size=(_RESAMPLES, n))
-    low, high = np.percentile(x[drawn].mean(axis=1), _COVERED)
+    low, high = np.percentile(x[drawn].mean(axis=1), _INTERVAL)
     return MeanEstimate(n, mean, float(x.std(ddof=1)), float(low), float(high))
 
 
 def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> float | None:
-    """The two-sided p of Wilcoxon's signed-rank test (1945, Biometrics Bulletin 1:80).
+    """Two-sided p-value of Wilcoxon's signed-rank test (1945, Biometrics Bulletin 1:80).
 
     None for fewer than six pairs.
     """
     differences: _F64 = np.subtract(values, others)
-    if len(differences) < _LEAST_FOR_TEST:
+    if len(differences) < _MIN_PAIRS:
         return None
     if not differences.any():
         return 1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that ties make it choose the normal approximation
+        warnings.simplefilter("ignore")  # ties: normal approximation
         return float(wilcoxon(differences).pvalue)
 
 
 def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[ScoreRow]:
-    """The rows of one scale: each data set whole, by slide, by label, and with slides as units.
+    """Summarises one scale: each data set as a whole, by slide, by label, and averaged per slide.
 
-    Images of one slide are not independent of each other: where a data set has several slides, the
-    rows whose unit is the slide are the ones to trust, wide as they are.
+    Images of one slide are not independent. For data sets with several slides, prefer the rows with
+    unit "slide", whose wider intervals account for this.
     """
     rows = []
     for data, whole in by_data(subjects).items():
         for part, chosen in _parts(subjects, whole).items():
-            rows += _rows(scale, data, part, "image", _taken(scores, [[i] for i in chosen]))
+            rows += _rows(scale, data, part, "image", _unit_means(scores, [[i] for i in chosen]))
         slides = _groups(subjects, whole, "slide")
         if len(slides) > 1:
-            rows += _rows(scale, data, "all", "slide", _taken(scores, list(slides.values())))
+            rows += _rows(scale, data, "all", "slide", _unit_means(scores, list(slides.values())))
     return rows
 
 
 def _parts(subjects: Sequence[Subject], whole: list[int]) -> dict[str, list[int]]:
-    """Which subjects are in which part; a part that would be the whole is left out."""
+    """Maps parts to subject indices; parts equal to the whole are omitted."""
     parts = {"all": whole}
     for kind in ("label", "slide"):
         for value, chosen in _groups(subjects, whole, kind).items():
@@ -95,8 +95,8 @@ def _groups(subjects: Sequence[Subject], whole: list[int], kind: str) -> dict[st
     return groups
 
 
-def _taken(scores: Scores, units: Sequence[Sequence[int]]) -> dict[str, dict[str, _F64]]:
-    """The mean of each unit: method -> metric -> f64[units]."""
+def _unit_means(scores: Scores, units: Sequence[Sequence[int]]) -> dict[str, dict[str, _F64]]:
+    """Averages within each unit: method -> metric -> f64[units]."""
     return {
         method: {
             name: np.array([np.mean([values[i] for i in unit]) for unit in units])
@@ -112,7 +112,7 @@ def _rows(
     rows = []
     for method, by_metric in values.items():
         for metric, x in by_metric.items():
-            told = estimate(x)
+            stats = estimate(x)
             p = None if method == BICUBIC else paired_p(x, values[BICUBIC][metric])
             rows.append(
                 ScoreRow(
@@ -122,11 +122,11 @@ def _rows(
                     part,
                     unit,
                     metric,
-                    told.n,
-                    told.mean,
-                    told.sd,
-                    told.low,
-                    told.high,
+                    stats.n,
+                    stats.mean,
+                    stats.sd,
+                    stats.low,
+                    stats.high,
                     p,
                 )
             )

@@ -1,4 +1,4 @@
-"""The comparison of methods on images whose high resolution is known."""
+"""Compares upscaling methods on images with known high resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slidesr.benchmark.downstream import Downstream
 from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.pairs import ImagePair
-from slidesr.benchmark.perceptual import LEAST_PX, PerceptualMetric, ResNeXt, pooled
+from slidesr.benchmark.perceptual import MIN_SIDE_PX, PerceptualMetric, ResNeXt, pooled
 from slidesr.benchmark.results import Found, Results, ScoreRow, Store, Subject, by_data
 from slidesr.benchmark.statistics import summary
 from slidesr.errors import RefusedError
@@ -32,64 +32,62 @@ from slidesr.runtime.ordered_map import ordered_map
 
 _F64 = NDArray[np.float64]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
-_AHEAD = 4  # images whose metrics wait for a thread
+_AHEAD = 4  # upscaled images queued for metrics
 
 Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What decides the numbers, besides images, methods and machine."""
+    """Options that determine the scores, besides images, methods and machine."""
 
     scales: tuple[int, ...] = (4,)
-    degradation: str = "bicubic"  # "scanner", or "own" where each image has a low one beside it
-    jpeg_quality: int | None = None  # the low resolution is compressed first, as slides are
-    seed: int = 0  # of the scanner's noise
-    downstream: bool = False  # also count nuclei and ask a classifier
-    by_author: bool = False  # also the metrics as the author of WA-SRGAN computes them
+    degradation: str = "bicubic"  # or "scanner", or "own" for given low-resolution images
+    jpeg_quality: int | None = None  # compress the low resolution, as in slides
+    seed: int = 0  # of the simulated scanner's noise
+    downstream: bool = False  # also detect nuclei and run a classifier
+    by_author: bool = False  # also metrics as computed by the author of WA-SRGAN
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which images by which methods; `methods` makes those of a scale, bicubic among them."""
+    """Images and methods to compare; `methods` returns those of a scale, including bicubic."""
 
     pairs: Sequence[ImagePair]
     methods: Callable[[int], list[Method]]
     options: ComparisonOptions = ComparisonOptions()
-    labelled: Sequence[
-        ImagePair
-    ] = ()  # patches that teach the classifier; those of `pairs` if none
-    vgg19: Path | None = None  # its weights, for one more distance
-    resnext101: Path | None = None  # its weights, for the classifier; else the encoder's embeddings
+    labelled: Sequence[ImagePair] = ()  # to train the classifier; default `pairs`
+    vgg19: Path | None = None  # weights, for an additional distance
+    resnext101: Path | None = None  # weights, for the classifier; default: the encoder
 
     @cached_property
-    def eye(self) -> PerceptualMetric:
+    def perceptual(self) -> PerceptualMetric:
         return PerceptualMetric(self.vgg19)
 
     @cached_property
     def features_of(self) -> Callable[[Pixels], _F64]:
-        """What the classifier judges an image by, f64[d]."""
-        return (ResNeXt(self.resnext101) if self.resnext101 else self.eye).features
+        """Computes the classifier's features of an image, f64[d]."""
+        return (ResNeXt(self.resnext101) if self.resnext101 else self.perceptual).features
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Those that the images allow; RefusedError where one is too small for most."""
+        """Metrics applicable to the images; raises RefusedError if one is smaller than a tile."""
         sizes = {pair.high: image_size(pair.high) for pair in self.pairs}
         path, size = min(sizes.items(), key=lambda item: min(item[1].width, item[1].height))
-        if min(size.width, size.height) < LEAST_PX:
-            raise RefusedError(f"{path}: {size} px are too few: give {LEAST_PX} px a side")
-        return measurable(list(sizes.values()), self.eye.metrics, self.options.by_author)
+        if min(size.width, size.height) < MIN_SIDE_PX:
+            raise RefusedError(f"{path}: {size} px; at least {MIN_SIDE_PX} px per side are needed")
+        return measurable(list(sizes.values()), self.perceptual.metrics, self.options.by_author)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
-        """What was done to which images; the same for the same files. It reads them all."""
+        """Options and hashes of all input files, which are read for it; stored with the results."""
         digest = hashlib.sha256()
         for path in _files([*self.pairs, *self.labelled]):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-        judges = {"vgg19_sha256": self.vgg19, "resnext101_sha256": self.resnext101}
+        networks = {"vgg19_sha256": self.vgg19, "resnext101_sha256": self.resnext101}
         return {
             **asdict(self.options),
-            **{name: sha256_of(path) for name, path in judges.items() if path},
+            **{name: sha256_of(path) for name, path in networks.items() if path},
             "scales": list(self.options.scales),
             "metrics": list(self.metrics),
             "images": len(self.pairs),
@@ -97,7 +95,7 @@ class Comparison:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What a stopped comparison is known by."""
+        """Everything that must match to resume an unfinished comparison."""
         return {
             "protocol": self.protocol,
             "subjects": [pair.subject.name for pair in self.pairs],
@@ -111,39 +109,37 @@ class Comparison:
     def found(
         self, scale: int, methods: Sequence[Method], indices: Sequence[int]
     ) -> Iterator[tuple[int, Found]]:
-        """The numbers of these images: networks in this thread, the rest in two more."""
+        """Measures these images: networks in this thread, metrics in two others."""
         work = partial(_found, self.metrics, self.options.downstream)
         enlarged = (self.enlarged(scale, methods, self.pairs[index]) for index in indices)
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
 
     def enlarged(self, scale: int, methods: Sequence[Method], pair: ImagePair) -> Enlarged:
-        """One image by all methods, once it is cut to a multiple of the scale."""
+        """Upscales one image, cropped to a multiple of the scale, with all methods."""
         high = _cut(read_rgb(pair.high), scale)
         low = self._low(pair, high, scale)
-        made = [method.enlarge(low) for method in methods]
-        looks = np.stack([self.eye.embeddings(image) for image in (high, *made)])
+        outputs = [method.enlarge(low) for method in methods]
+        embeddings = np.stack([self.perceptual.embeddings(image) for image in (high, *outputs)])
         return Enlarged(
             pair.subject,
             low,
             high,
-            made,
-            self.eye.distances(made, high),
-            looks.astype(np.float32),
-            self._features([high, *made], looks).astype(np.float32),
+            outputs,
+            self.perceptual.distances(outputs, high),
+            embeddings.astype(np.float32),
+            self._features([high, *outputs], embeddings).astype(np.float32),
         )
 
     def _features(self, images: Sequence[Pixels], embeddings: _F64) -> _F64:
-        """[images, d], or [0, 0] where no classifier is asked."""
+        """Classifier features: [images, d], or [0, 0] without downstream tasks."""
         if not self.options.downstream:
             return np.empty((0, 0))
         if self.resnext101:
             return np.stack([self.features_of(image) for image in images])
-        return np.stack(
-            [pooled(each) for each in embeddings]
-        )  # as `PerceptualMetric.features`, made already
+        return np.stack([pooled(tiles) for tiles in embeddings])  # = `PerceptualMetric.features`
 
     def _low(self, pair: ImagePair, high: Pixels, scale: int) -> Pixels:
-        """What the methods are given: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
+        """Reads or computes the methods' input: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
         options = self.options
         if pair.low is not None:
             low = read_rgb(pair.low)
@@ -157,10 +153,10 @@ class Comparison:
 
 
 def compare(comparison: Comparison, store: Store, report: Report) -> Results:
-    """Measures all methods at all scales; what the store has already is not made again.
+    """Measures all methods at all scales; images that are already in the store are skipped.
 
-    `report` is told how many images of how many are done. Memory: the embeddings of one scale,
-    16 kB for each method and 256 px squared.
+    `report` receives the number of finished and of all images. Memory: the embeddings of one scale,
+    16 kB per method and 256 x 256 px.
     """
     subjects = [pair.subject for pair in comparison.pairs]
     total, done = len(subjects) * len(comparison.options.scales), 0
@@ -199,7 +195,7 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
 
 
 def mean_scores(comparison: Comparison, report: Report) -> dict[str, dict[str, dict[str, float]]]:
-    """Data set -> method -> metric -> mean at the one scale of a comparison: for a card."""
+    """Computes data set -> method -> metric -> mean, for a model card; needs a single scale."""
     (scale,) = comparison.options.scales
     methods, subjects = comparison.methods(scale), [pair.subject for pair in comparison.pairs]
     found = []
@@ -212,7 +208,7 @@ def mean_scores(comparison: Comparison, report: Report) -> dict[str, dict[str, d
 
 
 def means(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
-    """Data set -> method -> metric -> mean over all its images, of the rows of one scale."""
+    """Extracts data set -> method -> metric -> mean over all images from rows of one scale."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         if (row.part, row.unit) == ("all", "image"):
@@ -228,7 +224,7 @@ def _found(names: Sequence[str], downstream: bool, enlarged: Enlarged) -> Found:
 def _by_method(
     methods: Sequence[str], names: Sequence[str], found: Sequence[Found]
 ) -> dict[str, dict[str, list[float]]]:
-    """Method -> metric -> a number for each image."""
+    """Rearranges to method -> metric -> score per image."""
     table = np.stack([each.scores for each in found])  # [images, methods, metrics]
     return {
         method: {name: table[:, i, j].tolist() for j, name in enumerate(names)}
@@ -239,27 +235,31 @@ def _by_method(
 def _fid_rows(
     scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[Found]
 ) -> list[ScoreRow]:
-    """The Frechet distance of all made tiles of a data set from all true ones."""
+    """Frechet distance per data set between the tiles of the outputs and of the originals."""
     rows = []
-    for data, of in by_data(subjects).items():
-        looks = [found[index].embeddings for index in of]
-        true, *made = (np.concatenate(part).astype(np.float64) for part in zip(*looks, strict=True))
-        for method, tiles in zip(methods, made, strict=True):
+    for data, indices in by_data(subjects).items():
+        embeddings = [found[index].embeddings for index in indices]
+        true, *outputs = (
+            np.concatenate(part).astype(np.float64) for part in zip(*embeddings, strict=True)
+        )
+        for method, tiles in zip(methods, outputs, strict=True):
             fid = metrics.frechet(tiles, true)
-            rows.append(ScoreRow(scale, method, data, "all", "image", "fid", len(looks), fid))
+            rows.append(ScoreRow(scale, method, data, "all", "image", "fid", len(indices), fid))
     return rows
 
 
 def _running_rows(
     scale: int, subjects: Sequence[Subject], scores: dict[str, dict[str, list[float]]]
 ) -> list[ScoreRow]:
-    """The author's mean PSNR, of the images in their order."""
+    """PSNR averaged like the author's code does, which depends on the order of the images."""
     rows = []
-    for data, of in by_data(subjects).items():
+    for data, indices in by_data(subjects).items():
         for method, by_metric in scores.items():
-            psnr_db = metrics.running_psnr_db_author([by_metric["mse"][index] for index in of])
+            psnr_db = metrics.running_psnr_db_author([by_metric["mse"][index] for index in indices])
             metric = "running_psnr_db_author"
-            rows.append(ScoreRow(scale, method, data, "all", "image", metric, len(of), psnr_db))
+            rows.append(
+                ScoreRow(scale, method, data, "all", "image", metric, len(indices), psnr_db)
+            )
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Training patches: random crops of images held in memory, varied, and their low resolution."""
+"""Training patches: augmented random crops of images held in memory, and their low resolution."""
 
 from __future__ import annotations
 
@@ -25,44 +25,50 @@ _DEGRADATIONS = ("bicubic", "scanner", "levels")
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """What is drawn, and how it is varied. Sizes are high-resolution pixels.
+    """How patches are drawn and augmented. Sizes are in high-resolution pixels.
 
-    The low resolution is made of the high one by Pillow's antialiased "bicubic" at 8 bits, the
-    paper's protocol, or as a "scanner" would make it; or with "levels" it is the slide's own next
-    level, as `slidesr patches` writes it beside DATA.
+    `degradation` selects the source of the low resolution: Pillow's antialiased "bicubic" at 8 bits
+    (the paper's protocol), a simulated "scanner", or "levels", the next pyramid level of the slide
+    as written by `slidesr patches --pairs` next to DATA.
     """
 
     patch_px: int = 128
-    context_px: int = 16  # drawn around a patch, so that its low resolution has no border effect
-    weights: dict[str, float] = field(default_factory=dict)  # by top folder, by area; 1 if absent
+    context_px: int = (
+        16  # margin drawn around a patch to avoid border effects in the low resolution
+    )
+    weights: dict[str, float] = field(
+        default_factory=dict
+    )  # sampling weight by top folder, times area; default 1
     stain_jitter: float = 0.0  # largest relative change of a stain's density (Tellez 2018)
     colour_jitter: float = 0.0  # largest relative change of a colour channel's gain and black level
     degradation: str = "bicubic"
     scanner: Scanner = field(default_factory=Scanner)
-    jpeg_share: float = 0.0  # of the low resolutions, bicubic or scanner, compressed last of all
-    jpeg_quality: tuple[int, int] = (30, 95)  # worst and best, drawn evenly
+    jpeg_share: float = 0.0  # share of JPEG-compressed low-resolution patches, not with "levels"
+    jpeg_quality: tuple[int, int] = (30, 95)  # lowest and highest, drawn uniformly
 
     def __post_init__(self) -> None:
         if self.patch_px < 1 or self.context_px < 0:
             raise ValueError("patch_px must be positive, context_px at least 0")
         for key in ("stain_jitter", "colour_jitter"):
             if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"{key} {getattr(self, key)} is not at least 0 and below 1")
+                raise ValueError(f"{key} {getattr(self, key)} is not in [0, 1)")
         if not 0 <= self.jpeg_share <= 1:
-            raise ValueError(f"jpeg_share {self.jpeg_share} is not within 0..1")
+            raise ValueError(f"jpeg_share {self.jpeg_share} is not in [0, 1]")
         allowed = [value for value in self.jpeg_quality if value in range(1, 101)]
         if len(allowed) != 2 or allowed != sorted(self.jpeg_quality):
-            raise ValueError("jpeg_quality must be two of 1..100, the worse one first")
+            raise ValueError("jpeg_quality must be two integers in 1..100, the lower first")
         if self.degradation not in _DEGRADATIONS:
             raise ValueError(f"degradation {self.degradation!r} is not one of {_DEGRADATIONS}")
         if self.degradation != "scanner" and self.scanner != Scanner():
-            raise ValueError("[data.scanner] is for the degradation 'scanner'")
+            raise ValueError("[data.scanner] requires degradation = 'scanner'")
         if self.degradation == "levels" and self.jpeg_share:
-            raise ValueError("jpeg_share must be 0 with levels, which are as the slide stores them")
+            raise ValueError(
+                "jpeg_share must be 0 with degradation 'levels', whose images are used as stored"
+            )
 
     @property
     def sees_jpeg(self) -> bool:
-        """Whether low resolutions have been compressed."""
+        """Whether some low-resolution inputs are JPEG-compressed."""
         return self.jpeg_share > 0 or self.degradation == "levels"
 
 
@@ -80,15 +86,15 @@ class PatchPair:
 @dataclass(frozen=True)
 class _Image:
     high: Pixels  # [h, w, 3]
-    low: Pixels | None  # [h / s, w / s, 3], where the slide's own level is the low resolution
+    low: Pixels | None  # [h / s, w / s, 3]: the slide's next level, if used as low resolution
 
 
 class PatchSampler:
-    """Draws random patches; patch k is a function of the seed and k alone, in any thread.
+    """Draws random patches; patch k depends only on the seed and k, so it is thread-safe.
 
-    An image is drawn with a chance proportional to its area times its top folder's weight.
-    Every image of `folder` and below without a weight of 0 is held decoded, with its next level if
-    that is the low resolution: memory is 3 bytes a pixel, 1 + 1/scale^2 times with levels.
+    An image is drawn with probability proportional to its area times its top folder's weight. All
+    images below `folder` with a nonzero weight are kept decoded in memory: 3 bytes per pixel, times
+    1 + 1/scale^2 with degradation "levels".
     """
 
     def __init__(self, folder: Path, recipe: DataRecipe, *, scale: int, seed: int) -> None:
@@ -101,7 +107,7 @@ class PatchSampler:
         self._until = until / until[-1]
 
     def draw(self, first: int, count: int) -> PatchPair:
-        """Draws the patches `first` to `first + count - 1` of the run."""
+        """Draws patches `first` to `first + count - 1` of the run."""
         highs, lows = zip(*map(self._patch, range(first, first + count)), strict=True)
         return PatchPair(tensor_from_images(highs), tensor_from_images(lows))
 
@@ -110,19 +116,19 @@ class PatchSampler:
         rng = np.random.default_rng((self._seed, number))
         image = self._images[int(self._until.searchsorted(rng.random(), side="right"))]
         step_px = 1 if image.low is None else scale
-        place = self._drawn_place(image, step_px, rng)
+        place = self._random_box(image, step_px, rng)
         quarter_turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
         jitter = drawn_jitter(recipe.stain_jitter, recipe.colour_jitter, rng)
 
-        def varied(crop: Pixels) -> Pixels:
+        def augmented(crop: Pixels) -> Pixels:
             return jitter.applied(turned(crop, quarter_turns, mirrored=mirrored))
 
-        high = varied(image.high[(place * step_px).slices])
-        low = self._degraded(high, rng) if image.low is None else varied(image.low[place.slices])
+        high = augmented(image.high[(place * step_px).slices])
+        low = self._degraded(high, rng) if image.low is None else augmented(image.low[place.slices])
         return _trimmed(high, recipe.context_px), _trimmed(low, recipe.context_px // scale)
 
-    def _drawn_place(self, image: _Image, step_px: int, rng: np.random.Generator) -> Box:
-        """What is drawn of an image, counted in steps."""
+    def _random_box(self, image: _Image, step_px: int, rng: np.random.Generator) -> Box:
+        """Draws the location of a patch, in units of `step_px`."""
         side = self._need_px // step_px
         y, x = (int(rng.integers(px // step_px - side + 1)) for px in image.high.shape[:2])
         return Box(x, y, side, side)
@@ -140,7 +146,7 @@ class PatchSampler:
         high = read_rgb(path)
         if min(high.shape[:2]) < self._need_px:
             raise RefusedError(
-                f"{path}: smaller than the {self._need_px} px that are drawn. Leave its folder out"
+                f"{path}: smaller than the {self._need_px} px of a patch. Exclude its folder"
                 " with a weight of 0 in [data.weights]."
             )
         if self._recipe.degradation != "levels":
@@ -149,34 +155,37 @@ class PatchSampler:
 
 
 def weighted_images(folder: Path, by_top: dict[str, float]) -> dict[Path, float]:
-    """The images of a folder that are ever drawn, and their weights."""
+    """Returns the images below a folder that have a nonzero weight, with their weights.
+
+    Raises RefusedError if a weight is negative or infinite, or all are zero.
+    """
     tops = {path: group_of(path, folder) for path in image_paths(folder)}
     unknown = sorted(set(by_top) - set(tops.values()))
     if unknown:
-        _log.warning("%s: no folder %s, which have weights", folder, ", ".join(unknown))
+        _log.warning("%s: [data.weights] names missing folders: %s", folder, ", ".join(unknown))
     weights = {path: by_top.get(top, 1.0) for path, top in tops.items()}
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
-        raise RefusedError(f"{folder}: the weights must be finite, not negative, nor all zero")
+        raise RefusedError(f"{folder}: weights must be finite and non-negative, and not all zero")
     return {path: weight for path, weight in weights.items() if weight}
 
 
 def _read_partner(path: Path, high: Pixels, folder: Path, scale: int) -> Pixels:
-    """The same place on the slide's level that is `scale` times coarser."""
+    """Reads the same place from the slide's level that is `scale` times coarser."""
     levels = folder.absolute().with_name(f"{folder.absolute().name}.x{scale}")
     partner = levels / path.relative_to(folder)
-    cure = f"Write both with `slidesr patches --pairs {scale}`."
+    hint = f"Write both with `slidesr patches --pairs {scale}`."
     if not partner.is_file():
         raise RefusedError(
-            f"{partner}: missing, the same place as {path}, x{scale} coarser. {cure}"
+            f"{partner}: missing; it is the x{scale} coarser partner of {path}. {hint}"
         )
     low = read_rgb(partner)
     if (low.shape[0] * scale, low.shape[1] * scale) != high.shape[:2]:
-        raise RefusedError(f"{partner}: not 1/{scale} of {path} in size. {cure}")
+        raise RefusedError(f"{partner}: not 1/{scale} of {path} in size. {hint}")
     return low
 
 
 def turned(crop: Pixels, quarter_turns: int, *, mirrored: bool) -> Pixels:
-    """One of the eight ways to lay a square."""
+    """Applies one of the eight symmetries of a square."""
     rotated = np.rot90(crop, quarter_turns)
     return rotated[:, ::-1] if mirrored else rotated
 
@@ -186,7 +195,7 @@ def _trimmed(image: Pixels, margin: int) -> Pixels:
 
 
 def tensor_from_images(images: Sequence[Pixels]) -> Tensor:
-    """u8[h, w, 3] each -> f32[n, 3, h, w] in 0..1, channels last in memory."""
+    """Converts images u8[h, w, 3] to f32[n, 3, h, w] in 0..1, channels last in memory."""
     pixels = np.empty((len(images), *images[0].shape), np.float32)
     for image, place in zip(images, pixels, strict=True):
         np.divide(image, np.float32(255), out=place)

@@ -1,7 +1,7 @@
-"""Training patches drawn, varied and reduced on a GPU, which a few threads could not keep busy.
+"""Draws, augments and downsamples training patches on the GPU, faster than CPU threads can.
 
-The distribution is that of `slidesr.train.data.PatchSampler` with the degradation "bicubic"; the
-random numbers are others. Reductions agree to one grey level, JPEG to half a level on average.
+The distribution is that of `slidesr.train.data.PatchSampler` with degradation "bicubic"; the random
+numbers differ. Downsampling agrees to one grey level, JPEG to half a level on average.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from slidesr.geometry import Pixels
 from slidesr.imaging.image_files import read_rgb
 from slidesr.train.data import DataRecipe, PatchPair, weighted_images
 
-_BLOCK_PX = 16  # of JPEG with 4:2:0
-_YCC_FROM_RGB = (  # JFIF 1.02; chroma is moved to 0..255 by adding 128
+_BLOCK_PX = 16  # JPEG minimum coded unit with 4:2:0
+_YCC_FROM_RGB = (  # JFIF 1.02; 128 is added to chroma
     (0.299, 0.587, 0.114),
     (-0.168735892, -0.331264108, 0.5),
     (0.5, -0.418687589, -0.081312411),
@@ -32,17 +32,17 @@ _YCC_FROM_RGB = (  # JFIF 1.02; chroma is moved to 0..255 by adding 128
 
 
 class DeviceSampler:
-    """Draws whole batches; batch `first` is a function of the seed and `first` alone.
+    """Draws whole batches; a batch depends only on the seed and `first`.
 
-    An image is drawn with a chance proportional to its area times its top folder's weight. All
-    images lie decoded in the device's memory, 3 bytes a pixel.
+    An image is drawn with probability proportional to its area times its top folder's weight. All
+    images are kept decoded in device memory, 3 bytes per pixel.
     """
 
     def __init__(
         self, folder: Path, recipe: DataRecipe, *, scale: int, seed: int, device: torch.device
     ) -> None:
         if recipe.degradation != "bicubic":
-            raise RefusedError(f"degradation {recipe.degradation!r} is not made on a device")
+            raise RefusedError(f"degradation {recipe.degradation!r} is not supported on a GPU")
         self._recipe, self._scale, self._seed, self._device = recipe, scale, seed, device
         self._need_px = recipe.patch_px + 2 * recipe.context_px
         weights = weighted_images(folder, recipe.weights)
@@ -60,7 +60,7 @@ class DeviceSampler:
         self._reduction = _bicubic_matrix(self._need_px, scale).to(device)
 
     def draw(self, first: int, count: int) -> PatchPair:
-        """Draws `count` patches, as f32[n, 3, h, w] in 0..1 on the device, channels last."""
+        """Draws `count` patches, f32[n, 3, h, w] in 0..1 on the device, channels last."""
         state = np.random.SeedSequence((self._seed, first)).generate_state(1, np.uint64)[0]
         rng = torch.Generator(self._device).manual_seed(int(state >> np.uint64(1)))
         high = self._jittered(self._cropped(count, rng), rng)
@@ -74,7 +74,7 @@ class DeviceSampler:
         return torch.rand(shape, generator=rng, device=self._device)
 
     def _cropped(self, count: int, rng: torch.Generator) -> Tensor:
-        """Squares anywhere, laid in one of eight ways: f32[n, h, w, 3] in 0..255."""
+        """Draws random crops in one of eight orientations: f32[n, h, w, 3] in 0..255."""
         chance = torch.rand(count, generator=rng, device=self._device, dtype=torch.float64)
         image = torch.searchsorted(self._until, chance, right=True).clamp_(max=len(self._until) - 1)
         height, width = self._heights[image], self._widths[image]
@@ -91,21 +91,21 @@ class DeviceSampler:
         return crops
 
     def _jittered(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """Stains and colours, each changed in half of the patches, as in `stain_augmentation`."""
+        """Jitters stains and colours, each in half of the patches, as in `stain_augmentation`."""
         count = len(image)
         changed = (self._uniform(rng, 2, count, 1) < 0.5).float()
         stain, colour = self._recipe.stain_jitter, self._recipe.colour_jitter
         factors = 1 + changed[0] * stain * (2 * self._uniform(rng, count, 3) - 1)
         densities = self._stains_from_rgb * factors[:, None] @ self._rgb_from_stains
         gain, black = changed[1] * colour * (2 * self._uniform(rng, 2, count, 3) - 1)
-        logarithms = ((image + 1) / 256).log().flatten(1, 2)
-        varied = (logarithms @ densities).exp().view_as(image) * 256 - 1
-        varied = varied * (1 + gain - black)[:, None, None] + (255 * black)[:, None, None]
-        rounded: Tensor = varied.round().clamp(0, 255)
+        log_densities = ((image + 1) / 256).log().flatten(1, 2)
+        jittered = (log_densities @ densities).exp().view_as(image) * 256 - 1
+        jittered = jittered * (1 + gain - black)[:, None, None] + (255 * black)[:, None, None]
+        rounded: Tensor = jittered.round().clamp(0, 255)
         return rounded
 
     def _compressed(self, low: Tensor, rng: torch.Generator) -> Tensor:
-        """A share of the patches as JPEG gives them back; blocks begin alike in a whole batch."""
+        """JPEG-compresses a share of the patches; the block offset is shared by the batch."""
         count, (worst, best) = len(low), self._recipe.jpeg_quality
         chance = self._uniform(rng, 3, count)
         quality = worst + (chance[0] * (best + 1 - worst)).long()
@@ -115,23 +115,24 @@ class DeviceSampler:
 
 
 def reduced(high: Tensor, matrix: Tensor) -> Tensor:
-    """Both axes by Pillow's filter, rounded after each as Pillow does: f32[n, h, w, 3]."""
+    """Downsamples both axes like Pillow, rounding after each: f32[n, h, w, 3]."""
     across = torch.einsum("nhwc,lw->nhlc", high, matrix).round().clamp(0, 255)
     return torch.einsum("nhlc,kh->nklc", across, matrix).round().clamp(0, 255)
 
 
 def through_jpeg_on_device(
-    image: Tensor, quality: Tensor, halved: Tensor, beginning: tuple[int, int]
+    image: Tensor, quality: Tensor, halved: Tensor, offset: tuple[int, int]
 ) -> Tensor:
-    """JPEG and back, f32[n, h, w, 3] in 0..255, with 4:2:0 where `halved`, else 4:4:4.
+    """Simulates JPEG compression of f32[n, h, w, 3] in 0..255; 4:2:0 where `halved`, else 4:4:4.
 
-    `beginning` is where in a block the image's first pixel lies. Close to libjpeg, not equal: its
-    transforms are integers. ITU T.81; chroma is enlarged by triangles, as libjpeg does by default.
+    `offset` is the position of the image's first pixel within its block. Close to libjpeg but not
+    equal, since libjpeg uses integer transforms. Follows ITU T.81, with libjpeg's default
+    triangular chroma upsampling.
     """
     luma_tables, chroma_tables = (table.to(image.device)[quality] for table in _tables())
     height, width = image.shape[1:3]
     matrix = torch.tensor(_YCC_FROM_RGB, device=image.device)
-    planes = _padded(image.permute(0, 3, 1, 2), beginning)
+    planes = _padded(image.permute(0, 3, 1, 2), offset)
     ycc = torch.einsum("nchw,dc->ndhw", planes, matrix).add_(
         torch.tensor([0.0, 128.0, 128.0], device=image.device).view(3, 1, 1)
     )
@@ -142,12 +143,12 @@ def through_jpeg_on_device(
     chroma = torch.where(halved.view(-1, 1, 1, 1), large, _quantised(ycc[:, 1:], chroma_tables))
     back = torch.cat([luma, chroma - 128], 1)
     rgb = torch.einsum("nchw,dc->nhwd", back, matrix.inverse()).round().clamp(0, 255)
-    row, column = beginning
+    row, column = offset
     return rgb[:, row : row + height, column : column + width]
 
 
 def _quantised(planes: Tensor, tables: Tensor) -> Tensor:
-    """Blocks of 8 px through the cosine transform, rounded by the tables: f32[n, c, h, w]."""
+    """Quantises the cosine transform of 8 px blocks: f32[n, c, h, w]."""
     count, channels, height, width = planes.shape
     basis = _cosines().to(planes.device)
     blocks = (planes - 128).view(count, channels, height // 8, 8, width // 8, 8)
@@ -158,8 +159,8 @@ def _quantised(planes: Tensor, tables: Tensor) -> Tensor:
     return (back + 128).round().clamp(0, 255).reshape(planes.shape)
 
 
-def _padded(planes: Tensor, beginning: tuple[int, int]) -> Tensor:
-    row, column = beginning
+def _padded(planes: Tensor, offset: tuple[int, int]) -> Tensor:
+    row, column = offset
     height, width = planes.shape[2:]
     below, right = -(row + height) % _BLOCK_PX, -(column + width) % _BLOCK_PX
     return F.pad(planes, (column, right, row, below), mode="replicate")
@@ -175,7 +176,7 @@ def _trimmed(image: Tensor, margin: int) -> Tensor:
 def _checked(image: Pixels, path: Path, need_px: int) -> Pixels:
     if min(image.shape[:2]) < need_px:
         raise RefusedError(
-            f"{path}: smaller than the {need_px} px that are drawn. Leave its folder out with a"
+            f"{path}: smaller than the {need_px} px of a patch. Exclude its folder with a"
             " weight of 0 in [data.weights]."
         )
     return np.ascontiguousarray(image)
@@ -183,7 +184,7 @@ def _checked(image: Pixels, path: Path, need_px: int) -> Pixels:
 
 @lru_cache
 def _bicubic_matrix(side_px: int, scale: int) -> Tensor:
-    """Pillow's antialiased bicubic along one axis as a matrix: f32[side / scale, side]."""
+    """Pillow's antialiased bicubic filter along one axis as a matrix: f32[side / scale, side]."""
     unit = Image.fromarray(np.eye(side_px, dtype=np.float32))
     size = (side_px // scale, side_px)
     return torch.from_numpy(np.array(unit.resize(size, Image.Resampling.BICUBIC)).T.copy())
@@ -192,12 +193,12 @@ def _bicubic_matrix(side_px: int, scale: int) -> Tensor:
 @lru_cache
 def _tables() -> tuple[Tensor, Tensor]:
     """libjpeg's quantisation tables, luma and chroma, by quality: f32[101, 64] each."""
-    by_quality = [_tables_of(max(1, quality)) for quality in range(101)]
+    by_quality = [_tables_at(max(1, quality)) for quality in range(101)]
     luma, chroma = zip(*by_quality, strict=True)
     return torch.tensor(luma, dtype=torch.float32), torch.tensor(chroma, dtype=torch.float32)
 
 
-def _tables_of(quality: int) -> tuple[Sequence[int], Sequence[int]]:
+def _tables_at(quality: int) -> tuple[Sequence[int], Sequence[int]]:
     stored = io.BytesIO()
     Image.new("RGB", (8, 8)).save(stored, "jpeg", quality=quality)
     tables = Image.open(stored).quantization  # type: ignore[attr-defined]
@@ -206,7 +207,7 @@ def _tables_of(quality: int) -> tuple[Sequence[int], Sequence[int]]:
 
 @lru_cache
 def _cosines() -> Tensor:
-    """The orthonormal cosine transform of 8 px: f32[8, 8], a row a frequency."""
+    """The orthonormal cosine transform of 8 px: f32[8, 8], one row per frequency."""
     place = torch.arange(8, dtype=torch.float64)
     waves = torch.cos((2 * place + 1) * place[:, None] * torch.pi / 16) / 2
     waves[0] /= 2**0.5

@@ -1,4 +1,4 @@
-"""Colours varied as stains and scanners vary them."""
+"""Colour augmentation that imitates the variation of stains and scanners."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LOGARITHM: _F32 = np.log((np.arange(256) + 1) / 256).astype(np.float32)  # minu
 
 @dataclass(frozen=True)
 class Jitter:
-    """A change of colours, the same for each image that it is applied to."""
+    """A colour transformation, applied identically to each image."""
 
-    densities: _F32 | None  # [3, 3]: optical densities, a row vector times this
-    channels: _F32 | None  # [2, 3]: a gain, and the grey levels added to it
+    densities: _F32 | None  # [3, 3]: right-multiplied to optical densities
+    channels: _F32 | None  # [2, 3]: gain, and offset in grey levels
 
     def applied(self, image: Pixels) -> Pixels:
-        """A copy, u8[h, w, 3] -> u8[h, w, 3], rounded once."""
-        planes = image.transpose(2, 0, 1)  # a channel at a time is twice as fast
+        """Returns a transformed copy, u8[h, w, 3], rounded once."""
+        planes = image.transpose(2, 0, 1)  # planar layout is twice as fast
         if self.densities is None and self.channels is None:
             return _interleaved(planes)
         if self.densities is None:
@@ -35,30 +35,30 @@ class Jitter:
             changed *= 256
             changed -= 1
         if self.channels is not None:
-            gain, added = self.channels[:, :, None, None]
+            gain, offset = self.channels[:, :, None, None]
             changed *= gain
-            changed += added
+            changed += offset
         np.rint(changed.clip(0, 255, out=changed), out=changed)
         return _interleaved(changed.astype(np.uint8))
 
 
 def drawn_jitter(stain: float, colour: float, rng: np.random.Generator) -> Jitter:
-    """Changes either in half of the cases, by at most these shares of what is there."""
+    """Draws stain and colour jitter, each with probability 1/2, up to these relative amounts."""
     return Jitter(
-        _stains_scaled(stain, rng) if rng.random() < 0.5 and stain else None,
-        _channels_changed(colour, rng) if rng.random() < 0.5 and colour else None,
+        _stain_matrix(stain, rng) if rng.random() < 0.5 and stain else None,
+        _gain_and_offset(colour, rng) if rng.random() < 0.5 and colour else None,
     )
 
 
-def _stains_scaled(amount: float, rng: np.random.Generator) -> _F32:
-    """Scales haematoxylin, eosin and the rest apart (Tellez et al. 2018, TMI 37:2126)."""
+def _stain_matrix(amount: float, rng: np.random.Generator) -> _F32:
+    """Scales haematoxylin, eosin and the residual independently (Tellez 2018, TMI 37:2126)."""
     factors = 1 + rng.uniform(-amount, amount, 3)
     change: _F32 = (hed_from_rgb * factors @ rgb_from_hed).astype(np.float32)
     return change
 
 
-def _channels_changed(amount: float, rng: np.random.Generator) -> _F32:
-    """Changes white balance and black level, as scanners differ: colours are not the network's."""
+def _gain_and_offset(amount: float, rng: np.random.Generator) -> _F32:
+    """Varies white balance and black level, which differ between scanners."""
     gain, black = rng.uniform(-amount, amount, (2, 3))
     return np.stack([1 + gain - black, 255 * black]).astype(np.float32)
 

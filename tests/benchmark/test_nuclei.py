@@ -63,7 +63,7 @@ def test_matches_are_one_to_one_within_3_um() -> None:
 
 
 def test_counts_become_rates() -> None:
-    assert nuclei_scores(high=10, made=8, matched=6, mm2=0.5) == {
+    assert nuclei_scores(high=10, detected=8, matched=6, mm2=0.5) == {
         "nuclei_in_high": 10,
         "nuclei_found": 8,
         "precision": 0.75,
@@ -71,7 +71,7 @@ def test_counts_become_rates() -> None:
         "invented_per_mm2": 4,
         "lost_per_mm2": 8,
     }
-    unknown = nuclei_scores(high=0, made=0, matched=0, mm2=None)
+    unknown = nuclei_scores(high=0, detected=0, matched=0, mm2=None)
     assert {unknown["precision"], unknown["recall"], unknown["lost_per_mm2"]} == {None}
 
 

@@ -56,7 +56,10 @@ def test_one_image_is_enough(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("name\nb.png\n", "needs the column file"), ("file\nc.png\n", r"c\.png, which is not there")],
+    [
+        ("name\nb.png\n", "the column file is required"),
+        ("file\nc.png\n", r"c\.png, which does not exist"),
+    ],
 )
 def test_a_broken_manifest_is_refused(folder: Path, text: str, said: str) -> None:
     (folder / "list.csv").write_text(text)
@@ -81,10 +84,10 @@ def test_two_folders_are_matched_by_name(tmp_path: Path, folder: Path, save_imag
 @pytest.mark.parametrize(
     ("lows", "said"),
     [
-        ({"b.png": (16, 16)}, r"1\.png: has no partner"),
+        ({"b.png": (16, 16)}, r"1\.png: no image of that name"),
         ({"b.png": (16, 16), "a/1.png": (32, 32)}, "x2 and x4"),
-        ({"b.png": (16, 16), "a/1.png": (16, 17)}, "no whole multiple"),
-        ({"b.png": (64, 64), "a/1.png": (64, 64)}, "no whole multiple"),
+        ({"b.png": (16, 16), "a/1.png": (16, 17)}, "not an integer multiple"),
+        ({"b.png": (64, 64), "a/1.png": (64, 64)}, "not an integer multiple"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(

@@ -186,7 +186,7 @@ def test_the_slider_moves_the_border_of_the_two_sides(
 ) -> None:
     choose(browser, "left", "high resolution")
     choose(browser, "right", "ours")
-    high, ours = cases[0].high.mean(), cases[0].made["ours"].mean()
+    high, ours = cases[0].high.mean(), cases[0].outputs["ours"].mean()
     slide_to(browser, 100)
     assert shown(browser).mean() == pytest.approx(high, abs=3)
     slide_to(browser, 0)
@@ -196,7 +196,7 @@ def test_the_slider_moves_the_border_of_the_two_sides(
     half = middle.shape[1] // 2
     assert middle[:, : half - 3].mean() == pytest.approx(cases[0].high[:, :48].mean(), abs=3)
     assert middle[:, half + 3 :].mean() == pytest.approx(
-        cases[0].made["ours"][:, 48:].mean(), abs=3
+        cases[0].outputs["ours"][:, 48:].mean(), abs=3
     )
 
 
@@ -218,7 +218,7 @@ def test_the_difference_is_four_times_what_pixels_are_off(
     choose(browser, "left", "bicubic")
     choose(browser, "right", "difference from high x4")
     slide_to(browser, 0)
-    off = np.abs(cases[0].made["bicubic"].astype(int) - cases[0].high).mean(axis=(0, 1)) * 4
+    off = np.abs(cases[0].outputs["bicubic"].astype(int) - cases[0].high).mean(axis=(0, 1)) * 4
     assert shown(browser).mean(axis=(0, 1)) == pytest.approx(off, abs=2)
     choose(browser, "left", "high resolution")
     assert shown(browser).mean() < 1

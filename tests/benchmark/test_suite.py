@@ -273,7 +273,7 @@ def test_images_too_small_for_the_metrics_are_refused(
     tmp_path: Path, save_images: Save, section: U8
 ) -> None:
     folder = save_images(tmp_path, {"small.png": section[:16, :16]})
-    with pytest.raises(RefusedError, match=r"small\.png.*few"):
+    with pytest.raises(RefusedError, match=r"small\.png.*at least 64 px"):
         mean_scores(
             Comparison(find_pairs(folder), classical, ComparisonOptions((8,))),
             lambda done, total: None,
@@ -324,7 +324,7 @@ def test_models_are_used_at_their_own_scale() -> None:
 
 
 def test_a_model_of_no_scale_compared_is_refused() -> None:
-    with pytest.raises(RefusedError, match="wa-srgan-x2 is x2; compared are x4, x8"):
+    with pytest.raises(RefusedError, match="wa-srgan-x2 is x2, not among x4, x8"):
         wanted_models(("wa-srgan-x2",), (4, 8))
 
 
@@ -352,11 +352,11 @@ def test_cases_are_worst_typical_and_best(comparison: Comparison, results: Resul
     assert gains == sorted(gains)
     assert {case.subject for case in chosen} == {subject.name for subject in results.subjects}
     for case in chosen:
-        assert list(case.made) == METHODS
+        assert list(case.outputs) == METHODS
         high, width = case.high.shape[:2]
         assert case.low.shape == (high // 2, width // 2, 3)
         bicubic = bicubic_up(case.low, 2)[8:-8, 8:-8].astype(int)
-        assert np.abs(bicubic - case.made["bicubic"][8:-8, 8:-8]).max() <= 1  # one place in all
+        assert np.abs(bicubic - case.outputs["bicubic"][8:-8, 8:-8]).max() <= 1  # one place in all
 
 
 # The command
@@ -432,7 +432,7 @@ def test_the_command_compares_true_pairs(
         (["--lr", "FOLDER"], "Give DATA"),
         (["FOLDER", "--scales", "3"], "is not some of"),
         (["nowhere"], "no such file"),
-        (["FOLDER", "--model", "wa-srgan-x4", "--scales", "2"], "is x4; compared are x2"),
+        (["FOLDER", "--model", "wa-srgan-x4", "--scales", "2"], "is x4, not among x2"),
         (["FOLDER", "--model", "nothing"], "neither a file nor a shipped model"),
     ],
 )
