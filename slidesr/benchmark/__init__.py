@@ -1,1 +1,1 @@
-"""The comparison of methods on images whose high resolution is known, and the report of it."""
+"""Compares methods on images with a known high resolution, and reports the results."""

@@ -1,4 +1,4 @@
-"""Which places of which images the report shows: the worst as well as the best."""
+"""Selects the image regions shown in the report, worst cases as well as best."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SHOWN_PX = 192
 
 
 def cases(comparison: Comparison, results: Results) -> list[Case]:
-    """At each scale the images that the leading method gains least, middling and most on.
+    """Picks at each scale the images with the smallest, median and largest gain of the leading method.
 
-    Gain is in dB of PSNR over bicubic. Each image is enlarged again, since pictures are not kept.
+    Gain is PSNR over bicubic in dB. The images are upscaled again, since outputs are not stored.
     """
     chosen = []
     for scale in comparison.options.scales:
@@ -39,19 +39,21 @@ def cases(comparison: Comparison, results: Results) -> list[Case]:
 def _case(
     scale: int, why: str, enlarged: Enlarged, methods: Sequence[Method], psnr_db: dict[str, float]
 ) -> Case:
-    rows, columns = _liveliest(enlarged.high, scale)
+    rows, columns = _highest_contrast(enlarged.high, scale)
     low = enlarged.low[
         rows.start // scale : rows.stop // scale, columns.start // scale : columns.stop // scale
     ]
-    made = {
+    outputs = {
         method.name: image[rows, columns]
         for method, image in zip(methods, enlarged.made, strict=True)
     }
-    return Case(scale, enlarged.subject.name, why, low, enlarged.high[rows, columns], made, psnr_db)
+    return Case(
+        scale, enlarged.subject.name, why, low, enlarged.high[rows, columns], outputs, psnr_db
+    )
 
 
-def _liveliest(high: Pixels, scale: int) -> tuple[slice, slice]:
-    """The place of a coarse grid with the strongest contrast, on whole low-resolution pixels."""
+def _highest_contrast(high: Pixels, scale: int) -> tuple[slice, slice]:
+    """The region of a coarse grid with the highest contrast, on whole low-resolution pixels."""
     sides = [min(_SHOWN_PX, length) // scale * scale for length in high.shape[:2]]
     starts = [
         sorted({int(at) // scale * scale for at in np.linspace(0, length - side, 5)})

@@ -155,10 +155,10 @@ def classifier_scores(
 ) -> dict[str, float | int | None]:
     """Compares the classifier's probabilities on a method's images with those on the originals.
 
-    Staining shifts all probabilities of a slide together, so the decision threshold is the one that
-    calls as many of the originals tumour as there are tumours. Agreement is the share of images
-    with the same decision, shift the mean absolute change in probability; AUC is None if there is only
-    one class.
+    Staining shifts all probabilities of a slide together, so the decision threshold is the one
+    that calls as many of the originals tumour as there are tumours. Agreement is the share of
+    images with the same decision, shift the mean absolute change in probability; AUC is None if
+    there is only one class.
     """
     labels, high, output = np.array(truth), np.array(on_high), np.array(on_output)
     threshold = np.quantile(high, 1 - labels.mean())

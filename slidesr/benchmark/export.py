@@ -29,7 +29,7 @@ _BEGIN, _END = "<!-- slidesr benchmark -->\n", "<!-- end -->\n"
 _INTRO = """# Shipped weights
 
 Each file is a safetensors with everything about it in its header; the card beside it says the same
-in words. `slidesr models` lists them. _MeanScores: antialiased bicubic protocol, RGB, mean over the
+in words. `slidesr models` lists them. Scores: antialiased bicubic protocol, RGB, mean over the
 images of slides that no model was trained on; distance and FID are those of the histology encoder,
 less is better. Made by `slidesr benchmark DATA --scales 2,4,8,16 --update-cards`.
 """

@@ -1,4 +1,4 @@
-"""All numbers of one image by one method, and of one set of images."""
+"""The metrics of one image under each method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slidesr.imaging import metrics
 from slidesr.imaging.resample import bicubic_down
 
 _F64 = NDArray[np.float64]
-_EQUAL_DB = 100.0  # what equal images count in a mean, where infinity would be no number
+_EQUAL_DB = 100.0  # PSNR of equal images, so that means stay finite
 
 
 def _finite_psnr(psnr: Callable[[Pixels, Pixels], float], image: Pixels, high: Pixels) -> float:
@@ -36,19 +36,19 @@ _OF_PAIR: dict[str, Callable[[Pixels, Pixels], float]] = {
 
 @dataclass(frozen=True)
 class Enlarged:
-    """One image at one scale by all methods, and how far each looks from the truth."""
+    """One image at one scale upscaled by all methods, with perceptual distances and features."""
 
     subject: Subject
     low: Pixels  # [h, w, 3]
     high: Pixels  # [h*s, w*s, 3]
-    made: Sequence[Pixels]  # by method, as high
-    distances: dict[str, list[float]]  # of `PerceptualMetric`: metric -> by method
-    embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], the first of high
-    features: NDArray[np.float32]  # [1 + methods, d], what a classifier judges by, or [0, 0]
+    made: Sequence[Pixels]  # per method, shaped like high
+    distances: dict[str, list[float]]  # `PerceptualMetric`: metric -> per method
+    embeddings: NDArray[np.float32]  # [1 + methods, tiles, d]; first row: high
+    features: NDArray[np.float32]  # [1 + methods, d] for the classifier, or [0, 0]
 
 
 def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool) -> tuple[str, ...]:
-    """The metrics that images of these sizes allow: MS-SSIM wants 161 px a side."""
+    """The metrics that images of these sizes allow: MS-SSIM needs 161 px a side."""
     least = min(min(size.width, size.height) for size in sizes)
     return tuple(
         name
@@ -59,7 +59,7 @@ def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool)
 
 
 def measured(names: Sequence[str], enlarged: Enlarged) -> _F64:
-    """f64[methods, metrics]."""
+    """Evaluates the metrics: f64[methods, metrics]."""
     return np.array(
         [[_one(name, index, enlarged) for name in names] for index in range(len(enlarged.made))]
     )
@@ -76,7 +76,7 @@ def _one(name: str, index: int, enlarged: Enlarged) -> float:
 
 
 def nuclei(enlarged: Enlarged) -> NDArray[np.int64]:
-    """[methods, 3]: nuclei in the high resolution, in the method's image, and in both."""
+    """Counts nuclei: [methods, 3], in the high resolution, in the output, and matched."""
     um_per_px = enlarged.subject.um_per_px
     high = find_nuclei(enlarged.high, um_per_px)
     counts = []

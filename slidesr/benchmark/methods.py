@@ -1,4 +1,4 @@
-"""What is compared: everything that enlarges an image by a scale, by name."""
+"""The methods of a comparison: classical, slidesr's models and third-party networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BICUBIC = "bicubic"
 
 @dataclass(frozen=True)
 class Method:
-    """Enlarges u8[h, w, 3] to u8[h*scale, w*scale, 3]; `facts` are what a reader wants to know."""
+    """Enlarges u8[h, w, 3] to u8[h*scale, w*scale, 3]; `facts` describe it in the report."""
 
     name: str
     enlarge: Callable[[Pixels], Pixels]
@@ -30,9 +30,9 @@ class Method:
 
 @dataclass(frozen=True)
 class RequestedModel:
-    """A model to compare: a shipped name or a file, and `upscale`'s options for it.
+    """A model to compare: a shipped name or a file, with the options of `load_model`.
 
-    A file may be of others, to which those options do not apply.
+    The options do not apply to third-party files.
     """
 
     name_or_path: str
@@ -62,7 +62,7 @@ class RequestedModel:
             options = {"perception": self.perception, "tolerance": self.tolerance}
             return method_from_model(load_model(self.name_or_path, engine, **options))
         if self.perception is not None or self.tolerance is not None:
-            raise RefusedError(f"{self._path}: not a model of slidesr, so no @ and no --tolerance")
+            raise RefusedError(f"{self._path}: not a slidesr model: @ and --tolerance do not apply")
         return method_from_third_party(ThirdParty(self._path, engine))
 
     @property
@@ -77,18 +77,20 @@ class RequestedModel:
 def requested_models(
     texts: Sequence[str], scales: Sequence[int], tolerance: float | None = None
 ) -> list[RequestedModel]:
-    """The models asked for, each of one of the scales, or all that are shipped.
+    """Parses the requested models, or lists all shipped ones; each must have one of the scales.
 
-    Of the shipped ones the baselines come first, and fidelity before GAN. With a tolerance each is
-    there twice, the second time made consistent to it.
+    Shipped baselines come first, and fidelity before GAN. With a tolerance each model is listed
+    twice, the second time with the consistency step.
     """
     texts = texts or [spec.name for spec in _shipped(scales)]
     tolerances = [None] if tolerance is None else [None, tolerance]
     wanted = [RequestedModel.parse(text, each) for text in texts for each in tolerances]
     for each in wanted:
         if each.scale not in scales:
-            told = ", ".join(f"x{scale}" for scale in scales)
-            raise RefusedError(f"{each.name_or_path} is x{each.scale}; compared are {told}")
+            offered = ", ".join(f"x{scale}" for scale in scales)
+            raise RefusedError(
+                f"{each.name_or_path} is x{each.scale}; the comparison is at {offered}"
+            )
     return wanted
 
 
@@ -101,17 +103,17 @@ def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
 
 
 def methods_for(wanted: Sequence[RequestedModel], engine: Engine, scale: int) -> list[Method]:
-    """The classical methods, then those of the models that enlarge by `scale`."""
+    """The classical methods, then the models of this scale."""
     models = [each.method(engine) for each in wanted if each.scale == scale]
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
-            raise RefusedError(f"two models are named {name}. Give one of them.")
+            raise RefusedError(f"two models are named {name}. Give only one of them.")
     return [*classical(scale), *models]
 
 
 def classical(scale: int) -> list[Method]:
-    """What learns nothing."""
+    """The methods without learning: nearest, bicubic and back-projection."""
     facts = {"kind": "classical"}
     return [
         Method("nearest", lambda low: low.repeat(scale, 0).repeat(scale, 1), facts),
@@ -121,7 +123,7 @@ def classical(scale: int) -> list[Method]:
 
 
 def method_from_model(model: Model) -> Method:
-    """A model as a method."""
+    """Wraps a slidesr model."""
     spec, engine = model.spec, model.engine
     facts = {
         "kind": spec.generator.architecture,
@@ -135,7 +137,7 @@ def method_from_model(model: Model) -> Method:
 
 
 def method_from_third_party(network: ThirdParty) -> Method:
-    """A network of others as a method."""
+    """Wraps a third-party network."""
     facts = {
         "kind": network.architecture,
         "sha256": network.sha256,
@@ -145,6 +147,6 @@ def method_from_third_party(network: ThirdParty) -> Method:
 
 
 def leading(methods: Sequence[Method]) -> Method:
-    """The one whose best and worst cases are shown: our own for fidelity, else the last."""
+    """The method whose best and worst cases are shown: the fidelity model, else the last."""
     faithful = [method for method in methods if method.facts.get("stage") == "fidelity"]
     return (faithful or list(methods))[-1]

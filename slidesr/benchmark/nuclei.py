@@ -1,4 +1,4 @@
-"""Which nuclei an enlarged image keeps, invents and loses, by one classical detector."""
+"""Nuclei that an upscaled image keeps, invents or loses, found by a classical detector."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _F64 = NDArray[np.float64]
 
 
 def find_nuclei(image: Pixels, um_per_px: float | None) -> _F64:
-    """Where nuclei are: f64[n, 2], row and column of each centre, of u8[h, w, 3].
+    """Detects nuclei in u8[h, w, 3]: f64[n, 2], row and column of each centre.
 
     Haematoxylin by colour deconvolution (Ruifrok and Johnston 2001), Otsu's threshold, watershed on
-    the distance to the background. Where the pixel size is unknown, it is taken as 0.25 um.
+    the distance to the background. An unknown pixel size is taken as 0.25 um.
     """
     px_per_um = 1 / (um_per_px or _USUAL_UM_PER_PX)
     haematoxylin = ndimage.gaussian_filter(rgb2hed(image)[..., 0], _BLUR_UM * px_per_um)
@@ -54,7 +54,7 @@ def find_nuclei(image: Pixels, um_per_px: float | None) -> _F64:
 
 
 def matched_nuclei(made: _F64, high: _F64, um_per_px: float | None) -> int:
-    """How many of two images of one place are the same: centres within 3 um, one to one."""
+    """Matches nuclei of two images one to one, centres within 3 um; returns the count."""
     if not (len(made) and len(high)):
         return 0
     distance_um = cdist(made, high) * (um_per_px or _USUAL_UM_PER_PX)
@@ -65,7 +65,7 @@ def matched_nuclei(made: _F64, high: _F64, um_per_px: float | None) -> int:
 def nuclei_scores(
     high: int, made: int, matched: int, mm2: float | None
 ) -> dict[str, float | int | None]:
-    """What counts say, over one image or many; None where there is nothing to divide by."""
+    """Precision, recall and densities from counts; None for a zero denominator."""
     return {
         "nuclei_in_high": high,
         "nuclei_found": made,

@@ -1,4 +1,4 @@
-"""What is compared on: images of a high resolution, some with a low one of their own."""
+"""The images of a comparison: a high resolution each, optionally with their own low one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MANIFEST = "manifest.csv"
 
 @dataclass(frozen=True)
 class ImagePair:
-    """An image, and its low resolution where that is not to be made from it."""
+    """A high-resolution image, and its low resolution unless that is derived from it."""
 
     subject: Subject
     high: Path
@@ -25,25 +25,25 @@ class ImagePair:
 
     @property
     def scale(self) -> int | None:
-        """What lies between the two; RefusedError where that is no whole number."""
+        """The factor between the two; raises RefusedError if it is not an integer."""
         if self.low is None:
             return None
         high, low = image_size(self.high), image_size(self.low)
         scale = high.width // low.width
         if scale < 2 or low * scale != high:
             raise RefusedError(
-                f"{self.low}: {low} px, which {self.high.name}'s {high} px are no whole"
-                " multiple of. Cut them to the same place."
+                f"{self.low}: {low} px do not divide {self.high.name}'s {high} px."
+                " Crop both to the same region."
             )
         return scale
 
 
 def find_pairs(data: Path) -> list[ImagePair]:
-    """The images of a folder, those that a manifest (CSV) lists, or one image; by their names.
+    """Lists the images of a folder or of a manifest (CSV), or a single image, sorted by name.
 
-    A manifest's column `file` is the path seen from its own folder; `dataset`, `slide`, `label` and
-    `mpp` (um per pixel) are taken where they are there. A manifest.csv in the folder tells them of
-    the images in it; the data set of an image in a folder is the folder's part that it lies in.
+    A manifest's column `file` is a path relative to the manifest; `dataset`, `slide`, `label` and
+    `mpp` (um per pixel) are optional. For a folder they come from its manifest.csv, and the data
+    set of an image is the top folder it lies in.
     """
     if data.is_file() and data.suffix.lower() != ".csv":
         return [_pair(data, data.parent, {}, named=False)]
@@ -52,7 +52,7 @@ def find_pairs(data: Path) -> list[ImagePair]:
         files = [data.parent / name for name in sorted(rows)]
         missing = next((file for file in files if not file.is_file()), None)
         if missing:
-            raise RefusedError(f"{data}: lists {missing}, which is not there")
+            raise RefusedError(f"{data}: lists {missing}, which does not exist")
         return [_pair(file, data.parent, rows, named=True) for file in files]
     if not data.is_dir():
         raise RefusedError(f"{data}: no such file or folder")
@@ -61,12 +61,12 @@ def find_pairs(data: Path) -> list[ImagePair]:
 
 
 def match_pairs(low: Path, high: Path) -> list[ImagePair]:
-    """The images of two folders that have the same place and name in both, suffixes apart."""
+    """Pairs the images of two folders by relative path, ignoring suffixes."""
     lows = {path.relative_to(low).with_suffix(""): path for path in image_paths(low)}
     pairs = find_pairs(high)
     for pair in pairs:
         if pair.high.relative_to(high).with_suffix("") not in lows:
-            raise RefusedError(f"{pair.high}: has no partner of that name in {low}")
+            raise RefusedError(f"{pair.high}: has no counterpart in {low}")
     matched = [
         ImagePair(pair.subject, pair.high, lows[pair.high.relative_to(high).with_suffix("")])
         for pair in pairs
@@ -94,17 +94,17 @@ def _pair(
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:
-    """The rows by their file."""
+    """The manifest's rows by file name."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, restval="", strict=True))
         return {row["file"]: row for row in rows}
     except (OSError, ValueError, csv.Error, KeyError) as error:
-        raise RefusedError(f"{path}: no manifest: needs the column file ({error})") from error
+        raise RefusedError(f"{path}: not a manifest: it needs the column file ({error})") from error
 
 
 def _number(text: str) -> float | None:
-    """The first number in a cell that people wrote.
+    """The first number in a hand-written cell.
 
     >>> _number("~0.243 (0.226-0.243)"), _number("unknown")
     (0.243, None)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds everything it shows and asks nobody for anything."""
+"""The report: a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PAGE = files("slidesr.benchmark") / "page"
 
 @dataclass(frozen=True)
 class Case:
-    """One place of one image, as every method makes it."""
+    """A region of an image, upscaled by every method."""
 
     scale: int
     subject: str
-    why: str  # "worst", "typical" or "best", by what the leading method gains
+    why: str  # "worst", "typical" or "best", by the gain of the leading method
     low: Pixels  # [h, w, 3]
     high: Pixels  # [h*s, w*s, 3]
-    made: Mapping[str, Pixels]  # method -> as high
+    made: Mapping[str, Pixels]  # method -> shaped like high
     psnr_db: Mapping[str, float]  # method -> of the whole image
 
 
@@ -78,7 +78,7 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """What its colour tells: nothing learnt, a baseline, ours for fidelity, ours by GAN."""
+    """The category that sets the colour: classical, baseline, fidelity or gan."""
     if facts.get("kind") != "WA-SRGAN":
         return "classical" if facts.get("kind") == "classical" else "baseline"
     return str(facts.get("stage", "gan"))
@@ -90,7 +90,7 @@ def _other_parts(rows: Sequence[ScoreRow]) -> list[tuple[str, str, str]]:
 
 
 def _table(data: str, part: str, unit: str, rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    """A line for each method, a cell for each metric; the best of each column is marked."""
+    """One line per method and one cell per metric; the best of each column is marked."""
     chosen = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
     metrics = [name for name in HEADINGS if any(row.metric == name for row in chosen)]
     best = {
@@ -145,7 +145,7 @@ def _plane(data: str, rows: Sequence[ScoreRow], methods: Sequence[str]) -> dict[
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Round numbers that enclose the values, four to eight of them."""
+    """Four to eight round numbers that enclose the values."""
     low, high = min(values), max(values)
     spread = max(high - low, 1e-3)
     power = 10.0 ** np.floor(np.log10(spread))
@@ -160,7 +160,7 @@ def _share(value: float, ticks: Sequence[float]) -> float:
 
 
 def _boxes(results: Results, scale: int) -> list[dict[str, Any]]:
-    """Tukey's boxes of each method over all images; whiskers from the least to the greatest."""
+    """Box plots of each method over all images; whiskers span the whole range."""
     plots = []
     for metric in _BOXED:
         values = {name: scores[metric] for name, scores in results.scores[scale].items()}
@@ -208,7 +208,7 @@ def _data_uri(image: Pixels) -> str:
 
 
 def _plain_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A table for each scale and data set, its columns as the rows have them."""
+    """One table per scale and data set, with the columns of its rows."""
 
     def of(row: Mapping[str, Any]) -> tuple[int, str]:
         return row["scale"], row["data"]

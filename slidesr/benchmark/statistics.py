@@ -1,4 +1,4 @@
-"""What can be said of a mean: how wide it is, and whether it differs from bicubic's."""
+"""Confidence intervals of means, and paired tests against bicubic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Scores = Mapping[str, Mapping[str, Sequence[float]]]  # method -> metric -> by 
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """A mean with its standard deviation and its 95% interval; None where n is too small."""
+    """A mean with standard deviation and 95% interval; None if n is too small."""
 
     n: int
     mean: float
@@ -33,9 +33,9 @@ class MeanEstimate:
 
 
 def estimate(values: Sequence[float] | _F64, seed: int = 0) -> MeanEstimate:
-    """The interval is the bootstrap's, by percentiles: Efron and Tibshirani 1993, chapter 13.
+    """Estimates a mean with a percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
-    Values of one seed and one n are drawn alike, so intervals of paired values are comparable.
+    Equal seed and n give the same resamples, so intervals of paired values are comparable.
     """
     x: _F64 = np.asarray(values, np.float64)
     n, mean = len(x), float(x.mean())
@@ -47,7 +47,7 @@ def estimate(values: Sequence[float] | _F64, seed: int = 0) -> MeanEstimate:
 
 
 def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> float | None:
-    """The two-sided p of Wilcoxon's signed-rank test (1945, Biometrics Bulletin 1:80).
+    """The two-sided p value of Wilcoxon's signed-rank test (1945, Biometrics Bulletin 1:80).
 
     None for fewer than six pairs.
     """
@@ -57,15 +57,15 @@ def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> 
     if not differences.any():
         return 1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that ties make it choose the normal approximation
+        warnings.simplefilter("ignore")  # ties make it fall back to the normal approximation
         return float(wilcoxon(differences).pvalue)
 
 
 def summary(scale: int, subjects: Sequence[Subject], scores: _Scores) -> list[ScoreRow]:
-    """The rows of one scale: each data set whole, by slide, by label, and with slides as units.
+    """Summarises one scale: per data set, slide and label, and with slides as units.
 
-    Images of one slide are not independent of each other: where a data set has several slides, the
-    rows whose unit is the slide are the ones to trust, wide as they are.
+    Images of one slide are not independent: for data sets with several slides, trust the rows whose
+    unit is the slide, although their intervals are wider.
     """
     rows = []
     for data, whole in by_data(subjects).items():
@@ -78,7 +78,7 @@ def summary(scale: int, subjects: Sequence[Subject], scores: _Scores) -> list[Sc
 
 
 def _parts(subjects: Sequence[Subject], whole: list[int]) -> dict[str, list[int]]:
-    """Which subjects are in which part; a part that would be the whole is left out."""
+    """Splits subjects by label and slide; parts equal to the whole are omitted."""
     parts = {"all": whole}
     for kind in ("label", "slide"):
         for value, chosen in _groups(subjects, whole, kind).items():
@@ -112,7 +112,7 @@ def _rows(
     rows = []
     for method, by_metric in values.items():
         for metric, x in by_metric.items():
-            told = estimate(x)
+            estimated = estimate(x)
             p = None if method == BICUBIC else paired_p(x, values[BICUBIC][metric])
             rows.append(
                 ScoreRow(
@@ -122,11 +122,11 @@ def _rows(
                     part,
                     unit,
                     metric,
-                    told.n,
-                    told.mean,
-                    told.sd,
-                    told.low,
-                    told.high,
+                    estimated.n,
+                    estimated.mean,
+                    estimated.sd,
+                    estimated.low,
+                    estimated.high,
                     p,
                 )
             )

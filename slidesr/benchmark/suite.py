@@ -1,4 +1,4 @@
-"""The comparison of methods on images whose high resolution is known."""
+"""Runs a comparison of methods on images with a known high resolution."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from slidesr.runtime.ordered_map import ordered_map
 
 _F64 = NDArray[np.float64]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
-_AHEAD = 4  # images whose metrics wait for a thread
+_AHEAD = 4  # images queued for the metric threads
 
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What decides the numbers, besides images, methods and machine."""
+    """The protocol of a comparison."""
 
     scales: tuple[int, ...] = (4,)
-    degradation: str = "bicubic"  # "scanner", or "own" where each image has a low one beside it
-    jpeg_quality: int | None = None  # the low resolution is compressed first, as slides are
+    degradation: str = "bicubic"  # "scanner", or "own" if each image has its own low resolution
+    jpeg_quality: int | None = None  # JPEG quality of the low resolution, if compressed
     seed: int = 0  # of the scanner's noise
-    downstream: bool = False  # also count nuclei and ask a classifier
-    by_author: bool = False  # also the metrics as the author of WA-SRGAN computes them
+    downstream: bool = False  # also count nuclei and classify
+    by_author: bool = False  # also the metrics of WA-SRGAN's author
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which images by which methods; `methods` makes those of a scale, bicubic among them."""
+    """The images and methods to compare; `methods(scale)` must include bicubic."""
 
     pairs: Sequence[ImagePair]
     methods: Callable[[int], list[Method]]
@@ -68,21 +68,21 @@ class Comparison:
 
     @cached_property
     def features_of(self) -> Callable[[Pixels], _F64]:
-        """What the classifier judges an image by, f64[d]."""
+        """The classifier's features of an image, f64[d]."""
         return (ResNeXt(self.resnext101) if self.resnext101 else self.perceptual).features
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Those that the images allow; RefusedError where one is too small for most."""
+        """The metrics that the images allow; raises RefusedError if one is too small."""
         sizes = {pair.high: image_size(pair.high) for pair in self.pairs}
         path, size = min(sizes.items(), key=lambda item: min(item[1].width, item[1].height))
         if min(size.width, size.height) < LEAST_PX:
-            raise RefusedError(f"{path}: {size} px are too few: give {LEAST_PX} px a side")
+            raise RefusedError(f"{path}: {size} px: give at least {LEAST_PX} px a side")
         return measurable(list(sizes.values()), self.perceptual.metrics, self.options.by_author)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
-        """What was done to which images; the same for the same files. It reads them all."""
+        """The options and a hash of all image files, which it reads."""
         digest = hashlib.sha256()
         for path in _files([*self.pairs, *self.labelled]):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -97,7 +97,7 @@ class Comparison:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What a stopped comparison is known by."""
+        """Everything that must be equal to resume an unfinished comparison."""
         return {
             "protocol": self.protocol,
             "subjects": [pair.subject.name for pair in self.pairs],
@@ -111,13 +111,13 @@ class Comparison:
     def found(
         self, scale: int, methods: Sequence[Method], indices: Sequence[int]
     ) -> Iterator[tuple[int, ImageScores]]:
-        """The numbers of these images: networks in this thread, the rest in two more."""
+        """Yields image scores: networks run in this thread, metrics in two others."""
         work = partial(_found, self.metrics, self.options.downstream)
         enlarged = (self.enlarged(scale, methods, self.pairs[index]) for index in indices)
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
 
     def enlarged(self, scale: int, methods: Sequence[Method], pair: ImagePair) -> Enlarged:
-        """One image by all methods, once it is cut to a multiple of the scale."""
+        """Upscales one image, cropped to a multiple of the scale, by all methods."""
         high = _cut(read_rgb(pair.high), scale)
         low = self._low(pair, high, scale)
         made = [method.enlarge(low) for method in methods]
@@ -133,7 +133,7 @@ class Comparison:
         )
 
     def _features(self, images: Sequence[Pixels], embeddings: _F64) -> _F64:
-        """[images, d], or [0, 0] where no classifier is asked."""
+        """[images, d], or [0, 0] without a classifier."""
         if not self.options.downstream:
             return np.empty((0, 0))
         if self.resnext101:
@@ -143,7 +143,7 @@ class Comparison:
         )  # as `PerceptualMetric.features`, made already
 
     def _low(self, pair: ImagePair, high: Pixels, scale: int) -> Pixels:
-        """What the methods are given: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
+        """The input of the methods: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
         options = self.options
         if pair.low is not None:
             low = read_rgb(pair.low)
@@ -157,10 +157,10 @@ class Comparison:
 
 
 def compare(comparison: Comparison, store: ResultStore, report: OnProgress) -> Results:
-    """Measures all methods at all scales; what the store has already is not made again.
+    """Measures all methods at all scales; images in the store are skipped.
 
-    `report` is told how many images of how many are done. Memory: the embeddings of one scale,
-    16 kB for each method and 256 px squared.
+    `report` is called with the number of images done and the total. Memory: the embeddings of one
+    scale, 16 kB per method and 256 px squared.
     """
     subjects = [pair.subject for pair in comparison.pairs]
     total, done = len(subjects) * len(comparison.options.scales), 0
@@ -201,7 +201,7 @@ def compare(comparison: Comparison, store: ResultStore, report: OnProgress) -> R
 def mean_scores(
     comparison: Comparison, report: OnProgress
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Data set -> method -> metric -> mean at the one scale of a comparison: for a card."""
+    """Data set -> method -> metric -> mean at a comparison's only scale, for a model card."""
     (scale,) = comparison.options.scales
     methods, subjects = comparison.methods(scale), [pair.subject for pair in comparison.pairs]
     found = []
@@ -230,7 +230,7 @@ def _found(names: Sequence[str], downstream: bool, enlarged: Enlarged) -> ImageS
 def _by_method(
     methods: Sequence[str], names: Sequence[str], found: Sequence[ImageScores]
 ) -> dict[str, dict[str, list[float]]]:
-    """Method -> metric -> a number for each image."""
+    """Method -> metric -> one value per image."""
     table = np.stack([each.scores for each in found])  # [images, methods, metrics]
     return {
         method: {name: table[:, i, j].tolist() for j, name in enumerate(names)}
@@ -241,7 +241,7 @@ def _by_method(
 def _fid_rows(
     scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[ImageScores]
 ) -> list[ScoreRow]:
-    """The Frechet distance of all made tiles of a data set from all true ones."""
+    """The Frechet distance between the output and original tiles of each data set."""
     rows = []
     for data, of in by_data(subjects).items():
         looks = [found[index].embeddings for index in of]
@@ -255,7 +255,7 @@ def _fid_rows(
 def _running_rows(
     scale: int, subjects: Sequence[Subject], scores: dict[str, dict[str, list[float]]]
 ) -> list[ScoreRow]:
-    """The author's mean PSNR, of the images in their order."""
+    """The author's running mean PSNR over the images in order."""
     rows = []
     for data, of in by_data(subjects).items():
         for method, by_metric in scores.items():

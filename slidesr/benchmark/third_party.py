@@ -1,4 +1,4 @@
-"""Super-resolution networks of others, for comparison; opened by spandrel (an extra)."""
+"""Third-party super-resolution networks for comparison, loaded by spandrel (an extra)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAX_BYTES = 1 << 30
 
 
 class ThirdParty:
-    """A network that spandrel knows, such as Real-ESRGAN, SwinIR, HAT or DAT; its file is data."""
+    """A network supported by spandrel, such as Real-ESRGAN, SwinIR, HAT or DAT."""
 
     def __init__(self, path: Path, engine: Engine) -> None:
-        """Raises RefusedError where spandrel is missing or the file holds no such network."""
+        """Raises RefusedError if spandrel is missing or does not support the file."""
         try:
             import spandrel
         except ImportError as error:
@@ -53,8 +53,8 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
     import spandrel
 
     if path.suffix not in _SUFFIXES or path.stat().st_size > _MAX_BYTES:
-        told = " or ".join(_SUFFIXES)
-        raise RefusedError(f"{path}: give a {told} file of at most {_MAX_BYTES >> 20} MiB")
+        suffixes = " or ".join(_SUFFIXES)
+        raise RefusedError(f"{path}: give a {suffixes} file of at most {_MAX_BYTES >> 20} MiB")
     state: dict[str, torch.Tensor]
     if path.suffix == ".safetensors":
         state = spandrel.ModelLoader("cpu").load_state_dict_from_file(path)

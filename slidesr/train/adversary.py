@@ -1,4 +1,4 @@
-"""The critic in training: what it learns from a batch, and what it tells the generator."""
+"""Training of the critic, and the losses it contributes to the generator."""
 
 from __future__ import annotations
 
@@ -33,42 +33,44 @@ class Adversary:
         )
 
     def learn(
-        self, real: Tensor, made: Tensor, step: int, rng: torch.Generator
+        self, real: Tensor, fake: Tensor, step: int, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """One step on f32[n, 3, h, w] in 0..1, real and made; what it saw, by name.
+        """One optimizer step on real and fake f32[n, 3, h, w] in 0..1; returns its losses by name.
 
-        The penalty is taken in fp32 on every `penalty_every`-th step and is heavier by as much
+        The penalty is evaluated in fp32 at every `penalty_every`-th step and scaled by that number
         (Karras 2020, arXiv 1912.04958, section 3.1).
         """
         with mixed_precision(real.device):
-            loss = critic_loss(self.critic(real), self.critic(made))
-        seen = {"critic": loss.detach()}
+            loss = critic_loss(self.critic(real), self.critic(fake))
+        losses = {"critic": loss.detach()}
         every = self._recipe.penalty_every
         if step % every == 0:
             penalty = gradient_penalty(
-                self.critic, real, made, mix=self._recipe.penalty_mix, rng=rng
+                self.critic, real, fake, mix=self._recipe.penalty_mix, rng=rng
             )
             loss = loss + self._recipe.penalty_weight * every * penalty
-            seen["penalty"] = penalty.detach()
+            losses["penalty"] = penalty.detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._world.average_gradients(self.critic)
         self.optimizer.step()
-        return seen
+        return losses
 
-    def losses(self, real: Tensor, made: Tensor, weights: LossRecipe) -> dict[str, Tensor]:
-        """The generator's weighted losses that come from the critic."""
+    def losses(self, real: Tensor, fake: Tensor, weights: LossRecipe) -> dict[str, Tensor]:
+        """The generator's adversarial and feature matching losses, weighted, by name."""
         losses = {}
         with _frozen(self.critic), mixed_precision(real.device):
-            maps = self.critic.features(made)
+            maps = self.critic.features(fake)
             if weights.adversarial_weight:
-                heard = maps if self._recipe.reaches_generator else [part.detach() for part in maps]
-                loss = adversarial_loss(self.critic.score(heard))
+                visible = (
+                    maps if self._recipe.reaches_generator else [part.detach() for part in maps]
+                )
+                loss = adversarial_loss(self.critic.score(visible))
                 losses["adversarial"] = weights.adversarial_weight * loss
             if weights.feature_matching_weight:
                 with torch.no_grad():
-                    wanted = self.critic.features(real)
-                matched = feature_matching(maps, wanted)
+                    targets = self.critic.features(real)
+                matched = feature_matching(maps, targets)
                 losses["feature_matching"] = weights.feature_matching_weight * matched
         return losses
 

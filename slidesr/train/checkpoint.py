@@ -1,4 +1,4 @@
-"""A run's state on disk: one file that is whole or absent, and is data, never code."""
+"""The checkpoint of a run: one file, written atomically and read without executing code."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ class Stateful(Protocol):
 
 
 class TrainingCheckpoint:
-    """Everything that a run needs to go on: its parts, and how far it is.
+    """Everything needed to resume a run: the state of its parts and its progress.
 
-    There is no random state to keep: what a step draws is a function of the seed and the patches
-    seen.
+    There is no random state: what a step draws is a function of the seed and the patches seen.
     """
 
     def __init__(self, folder: Path, recipe: dict[str, Any], parts: dict[str, Stateful]) -> None:
@@ -35,15 +34,15 @@ class TrainingCheckpoint:
         self._parts = parts
 
     def load(self) -> tuple[int, float]:
-        """Restores the run in place; the patches seen and seconds spent, zeros without a file."""
+        """Restores the parts in place; returns patches seen and seconds spent, 0 without a file."""
         if not self._path.exists():
             return 0, 0.0
-        broken = f"{self._path}: not a whole checkpoint of slidesr. Delete it to start anew."
+        broken = f"{self._path}: not a complete slidesr checkpoint. Delete it to start over."
         with refusing(broken):
             saved: dict[str, Any] = load_data(self._path)
             if saved["recipe"] == self._recipe:
                 return self._restore(saved)
-        raise RefusedError(f"{self._path}: made by another recipe. Choose another --output.")
+        raise RefusedError(f"{self._path}: written with another recipe. Choose another --output.")
 
     def save(self, patches: int, seconds: float) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +59,8 @@ class TrainingCheckpoint:
 
 
 def refuse_mixing_runs(folder: Path) -> None:
-    """Refuses to start where a run stands already."""
+    """Raises RefusedError if `folder` holds a run already."""
     if (folder / _NAME).exists():
         raise RefusedError(
-            f"{folder}: a run is here. Go on with it by --resume, or choose another --output."
+            f"{folder}: holds a run already. Give --resume, or choose another --output."
         )

@@ -1,4 +1,4 @@
-"""Training patches: random crops of images held in memory, varied, and their low resolution."""
+"""Training patches: random, augmented crops of images in memory, with their low resolution."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _DEGRADATIONS = ("bicubic", "scanner", "levels")
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """What is drawn, and how it is varied. Sizes are high-resolution pixels.
+    """Which patches are drawn and how they are augmented. Sizes are high-resolution pixels.
 
-    The low resolution is made of the high one by Pillow's antialiased "bicubic" at 8 bits, the
-    paper's protocol, or as a "scanner" would make it; or with "levels" it is the slide's own next
-    level, as `slidesr patches` writes it beside DATA.
+    The low resolution is Pillow's antialiased "bicubic" reduction at 8 bits, the paper's protocol,
+    or a simulated "scanner", or with "levels" the slide's own coarser level, which `slidesr
+    patches` writes beside DATA.
     """
 
     patch_px: int = 128
-    context_px: int = 16  # drawn around a patch, so that its low resolution has no border effect
+    context_px: int = 16  # margin around a patch, so that its low resolution has no border effect
     weights: dict[str, float] = field(default_factory=dict)  # by top folder, by area; 1 if absent
     stain_jitter: float = 0.0  # largest relative change of a stain's density (Tellez 2018)
     colour_jitter: float = 0.0  # largest relative change of a colour channel's gain and black level
     degradation: str = "bicubic"
     scanner: Scanner = field(default_factory=Scanner)
-    jpeg_share: float = 0.0  # of the low resolutions, bicubic or scanner, compressed last of all
+    jpeg_share: float = 0.0  # share of low resolutions that are compressed as the last step
     jpeg_quality: tuple[int, int] = (30, 95)  # worst and best, drawn evenly
 
     def __post_init__(self) -> None:
@@ -58,11 +58,13 @@ class DataRecipe:
         if self.degradation != "scanner" and self.scanner != Scanner():
             raise ValueError("[data.scanner] is for the degradation 'scanner'")
         if self.degradation == "levels" and self.jpeg_share:
-            raise ValueError("jpeg_share must be 0 with levels, which are as the slide stores them")
+            raise ValueError(
+                "jpeg_share must be 0 with levels, which are taken as stored in the slide"
+            )
 
     @property
     def sees_jpeg(self) -> bool:
-        """Whether low resolutions have been compressed."""
+        """Whether the network sees low resolutions that were JPEG-compressed."""
         return self.jpeg_share > 0 or self.degradation == "levels"
 
 
@@ -70,7 +72,7 @@ class DataRecipe:
 class PatchPair:
     """High and low resolution of the same patches: f32[n, 3, h*s, w*s], f32[n, 3, h, w] in 0..1.
 
-    Channels are last in memory.
+    Both are channels_last.
     """
 
     high: Tensor
@@ -80,15 +82,15 @@ class PatchPair:
 @dataclass(frozen=True)
 class _Image:
     high: Pixels  # [h, w, 3]
-    low: Pixels | None  # [h / s, w / s, 3], where the slide's own level is the low resolution
+    low: Pixels | None  # [h / s, w / s, 3], if the slide's own level is the low resolution
 
 
 class PatchSampler:
     """Draws random patches; patch k is a function of the seed and k alone, in any thread.
 
-    An image is drawn with a chance proportional to its area times its top folder's weight.
-    Every image of `folder` and below without a weight of 0 is held decoded, with its next level if
-    that is the low resolution: memory is 3 bytes a pixel, 1 + 1/scale^2 times with levels.
+    An image is drawn with a probability proportional to its area times its top folder's weight. All
+    images below `folder` with a nonzero weight are held decoded: 3 bytes per pixel, 1 + 1/scale^2
+    times that with "levels".
     """
 
     def __init__(self, folder: Path, recipe: DataRecipe, *, scale: int, seed: int) -> None:
@@ -114,15 +116,15 @@ class PatchSampler:
         quarter_turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
         jitter = drawn_jitter(recipe.stain_jitter, recipe.colour_jitter, rng)
 
-        def varied(crop: Pixels) -> Pixels:
+        def augmented(crop: Pixels) -> Pixels:
             return jitter.applied(turned(crop, quarter_turns, mirrored=mirrored))
 
-        high = varied(image.high[(place * step_px).slices])
-        low = self._degraded(high, rng) if image.low is None else varied(image.low[place.slices])
+        high = augmented(image.high[(place * step_px).slices])
+        low = self._degraded(high, rng) if image.low is None else augmented(image.low[place.slices])
         return _trimmed(high, recipe.context_px), _trimmed(low, recipe.context_px // scale)
 
     def _drawn_place(self, image: _Image, step_px: int, rng: np.random.Generator) -> Box:
-        """What is drawn of an image, counted in steps."""
+        """Draws a square with context, in units of `step_px`."""
         side = self._need_px // step_px
         y, x = (int(rng.integers(px // step_px - side + 1)) for px in image.high.shape[:2])
         return Box(x, y, side, side)
@@ -140,7 +142,7 @@ class PatchSampler:
         high = read_rgb(path)
         if min(high.shape[:2]) < self._need_px:
             raise RefusedError(
-                f"{path}: smaller than the {self._need_px} px that are drawn. Leave its folder out"
+                f"{path}: smaller than the {self._need_px} px that are drawn. Exclude its folder"
                 " with a weight of 0 in [data.weights]."
             )
         if self._recipe.degradation != "levels":
@@ -149,26 +151,24 @@ class PatchSampler:
 
 
 def weighted_images(folder: Path, by_top: dict[str, float]) -> dict[Path, float]:
-    """The images of a folder that are ever drawn, and their weights."""
+    """The images below a folder that have a nonzero weight, with their weights."""
     tops = {path: group_of(path, folder) for path in image_paths(folder)}
     unknown = sorted(set(by_top) - set(tops.values()))
     if unknown:
-        _log.warning("%s: no folder %s, which have weights", folder, ", ".join(unknown))
+        _log.warning("%s: [data.weights] names missing folders: %s", folder, ", ".join(unknown))
     weights = {path: by_top.get(top, 1.0) for path, top in tops.items()}
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
-        raise RefusedError(f"{folder}: the weights must be finite, not negative, nor all zero")
+        raise RefusedError(f"{folder}: the weights must be finite, at least 0, and not all 0")
     return {path: weight for path, weight in weights.items() if weight}
 
 
 def _read_partner(path: Path, high: Pixels, folder: Path, scale: int) -> Pixels:
-    """The same place on the slide's level that is `scale` times coarser."""
+    """Reads the same region from the slide's level that is `scale` times coarser."""
     levels = folder.absolute().with_name(f"{folder.absolute().name}.x{scale}")
     partner = levels / path.relative_to(folder)
     cure = f"Write both with `slidesr patches --pairs {scale}`."
     if not partner.is_file():
-        raise RefusedError(
-            f"{partner}: missing, the same place as {path}, x{scale} coarser. {cure}"
-        )
+        raise RefusedError(f"{partner}: missing; the x{scale} coarser level of {path}. {cure}")
     low = read_rgb(partner)
     if (low.shape[0] * scale, low.shape[1] * scale) != high.shape[:2]:
         raise RefusedError(f"{partner}: not 1/{scale} of {path} in size. {cure}")
@@ -176,7 +176,7 @@ def _read_partner(path: Path, high: Pixels, folder: Path, scale: int) -> Pixels:
 
 
 def turned(crop: Pixels, quarter_turns: int, *, mirrored: bool) -> Pixels:
-    """One of the eight ways to lay a square."""
+    """One of the eight rotations and reflections of a square."""
     rotated = np.rot90(crop, quarter_turns)
     return rotated[:, ::-1] if mirrored else rotated
 
@@ -186,7 +186,7 @@ def _trimmed(image: Pixels, margin: int) -> Pixels:
 
 
 def tensor_from_images(images: Sequence[Pixels]) -> Tensor:
-    """u8[h, w, 3] each -> f32[n, 3, h, w] in 0..1, channels last in memory."""
+    """u8[h, w, 3] each -> f32[n, 3, h, w] in 0..1, channels_last."""
     pixels = np.empty((len(images), *images[0].shape), np.float32)
     for image, place in zip(images, pixels, strict=True):
         np.divide(image, np.float32(255), out=place)

@@ -1,7 +1,7 @@
-"""Training patches drawn, varied and reduced on a GPU, which a few threads could not keep busy.
+"""Training patches drawn, augmented and reduced on a GPU, which CPU threads cannot keep busy.
 
 The distribution is that of `slidesr.train.data.PatchSampler` with the degradation "bicubic"; the
-random numbers are others. Reductions agree to one grey level, JPEG to half a level on average.
+random numbers differ. Reductions agree to one grey level, JPEG to half a level on average.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _YCC_FROM_RGB = (  # JFIF 1.02; chroma is moved to 0..255 by adding 128
 class DeviceSampler:
     """Draws whole batches; batch `first` is a function of the seed and `first` alone.
 
-    An image is drawn with a chance proportional to its area times its top folder's weight. All
-    images lie decoded in the device's memory, 3 bytes a pixel.
+    An image is drawn with a probability proportional to its area times its top folder's weight. All
+    images are held decoded in device memory, 3 bytes per pixel.
     """
 
     def __init__(
         self, folder: Path, recipe: DataRecipe, *, scale: int, seed: int, device: torch.device
     ) -> None:
         if recipe.degradation != "bicubic":
-            raise RefusedError(f"degradation {recipe.degradation!r} is not made on a device")
+            raise RefusedError(f"degradation {recipe.degradation!r} is not available on a GPU")
         self._recipe, self._scale, self._seed, self._device = recipe, scale, seed, device
         self._need_px = recipe.patch_px + 2 * recipe.context_px
         weights = weighted_images(folder, recipe.weights)
@@ -60,7 +60,7 @@ class DeviceSampler:
         self._reduction = _bicubic_matrix(self._need_px, scale).to(device)
 
     def draw(self, first: int, count: int) -> PatchPair:
-        """Draws `count` patches, as f32[n, 3, h, w] in 0..1 on the device, channels last."""
+        """Draws `count` patches: f32[n, 3, h, w] in 0..1 on the device, channels_last."""
         state = np.random.SeedSequence((self._seed, first)).generate_state(1, np.uint64)[0]
         rng = torch.Generator(self._device).manual_seed(int(state >> np.uint64(1)))
         high = self._jittered(self._cropped(count, rng), rng)
@@ -74,7 +74,7 @@ class DeviceSampler:
         return torch.rand(shape, generator=rng, device=self._device)
 
     def _cropped(self, count: int, rng: torch.Generator) -> Tensor:
-        """Squares anywhere, laid in one of eight ways: f32[n, h, w, 3] in 0..255."""
+        """Random squares, rotated and reflected at random: f32[n, h, w, 3] in 0..255."""
         chance = torch.rand(count, generator=rng, device=self._device, dtype=torch.float64)
         image = torch.searchsorted(self._until, chance, right=True).clamp_(max=len(self._until) - 1)
         height, width = self._heights[image], self._widths[image]
@@ -91,7 +91,7 @@ class DeviceSampler:
         return crops
 
     def _jittered(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """Stains and colours, each changed in half of the patches, as in `stain_augmentation`."""
+        """Jitters stains and colours, each in half of the patches, as in `stain_augmentation`."""
         count = len(image)
         changed = (self._uniform(rng, 2, count, 1) < 0.5).float()
         stain, colour = self._recipe.stain_jitter, self._recipe.colour_jitter
@@ -105,7 +105,7 @@ class DeviceSampler:
         return rounded
 
     def _compressed(self, low: Tensor, rng: torch.Generator) -> Tensor:
-        """A share of the patches as JPEG gives them back; blocks begin alike in a whole batch."""
+        """Compresses a share of the patches; the JPEG block offset is common to the batch."""
         count, (worst, best) = len(low), self._recipe.jpeg_quality
         chance = self._uniform(rng, 3, count)
         quality = worst + (chance[0] * (best + 1 - worst)).long()
@@ -115,7 +115,7 @@ class DeviceSampler:
 
 
 def reduced(high: Tensor, matrix: Tensor) -> Tensor:
-    """Both axes by Pillow's filter, rounded after each as Pillow does: f32[n, h, w, 3]."""
+    """Reduces both axes with Pillow's filter, rounding after each as Pillow does."""
     across = torch.einsum("nhwc,lw->nhlc", high, matrix).round().clamp(0, 255)
     return torch.einsum("nhlc,kh->nklc", across, matrix).round().clamp(0, 255)
 
@@ -123,10 +123,11 @@ def reduced(high: Tensor, matrix: Tensor) -> Tensor:
 def through_jpeg_on_device(
     image: Tensor, quality: Tensor, halved: Tensor, beginning: tuple[int, int]
 ) -> Tensor:
-    """JPEG and back, f32[n, h, w, 3] in 0..255, with 4:2:0 where `halved`, else 4:4:4.
+    """A JPEG round trip of f32[n, h, w, 3] in 0..255, 4:2:0 where `halved`, else 4:4:4.
 
-    `beginning` is where in a block the image's first pixel lies. Close to libjpeg, not equal: its
-    transforms are integers. ITU T.81; chroma is enlarged by triangles, as libjpeg does by default.
+    `beginning` is the position of the first pixel in its block. Close to libjpeg but not equal,
+    since libjpeg uses integer transforms. ITU T.81; chroma is upsampled with a triangle filter,
+    libjpeg's default.
     """
     luma_tables, chroma_tables = (table.to(image.device)[quality] for table in _tables())
     height, width = image.shape[1:3]
@@ -147,7 +148,7 @@ def through_jpeg_on_device(
 
 
 def _quantised(planes: Tensor, tables: Tensor) -> Tensor:
-    """Blocks of 8 px through the cosine transform, rounded by the tables: f32[n, c, h, w]."""
+    """Quantises the DCT of 8 x 8 blocks with the tables, and inverts it: f32[n, c, h, w]."""
     count, channels, height, width = planes.shape
     basis = _cosines().to(planes.device)
     blocks = (planes - 128).view(count, channels, height // 8, 8, width // 8, 8)
@@ -166,7 +167,7 @@ def _padded(planes: Tensor, beginning: tuple[int, int]) -> Tensor:
 
 
 def _trimmed(image: Tensor, margin: int) -> Tensor:
-    """f32[n, h, w, 3] in 0..255 -> f32[n, 3, h, w] in 0..1, channels last in memory."""
+    """f32[n, h, w, 3] in 0..255 -> f32[n, 3, h, w] in 0..1, channels_last."""
     height, width = image.shape[1:3]
     inner = image[:, margin : height - margin, margin : width - margin]
     return (inner / 255).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
@@ -175,7 +176,7 @@ def _trimmed(image: Tensor, margin: int) -> Tensor:
 def _checked(image: Pixels, path: Path, need_px: int) -> Pixels:
     if min(image.shape[:2]) < need_px:
         raise RefusedError(
-            f"{path}: smaller than the {need_px} px that are drawn. Leave its folder out with a"
+            f"{path}: smaller than the {need_px} px that are drawn. Exclude its folder with a"
             " weight of 0 in [data.weights]."
         )
     return np.ascontiguousarray(image)
@@ -206,7 +207,7 @@ def _tables_of(quality: int) -> tuple[Sequence[int], Sequence[int]]:
 
 @lru_cache
 def _cosines() -> Tensor:
-    """The orthonormal cosine transform of 8 px: f32[8, 8], a row a frequency."""
+    """The orthonormal 8-point DCT: f32[8, 8], one row per frequency."""
     place = torch.arange(8, dtype=torch.float64)
     waves = torch.cos((2 * place + 1) * place[:, None] * torch.pi / 16) / 2
     waves[0] /= 2**0.5

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: TensorBoard's curves, and pictures."""
+"""TensorBoard curves and sample pictures of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slidesr.train.validation import Scores
 
 
 class TrainingLog(Closeable):
-    """Writes below `folder`: events for TensorBoard, and samples/PATCHES.png; nothing for None."""
+    """Writes TensorBoard events and samples/PATCHES.png to `folder`; nothing if it is None."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -30,7 +30,7 @@ class TrainingLog(Closeable):
                 self._writer.add_scalar(name, value, patches)
 
     def scores(self, patches: int, scores: Scores, picture: Pixels) -> None:
-        """The validation's scores and its picture, u8[h, w, 3]."""
+        """Logs validation scores and a picture u8[h, w, 3]."""
         if not self._folder or not self._writer:
             return
         for data, by_metric in scores.items():

@@ -1,4 +1,4 @@
-"""The training loop, whole and visible; progress is counted in patches."""
+"""The training loop; progress is counted in patches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LOGS_A_VALIDATION = 20
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run reads and where it writes. VGG19's weights are the user's own."""
+    """The folders a run reads and writes, and VGG19's weights if the user has them."""
 
     data: Path
     valid: Path
@@ -47,7 +47,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run stands: mean losses since the last report, scores beside bicubic's."""
+    """The state of a run: mean losses since the last report, and scores next to bicubic's."""
 
     patches: int
     seconds: float
@@ -58,7 +58,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a run: the generator, and what it took."""
+    """The result of a run: the generator and the effort spent."""
 
     generator: Generator
     patches: int
@@ -68,7 +68,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What is trained, and by what; `enlarge` is the generator, compiled on a GPU."""
+    """Networks, optimizers and losses; `enlarge` is the generator, compiled on a GPU."""
 
     generator: Generator
     enlarge: Callable[[Tensor], Tensor]
@@ -94,11 +94,11 @@ class _Parts:
 def train(
     recipe: Recipe, sources: Sources, world: World, report: Callable[[TrainingProgress], None]
 ) -> Trained:
-    """Trains a generator, whose moving average is the result; goes on from `out`/checkpoint.pt.
+    """Trains a generator and returns its moving average; resumes from `out`/checkpoint.pt.
 
-    The state is saved at every validation, whole or not at all. Patch k and the random numbers of
-    step k are functions of the seed and k: on a CPU a resumed run gives the weights of one that was
-    never stopped, bit for bit.
+    The state is saved atomically at every validation. Patch k and the random numbers of step k are
+    functions of the seed and k: on a CPU a resumed run gives bit for bit the weights of an
+    uninterrupted one.
     """
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # shapes never change
@@ -141,20 +141,20 @@ def train(
 def _step(
     recipe: Recipe, parts: _Parts, world: World, pair: PatchPair, patches: int
 ) -> dict[str, Tensor]:
-    """One step of the critic, if there is one by now, and one of the generator; their losses."""
+    """One step of the critic, if it has started, and one of the generator; returns their losses."""
     high, low = (
         part.to(world.device, non_blocking=True, memory_format=torch.channels_last)
         for part in (pair.high, pair.low)
     )
     with mixed_precision(world.device):
-        made = parts.enlarge(low).float()
-    losses = parts.objective.losses(made, high, low)
+        output = parts.enlarge(low).float()
+    losses = parts.objective.losses(output, high, low)
     seen: dict[str, Tensor] = {}
     if parts.adversary and recipe.critic and patches >= recipe.critic.begins_after:
         step = patches // recipe.batch
         seed = np.random.SeedSequence((recipe.seed, step, world.rank, 1)).generate_state(1)[0]
         rng = torch.Generator().manual_seed(int(seed))
-        real, fake = parts.objective.judged(high), parts.objective.judged(made)
+        real, fake = parts.objective.judged(high), parts.objective.judged(output)
         seen = parts.adversary.learn(real, fake.detach(), step, rng)
         losses |= parts.adversary.losses(real, fake, recipe.loss)
     parts.optimizer.zero_grad(set_to_none=True)
@@ -191,7 +191,7 @@ def _assembled(recipe: Recipe, sources: Sources, world: World) -> _Parts:
 def _batches(
     data: Path, recipe: Recipe, world: World, first: int
 ) -> Batches[PatchPair, None, None]:
-    """This process's share of each batch: drawn on the GPU, or by threads ahead of the network."""
+    """This process's share of each batch, drawn on the GPU or prefetched by threads."""
     share, rest = divmod(recipe.batch, world.size)
     if rest:
         raise RefusedError(f"a batch of {recipe.batch} does not divide by {world.size} processes")
@@ -213,10 +213,10 @@ def _batches(
 
 
 def _log_losses(log: TrainingLog, losses: dict[str, Tensor], patches: int, seconds: float) -> None:
-    """Fetches the losses of one step, and stops a run whose losses are no numbers any more."""
+    """Logs the losses of one step; raises SlidesrError if one is not finite."""
     values = {name: float(value) for name, value in losses.items()}
     if not all(map(math.isfinite, values.values())):
-        raise SlidesrError(f"not a number after {patches} patches: {values}")
+        raise SlidesrError(f"the loss is not finite after {patches} patches: {values}")
     log.numbers(patches, {f"loss/{name}": value for name, value in values.items()})
     log.numbers(patches, {"patches_per_s": patches / seconds})
 
@@ -232,7 +232,7 @@ def _means(seen: list[dict[str, Tensor]]) -> dict[str, float]:
 
 
 def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that does not start from the random first weights."""
+    """An exponential moving average with a warm-up, so the initial weights are forgotten."""
 
     def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
         step = int(count)

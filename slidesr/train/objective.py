@@ -1,4 +1,4 @@
-"""The generator's losses that need no critic, weighted as the recipe says."""
+"""The generator's losses other than the critic's, weighted by the recipe."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class Objective:
-    """Compares what a generator made with what it should be.
+    """Compares the generator's output with the reference.
 
-    `perceptual_network` names the network of the perceptual loss: VGG19 where its weights are given
-    and the recipe weighs it, else the histology encoder; empty where the recipe has no such loss.
+    `perceptual_network` names the network of the perceptual loss: VGG19 if its weights are given
+    and the recipe has a weight for it, else the histology encoder; empty without such a loss.
     """
 
     def __init__(
@@ -45,43 +45,44 @@ class Objective:
             self._perceptual = PerceptualLoss(features, [1.0]).to(device)
         elif self.perceptual_network:
             encoder = read_encoder(find_encoder())[1].to(device).requires_grad_(False)
-            self._perceptual = lambda made, high: perceptual_distance(encoder, made, high).mean()
+            self._perceptual = lambda output, high: perceptual_distance(
+                encoder, output, high
+            ).mean()
 
-    def losses(self, made: Tensor, high: Tensor, low: Tensor) -> dict[str, Tensor]:
-        """Each loss times its weight, by name; made, high f32[n, 3, h, w], low its reduction."""
+    def losses(self, output: Tensor, high: Tensor, low: Tensor) -> dict[str, Tensor]:
+        """Weighted losses by name; output and high are f32[n, 3, h, w], low is the reduction."""
         recipe = self._recipe
         losses = {}
         if recipe.pixel_weight:
-            losses["pixel"] = recipe.pixel_weight * pixel_loss(recipe.pixel, made, high)
+            losses["pixel"] = recipe.pixel_weight * pixel_loss(recipe.pixel, output, high)
         if recipe.frequency_weight:
-            losses["frequency"] = recipe.frequency_weight * frequency_loss(made, high)
+            losses["frequency"] = recipe.frequency_weight * frequency_loss(output, high)
         if recipe.colour_weight:
-            losses["colour"] = recipe.colour_weight * colour_consistency(made, low, self._scale)
+            losses["colour"] = recipe.colour_weight * colour_consistency(output, low, self._scale)
         if recipe.grid_weight:
-            losses["grid"] = recipe.grid_weight * grid_loss(made, self._scale)
+            losses["grid"] = recipe.grid_weight * grid_loss(output, self._scale)
         if recipe.total_variation_weight:
-            losses["total_variation"] = recipe.total_variation_weight * total_variation(made)
+            losses["total_variation"] = recipe.total_variation_weight * total_variation(output)
         if self._perceptual is not None:
-            with mixed_precision(made.device):
-                distance = self._perceptual(self.judged(made), self.judged(high))
+            with mixed_precision(output.device):
+                distance = self._perceptual(self.judged(output), self.judged(high))
                 losses["perceptual"] = self._perceptual_weight * distance
         return losses
 
     def judged(self, image: Tensor) -> Tensor:
-        """What critic and perceptual network see of it.
+        """The image as the critic and the perceptual network see it: averaged over `judged_px`.
 
-        Where the upsampling is long, its finest pixels are out of reach of the truth, and a pattern
-        there is the cheapest way to please a judge of texture. One that does not see them is not
-        pleased.
+        At large scales the finest pixels cannot be predicted, and a regular pattern is the easiest
+        way to lower a loss that rewards texture. Hiding those pixels removes the incentive.
         """
         return F.avg_pool2d(image, self._recipe.judged_px)
 
 
 def _perceptual(recipe: LossRecipe, vgg19: Path | None) -> tuple[str, float]:
     if vgg19 is not None and not recipe.vgg19_weight:
-        raise RefusedError(f"{vgg19}: the recipe has no vgg19_weight, so VGG19 has no use")
+        raise RefusedError(f"{vgg19}: the recipe has no vgg19_weight, so VGG19 would not be used")
     if vgg19 is None and recipe.vgg19_weight and not recipe.perceptual_weight:
-        raise RefusedError("the recipe weighs VGG19 alone: give its weights with --vgg19")
+        raise RefusedError("the recipe uses VGG19: give its weights with --vgg19")
     if vgg19 is not None and recipe.vgg19_weight:
         return "VGG19", recipe.vgg19_weight
     return ("histology encoder" if recipe.perceptual_weight else ""), recipe.perceptual_weight

@@ -1,4 +1,4 @@
-"""A training recipe: one frozen dataclass, read from TOML and saved with its result."""
+"""A training recipe: a frozen dataclass, read from TOML and stored with the weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with a linear warm-up, then constant or a cosine to zero, counted in patches."""
+    """AdamW with a linear warm-up, then a constant rate or a cosine to zero, in patches."""
 
     learning_rate: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.99)
@@ -28,7 +28,7 @@ class OptimizerRecipe:
     schedule: str = "cosine"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    ema: float = 0.999  # of the weights that are kept; 0 keeps the last ones
+    ema: float = 0.999  # decay of the moving average of the weights; 0 keeps the last ones
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "constant"):
@@ -41,7 +41,7 @@ class OptimizerRecipe:
 
 
 def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:
-    """Linear warm-up, then half a cosine down to zero, or no change."""
+    """Linear warm-up, then half a cosine down to zero, or constant."""
     warm = min(1.0, (patches + 1) / max(1, recipe.warmup))
     cosine = 0.5 * (1 + math.cos(math.pi * patches / total))
     return recipe.learning_rate * warm * (cosine if recipe.schedule == "cosine" else 1.0)
@@ -49,23 +49,23 @@ def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """What the generator is trained on: each loss by its weight, images in 0..1; 0 leaves it out.
+    """The weights of the generator's losses, for images in 0..1; 0 disables a loss.
 
-    The perceptual loss is taken with the histology encoder, or with VGG19 and a weight of its own
-    where the user has VGG19's weights; see `slidesr.nets.losses`.
+    The perceptual loss uses the histology encoder, or VGG19 with its own weight if the user
+    supplies VGG19's parameters; see `slidesr.nets.losses`.
     """
 
     pixel: str = "l1"
     pixel_weight: float = 1.0
     perceptual_weight: float = 0.0
     vgg19_weight: float = 0.0
-    vgg19_normalised: bool = True  # with the mean and deviation of ImageNet, as VGG19 was trained
+    vgg19_normalised: bool = True  # with ImageNet's mean and deviation, as VGG19 was trained
     adversarial_weight: float = 0.0
     feature_matching_weight: float = 0.0
     frequency_weight: float = 0.0
     colour_weight: float = 0.0
     grid_weight: float = 0.0
-    judged_px: int = 1  # critic and perceptual network see squares of so many pixels as one
+    judged_px: int = 1  # critic and perceptual network see averages over squares of this side
     total_variation_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -77,24 +77,26 @@ class LossRecipe:
         for key, value in weights.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{key} {value!r} is not a finite weight of at least 0")
-        of_critic = {"adversarial_weight", "feature_matching_weight"}  # may begin late, or never
+        of_critic = {"adversarial_weight", "feature_matching_weight"}  # may start late or never
         if not any(value for key, value in weights.items() if key not in of_critic):
-            raise ValueError("no loss but the critic's has a weight: set pixel_weight, for example")
+            raise ValueError(
+                "only losses of the critic have a weight: set pixel_weight, for example"
+            )
 
 
 @dataclass(frozen=True)
 class CriticRecipe:
-    """The critic of WGAN-GP and how it is trained (Gulrajani 2017, arXiv 1704.00028)."""
+    """The WGAN-GP critic and its training (Gulrajani 2017, arXiv 1704.00028)."""
 
     norm: str = "weight"
     channels: int = 64
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     penalty_weight: float = 10.0
-    penalty_every: int = 1  # critic steps; the penalty is then that much heavier (arXiv 1912.04958)
+    penalty_every: int = 1  # critic steps; the penalty is scaled accordingly (arXiv 1912.04958)
     penalty_mix: str = "uniform"  # "normal" as in the published code
-    begins_after: int = 0  # patches that the generator is trained without it
-    reaches_generator: bool = True  # False as in the published code: no gradient comes through
+    begins_after: int = 0  # patches of training without the critic
+    reaches_generator: bool = True  # False as in the published code: no gradient passes
 
     def __post_init__(self) -> None:
         if self.penalty_mix not in ("uniform", "normal"):
@@ -103,7 +105,7 @@ class CriticRecipe:
             raise ValueError("learning_rate must be positive, penalty_weight at least 0")
         if self.penalty_every < 1 or self.begins_after < 0:
             raise ValueError("penalty_every must be at least 1, begins_after at least 0")
-        CriticSpec(self.norm, self.channels)  # a ValueError where there is no such critic
+        CriticSpec(self.norm, self.channels)  # raises ValueError if invalid
         _check_betas(self.betas)
 
 
@@ -114,9 +116,9 @@ class Recipe:
     name: str
     generator: GeneratorSpec
     patches: int
-    high_um_per_px: tuple[float, float]  # finest and coarsest pixel size in the training images
+    high_um_per_px: tuple[float, float]  # finest and coarsest pixel size of the training images
     batch: int = 16  # over all devices
-    start: str = ""  # weights to begin with: a shipped model's name or a file
+    start: str = ""  # initial weights: a shipped model's name or a file
     seed: int = 0
     validate_every: int = 8_000
     loss: LossRecipe = field(default_factory=LossRecipe)
@@ -160,11 +162,11 @@ class Recipe:
 
     @property
     def stage(self) -> str:
-        """ "gan" where an adversary or a perceptual loss has a say, else "fidelity"."""
+        """ "gan" with an adversarial or perceptual loss, else "fidelity"."""
         loss = self.loss
-        felt = loss.perceptual_weight + loss.vgg19_weight + loss.feature_matching_weight
+        perceptual = loss.perceptual_weight + loss.vgg19_weight + loss.feature_matching_weight
         adversarial = bool(self.critic and self.critic.reaches_generator)
-        return "gan" if felt or (adversarial and loss.adversarial_weight) else "fidelity"
+        return "gan" if perceptual or (adversarial and loss.adversarial_weight) else "fidelity"
 
 
 def _check_betas(betas: tuple[float, float]) -> None:
@@ -173,17 +175,17 @@ def _check_betas(betas: tuple[float, float]) -> None:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The file of a recipe that comes with slidesr, or the file itself."""
+    """Resolves the name of a shipped recipe or a path; raises RefusedError if it is neither."""
     folder = shelf("_recipes", "docs/recipes")
     path = on_shelf_or_file(name_or_path, folder, ".toml")
     if path:
         return path
     names = ", ".join(sorted(recipe.stem for recipe in folder.glob("*.toml")))
-    raise RefusedError(f"{name_or_path}: neither a file nor a recipe of slidesr's ({names})")
+    raise RefusedError(f"{name_or_path}: neither a file nor a shipped recipe ({names})")
 
 
 def recipe_from_toml(kind: type[_T], path: Path) -> _T:
-    """A recipe of any kind; a RefusedError on what is none, or has a key that no field takes."""
+    """Reads a recipe of the given class; RefusedError if it is invalid or has unknown keys."""
     try:
         return _build(kind, _tables(path))
     except (TypeError, ValueError) as error:
@@ -191,7 +193,7 @@ def recipe_from_toml(kind: type[_T], path: Path) -> _T:
 
 
 def is_for_encoder(path: Path) -> bool:
-    """Whether a recipe is one of an encoder, which has an [encoder] table."""
+    """Whether a recipe is for an encoder, that is, has an [encoder] table."""
     return "encoder" in _tables(path)
 
 
@@ -203,12 +205,12 @@ def _tables(path: Path) -> dict[str, Any]:
 
 
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, as it goes into a checkpoint and a model's header."""
+    """The recipe as plain data, for checkpoints and model headers."""
     return asdict(recipe)
 
 
 def _build(kind: type[_T], table: dict[str, Any], where: str = "") -> _T:
-    """A dataclass of dataclasses from plain data; ValueError or TypeError where it does not fit."""
+    """Builds nested dataclasses from plain data; ValueError or TypeError if it does not fit."""
     hints = get_type_hints(kind)
     unknown = set(table) - {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     if unknown:

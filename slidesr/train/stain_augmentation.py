@@ -1,4 +1,4 @@
-"""Colours varied as stains and scanners vary them."""
+"""Colour augmentation: variations of staining and scanners."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LOGARITHM: _F32 = np.log((np.arange(256) + 1) / 256).astype(np.float32)  # minu
 
 @dataclass(frozen=True)
 class Jitter:
-    """A change of colours, the same for each image that it is applied to."""
+    """A colour change that can be applied to several images alike."""
 
-    densities: _F32 | None  # [3, 3]: optical densities, a row vector times this
-    channels: _F32 | None  # [2, 3]: a gain, and the grey levels added to it
+    densities: _F32 | None  # [3, 3]: right-multiplies optical densities
+    channels: _F32 | None  # [2, 3]: gain, and offset in grey levels
 
     def applied(self, image: Pixels) -> Pixels:
-        """A copy, u8[h, w, 3] -> u8[h, w, 3], rounded once."""
+        """Returns a changed copy, u8[h, w, 3] -> u8[h, w, 3], rounded once."""
         planes = image.transpose(2, 0, 1)  # a channel at a time is twice as fast
         if self.densities is None and self.channels is None:
             return _interleaved(planes)
@@ -43,7 +43,7 @@ class Jitter:
 
 
 def drawn_jitter(stain: float, colour: float, rng: np.random.Generator) -> Jitter:
-    """Changes either in half of the cases, by at most these shares of what is there."""
+    """Draws changes of stains and colours, each in half of the cases, at most by these shares."""
     return Jitter(
         _stains_scaled(stain, rng) if rng.random() < 0.5 and stain else None,
         _channels_changed(colour, rng) if rng.random() < 0.5 and colour else None,
@@ -51,14 +51,14 @@ def drawn_jitter(stain: float, colour: float, rng: np.random.Generator) -> Jitte
 
 
 def _stains_scaled(amount: float, rng: np.random.Generator) -> _F32:
-    """Scales haematoxylin, eosin and the rest apart (Tellez et al. 2018, TMI 37:2126)."""
+    """Scales haematoxylin, eosin and the residual separately (Tellez et al. 2018, TMI 37:2126)."""
     factors = 1 + rng.uniform(-amount, amount, 3)
     change: _F32 = (hed_from_rgb * factors @ rgb_from_hed).astype(np.float32)
     return change
 
 
 def _channels_changed(amount: float, rng: np.random.Generator) -> _F32:
-    """Changes white balance and black level, as scanners differ: colours are not the network's."""
+    """Changes white balance and black level, in which scanners differ."""
     gain, black = rng.uniform(-amount, amount, (2, 3))
     return np.stack([1 + gain - black, 255 * black]).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""What a run is judged by on its way: scores and pictures of images it does not train on."""
+"""Validation during training: scores and sample pictures of held-out images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Item:
 
 
 class Validation:
-    """Validation images, whole, and bicubic's scores on them."""
+    """The validation images, whole, and bicubic's scores on them."""
 
     def __init__(self, folder: Path, spec: GeneratorSpec) -> None:
         self._scale = spec.scale
@@ -41,28 +41,28 @@ class Validation:
         self.bicubic = self._score(lambda low: bicubic(low, self._scale))
 
     def scores(self, generator: nn.Module) -> Scores:
-        """PSNR in dB and SSIM of a generator; leaves it in the mode it was in."""
+        """PSNR in dB and SSIM of a generator, whose training mode is restored."""
         device = next(generator.parameters()).device
         with _enlarging(generator) as enlarge, mixed_precision(device):
             return self._score(enlarge)
 
     def picture(self, generator: nn.Module) -> Pixels:
-        """Low | bicubic | made | high, a row for each data set's first image: u8[h, w, 3]."""
+        """Low | bicubic | output | high, one row per data set: u8[h, w, 3]."""
         first = {item.data: item for item in reversed(self._items)}
         rows, width = [], min(_SHOWN_PX, *(item.high.shape[1] for item in first.values()))
         with _enlarging(generator) as enlarge:
             for item in first.values():
-                made = as_pixels(enlarge(item.low))
+                output = as_pixels(enlarge(item.low))
                 nearest = as_pixels(item.low).repeat(self._scale, 0).repeat(self._scale, 1)
-                row = (nearest, as_pixels(bicubic(item.low, self._scale)), made, item.high)
+                row = (nearest, as_pixels(bicubic(item.low, self._scale)), output, item.high)
                 rows.append(np.hstack([part[:_SHOWN_PX, :width] for part in row]))
         return np.vstack(rows)
 
     def _score(self, enlarge: Callable[[Tensor], Tensor]) -> Scores:
         each: dict[str, list[tuple[float, float]]] = {}
         for item in self._items:
-            made = as_pixels(enlarge(item.low))
-            pair = metrics.psnr_db(made, item.high), metrics.ssim(made, item.high)
+            output = as_pixels(enlarge(item.low))
+            pair = metrics.psnr_db(output, item.high), metrics.ssim(output, item.high)
             each.setdefault(item.data, []).append(pair)
         return {
             data: dict(zip(("psnr_db", "ssim"), map(float, np.mean(pairs, axis=0)), strict=True))
@@ -72,7 +72,7 @@ class Validation:
 
 @contextmanager
 def _enlarging(generator: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The generator in use, from CPU to CPU; leaves it in the mode it was in."""
+    """Runs the generator in evaluation mode, from CPU to CPU; restores its mode afterwards."""
     device = next(generator.parameters()).device
     was_training = generator.training
     generator.eval()

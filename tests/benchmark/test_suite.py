@@ -210,7 +210,7 @@ def test_another_comparison_does_not_go_on_with_what_one_left(
 ) -> None:
     ResultStore(tmp_path, comparison.identity()).close()
     other = replace(comparison, options=ComparisonOptions((2,), jpeg_quality=50))
-    with pytest.raises(RefusedError, match="another comparison was stopped here"):
+    with pytest.raises(RefusedError, match="an unfinished comparison with other options"):
         ResultStore(tmp_path, other.identity())
     ResultStore(tmp_path, comparison.identity()).close()
 

@@ -214,7 +214,7 @@ def test_a_start_on_the_command_line_counts(
     own, recipe = replace(sources, out=tmp_path / "run"), tmp_path / "recipe.toml"
     options = ("--patches", "2", "--start", str(start))
     assert run(command(write_toml(recipe, RECIPE, generator__channels=16), own, *options)) == 2
-    assert "start.safetensors: another network" in capsys.readouterr().err
+    assert "start.safetensors: not the network" in capsys.readouterr().err
     assert not own.out.exists()
     assert run(command(write_toml(recipe, RECIPE, optimizer__warmup=10_000), own, *options)) == 0
     spec, generator = read_model(Path(capsys.readouterr().out.strip()))

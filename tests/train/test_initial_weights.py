@@ -73,7 +73,7 @@ def test_a_warm_start_begins_with_lower_losses(scale: int, tmp_path: Path) -> No
     ids=str,
 )
 def test_weights_of_another_network_are_no_start(other: dict[str, Any], start: Path) -> None:
-    with pytest.raises(RefusedError, match=r"start\.safetensors: another network") as caught:
+    with pytest.raises(RefusedError, match=r"start\.safetensors: not the network") as caught:
         initial_generator(replace(RECIPE.generator, **other), str(start))
     assert "\n" not in str(caught.value)
 

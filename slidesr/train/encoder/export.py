@@ -1,4 +1,4 @@
-"""From a finished run to an encoder's file that explains itself."""
+"""Writes a trained encoder and its card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = {
 def write_encoder(
     folder: Path, recipe: EncoderRecipe, data: Path, trained: TrainedEncoder, scores: EncoderScores
 ) -> Path:
-    """Writes NAME.safetensors and its card NAME.md; the path of the weights."""
+    """Writes NAME.safetensors and the card NAME.md; returns the path of the weights."""
     header = EncoderHeader(
         name=recipe.name,
         encoder=recipe.encoder,
@@ -45,7 +45,7 @@ def write_encoder(
 
 
 def encoder_card(header: EncoderHeader, sha256: str) -> str:
-    """The card's Markdown; everything in it comes from the header and the file's hash."""
+    """Formats the card from the header and the file's hash."""
     training, scores = header.training, header.scores
     channels = ", ".join(str(count) for count in header.encoder.channels)
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(header.data.items()))

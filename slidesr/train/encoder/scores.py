@@ -1,4 +1,4 @@
-"""What a perceptual network can do, on images that it was not trained on and without labels."""
+"""Label-free scores of a perceptual network on held-out images."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _STRENGTHS = {  # from mild to strong, each as `degraded` takes it
 
 @dataclass(frozen=True)
 class EncoderScores:
-    """Shares are 0..1; distances are `perceptual_distance`, mean over images."""
+    """Shares in 0..1, and distances by `perceptual_distance` averaged over images."""
 
-    retrieval: float  # of views whose nearest second view is that of the same place
-    sharper: float  # of views that are nearer to the second view than to its degraded copy
+    retrieval: float  # share of views whose nearest second view is of the same place
+    sharper: float  # share of views nearer to the second view than to its degraded copy
     distance: dict[str, dict[str, float]]  # degradation -> strength -> distance from the image
     shift_distance: float  # of an image from itself one pixel aside
 
@@ -44,7 +44,7 @@ class EncoderScores:
 
 @torch.inference_mode()
 def score_encoder(encoder: Encoder, folder: Path, recipe: ViewsRecipe) -> EncoderScores:
-    """Scores an encoder on the images of a folder and below; the same ones give the same scores."""
+    """Scores an encoder on the images below a folder; deterministic."""
     rng = np.random.default_rng(0)
     views = ViewSampler(folder, ViewsRecipe(recipe.crop_px, recipe.shift_px)).one_of_each(rng)
     first, second, worse = (
@@ -85,7 +85,7 @@ def _mean_distance(encoder: Encoder, these: list[Pixels], those: list[Pixels]) -
 
 
 def _centre(path: Path) -> Pixels:
-    """The middle of an image, a pixel wider than high."""
+    """The centre of an image, one pixel wider than high."""
     image = read_rgb(path)
     if min(image.shape[:2]) <= _SIDE_PX:
         raise RefusedError(f"{path}: smaller than the {_SIDE_PX + 1} px that are compared")

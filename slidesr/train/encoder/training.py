@@ -1,7 +1,7 @@
-"""The perceptual network's training: two views of a place are told from others and from bad copies.
+"""Contrastive training of the perceptual network.
 
-SimCLR (Chen et al. 2020, arXiv 2002.05709) with a degraded copy of each place as a negative, so
-that the features notice sharpness and texture, not only the kind of tissue.
+SimCLR (Chen et al. 2020, arXiv 2002.05709) with a degraded copy of each place as a hard negative,
+so that the features represent sharpness and texture, not only the tissue type.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class EncoderRecipe:
             raise ValueError("patches and validate_every must be at least batch, batch at least 2")
         if not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature} is not positive")
-        _ = self.optimizer  # a ValueError where there is no such one
+        _ = self.optimizer  # raises ValueError if invalid
         if self.views.crop_px < self.encoder.least_px:
             raise ValueError(f"crop_px {self.views.crop_px} leaves no pixel on the last map")
 
@@ -76,7 +76,7 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class EncoderProgress:
-    """Where a run stands; `right` is the share of views whose partner the head picks out."""
+    """The state of a run; `right` is the share of views whose partner ranks first."""
 
     patches: int
     seconds: float
@@ -87,7 +87,7 @@ class EncoderProgress:
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """What came of a run: the encoder, and the patches and seconds that it took."""
+    """The result of a run: the encoder, and the patches and seconds spent."""
 
     encoder: Encoder
     patches: int
@@ -101,10 +101,10 @@ def train_encoder(
     out: Path,
     report: Callable[[EncoderProgress], None],
 ) -> TrainedEncoder:
-    """Trains an encoder, whose moving average is the result; resumes from `out`/checkpoint.pt.
+    """Trains an encoder and returns its moving average; resumes from `out`/checkpoint.pt.
 
-    The state is saved at every validation, whole or not at all, and what a step draws is a function
-    of the seed and the patches seen: on a CPU a resumed run gives the weights of one never stopped.
+    The state is saved atomically at every validation, and what a step draws is a function of the
+    seed and the patches seen: on a CPU a resumed run gives the weights of an uninterrupted one.
     """
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -140,7 +140,7 @@ def train_encoder(
         losses.append(loss.item())
         rights.append(right.item())
         if not math.isfinite(losses[-1]):
-            raise SlidesrError(f"{out}: the loss is not a number after {patches} patches")
+            raise SlidesrError(f"{out}: the loss is not finite after {patches} patches")
         due = before // recipe.validate_every != patches // recipe.validate_every
         if due or patches >= recipe.patches:
             seconds = time.monotonic() - started
@@ -160,8 +160,8 @@ def info_nce(
 ) -> tuple[Tensor, Tensor]:
     """The loss (arXiv 2002.05709, eq. 1) and the share of views that are nearest to their partner.
 
-    f32[n, d] each, row i of one place: a view's partner stands against all views of other places
-    and all degraded copies.
+    f32[n, d] each, row i of the same place: negatives of a view are all views of other places and
+    all degraded copies.
     """
     views = torch.cat([first, second])
     keys = F.normalize(torch.cat([views, degraded]), dim=1)
@@ -175,10 +175,10 @@ def info_nce(
 
 @torch.no_grad()
 def balance(encoder: Encoder, views: Tensor) -> None:
-    """Makes the mean square of each stage's features 1 on these views; distances stay as they are.
+    """Rescales each stage so that its features have mean square 1; distances do not change.
 
-    The head's batch norm lets the features' scale drift by orders of magnitude. A factor passes
-    through ReLU and pooling, and is taken back by the next stage's weights.
+    The head's batch norm lets the scale of features drift by orders of magnitude. A factor commutes
+    with ReLU and pooling, and the next stage's weights compensate for it.
     """
     squares = [features.square().mean() for features in encoder(views.to(encoder.mean.device))]
     before: Tensor = torch.ones(())
@@ -191,9 +191,9 @@ def balance(encoder: Encoder, views: Tensor) -> None:
 
 
 class _Contrastive(nn.Module):
-    """The encoder with the head that is thrown away after training.
+    """The encoder with a projection head that is discarded after training.
 
-    The head's batch norm centres the features, all of which begin in one narrow cone.
+    The head's batch norm centres the features, which initially lie in a narrow cone.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:

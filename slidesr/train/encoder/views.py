@@ -1,4 +1,4 @@
-"""Views of one place of a section, and what storing or scanning badly makes of them."""
+"""Augmented views of a place on a slide, and degraded copies of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FACTORS = (2, 3, 4, 6, 8)
 
 @dataclass(frozen=True)
 class ViewsRecipe:
-    """Two views are crops of one square of `crop_px + shift_px`, turned and stained apart."""
+    """Two views are crops of one square of `crop_px + shift_px`, augmented independently."""
 
     crop_px: int = 72
     shift_px: int = 36
-    stain_jitter: float = 0.2  # largest change of a stain's density: relative, and a quarter added
+    stain_jitter: float = 0.2  # largest relative change of a stain's density; a quarter as offset
     weights: dict[str, float] = field(default_factory=dict)  # by top folder, by area; 1 if absent
 
     def __post_init__(self) -> None:
@@ -48,9 +48,9 @@ class Views:
 
 
 class ViewSampler:
-    """Draws views, the same ones for the same generator state; every image is held decoded.
+    """Draws views, a function of the generator's state; all images are held decoded.
 
-    An image is drawn with a chance proportional to its area times its top folder's weight.
+    An image is drawn with a probability proportional to its area times its top folder's weight.
     """
 
     def __init__(self, folder: Path, recipe: ViewsRecipe) -> None:
@@ -71,7 +71,7 @@ class ViewSampler:
         return self._views([self._images[index] for index in chosen], rng)
 
     def one_of_each(self, rng: np.random.Generator) -> Views:
-        """Draws views of one place of every image, in the order of their names."""
+        """Draws views of one place per image, in the order of their names."""
         return self._views(self._images, rng)
 
     def _views(self, images: list[Pixels], rng: np.random.Generator) -> Views:
