@@ -17,7 +17,7 @@ _SHOWN_PX = 192
 
 
 def cases(comparison: Comparison, results: Results) -> list[Case]:
-    """Picks at each scale the images with the smallest, median and largest gain of the leading method.
+    """Picks, per scale, the images with the least, median and largest gain of the leading method.
 
     Gain is PSNR over bicubic in dB. The images are upscaled again, since outputs are not stored.
     """

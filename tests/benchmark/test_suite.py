@@ -319,7 +319,7 @@ def test_models_are_used_at_their_own_scale() -> None:
 
 
 def test_a_model_of_no_scale_compared_is_refused() -> None:
-    with pytest.raises(RefusedError, match="wa-srgan-x2 is x2; compared are x4, x8"):
+    with pytest.raises(RefusedError, match="wa-srgan-x2 is x2; the comparison is at x4, x8"):
         requested_models(("wa-srgan-x2",), (4, 8))
 
 

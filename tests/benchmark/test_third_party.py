@@ -76,7 +76,7 @@ def test_they_know_neither_perception_nor_tolerance(weights: Path) -> None:
         RequestedModel(str(weights), perception=0.5),
         RequestedModel(str(weights), tolerance=1.0),
     ):
-        with pytest.raises(RefusedError, match="not a model of slidesr"):
+        with pytest.raises(RefusedError, match="not a slidesr model"):
             methods_for([wanted], Engine(), 2)
 
 
