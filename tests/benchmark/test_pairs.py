@@ -84,10 +84,10 @@ def test_two_folders_are_matched_by_name(tmp_path: Path, folder: Path, save_imag
 @pytest.mark.parametrize(
     ("lows", "said"),
     [
-        ({"b.png": (16, 16)}, r"1\.png: has no partner"),
+        ({"b.png": (16, 16)}, r"1\.png: has no counterpart"),
         ({"b.png": (16, 16), "a/1.png": (32, 32)}, "x2 and x4"),
-        ({"b.png": (16, 16), "a/1.png": (16, 17)}, "no whole multiple"),
-        ({"b.png": (64, 64), "a/1.png": (64, 64)}, "no whole multiple"),
+        ({"b.png": (16, 16), "a/1.png": (16, 17)}, "times as large"),
+        ({"b.png": (64, 64), "a/1.png": (64, 64)}, "times as large"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(
