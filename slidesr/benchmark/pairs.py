@@ -32,7 +32,8 @@ class ImagePair:
         scale = high.width // low.width
         if scale < 2 or low * scale != high:
             raise RefusedError(
-                f"{self.low}: {low} px; {self.high.name} with {high} px is not 2, 3, ... times as large."
+                f"{self.low}: {low} px; {self.high.name} with {high} px is not 2, 3, ... times as"
+                " large."
                 " Crop both to the same region."
             )
         return scale
