@@ -1,7 +1,7 @@
-"""How a low resolution comes about: by a scanner's optics, sensor and file, a step at a time.
+"""Simulated low resolution: the optics, sensor and compression of a scanner.
 
 The steps and their order are those of Wang et al. 2021 (arXiv 2107.10833, eq. 1), kept mild.
-The high resolution is what it is: nothing is sharpened.
+The high resolution is not sharpened.
 """
 
 from __future__ import annotations
@@ -23,24 +23,29 @@ _BLOCK_PX = 16  # of JPEG with 4:2:0
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a scanner does to an image: the least and the most, drawn evenly for each patch."""
+    """The ranges of a scanner's degradations, drawn uniformly for each patch."""
 
-    blur_px: tuple[float, float] = (0.3, 1.2)  # deviation of the optics, low-resolution pixels
+    blur_px: tuple[float, float] = (
+        0.3,
+        1.2,
+    )  # standard deviation of the optics in low-resolution pixels
     shot_noise: tuple[float, float] = (0.0, 0.02)  # variance per grey level of signal
-    read_noise: tuple[float, float] = (0.0, 1.0)  # deviation, grey levels
+    read_noise: tuple[float, float] = (0.0, 1.0)  # standard deviation in grey levels
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             values = getattr(self, entry.name)
             if len(values) != 2 or not 0 <= values[0] <= values[1] < math.inf:
-                raise ValueError(f"{entry.name} {values!r} is not a least and a most, both >= 0")
+                raise ValueError(
+                    f"{entry.name} {values!r} must be a range (least, most), both finite and >= 0"
+                )
 
 
 def scanned(high: Pixels, scale: int, scanner: Scanner, rng: np.random.Generator) -> Pixels:
-    """Blurred, resampled by area or antialiased bicubic, and noisy: u8[h*s, w*s, 3] -> u8[h, w, 3].
+    """Blurs, reduces and adds noise: u8[h*s, w*s, 3] -> u8[h, w, 3].
 
-    Beyond the borders lies the mirror. Blur and resampling are one filter, since both are linear:
-    a pixel that the second drops is not made by the first.
+    Borders are mirrored. Blur and reduction are linear and applied as one filter, so that no pixel
+    is computed only to be dropped.
     """
     blur = _blur_kernel(scale * rng.uniform(*scanner.blur_px))
     resampling = _area_kernel(scale) if rng.random() < 0.5 else _bicubic_kernel(scale)
@@ -52,7 +57,7 @@ def scanned(high: Pixels, scale: int, scanner: Scanner, rng: np.random.Generator
 
 
 def compressed(low: Pixels, quality: tuple[int, int], rng: np.random.Generator) -> Pixels:
-    """The image as JPEG gives it back, 4:4:4 or 4:2:0, its blocks beginning anywhere."""
+    """A JPEG round trip with random quality, chroma subsampling and block offset."""
     row, column = (int(start) for start in rng.integers(_BLOCK_PX, size=2))
     wider = np.pad(low, ((row, 0), (column, 0), (0, 0)), mode="symmetric")
     subsampling = int(rng.choice([0, 2]))  # 4:4:4 as Aperio's, 4:2:0 as most others'
@@ -61,14 +66,14 @@ def compressed(low: Pixels, quality: tuple[int, int], rng: np.random.Generator) 
 
 
 def _blur_kernel(sigma_px: float) -> _F64:
-    """The point spread of optics, nearly a Gaussian (Zhang et al. 2007, Appl. Opt. 46:1819)."""
+    """The optics' point spread, close to a Gaussian (Zhang et al. 2007, Appl. Opt. 46:1819)."""
     radius = int(3 * sigma_px + 0.5)
     offsets = np.arange(-radius, radius + 1)
     return _normalised(np.exp(-0.5 * (offsets / sigma_px) ** 2) if radius else np.ones(1))
 
 
 def _area_kernel(scale: int) -> _F64:
-    """What a sensor's larger pixel gathers: the mean."""
+    """The mean over the area of a sensor pixel."""
     return np.full(scale, 1 / scale)
 
 
@@ -80,14 +85,14 @@ def _bicubic_kernel(scale: int) -> _F64:
 
 
 def _shrunk(high: Pixels, kernel: _F64, scale: int) -> _F32:
-    """Filters both axes, each low-resolution pixel once: u8[h*s, w*s, 3] -> f32[h, w, 3]."""
+    """Filters both axes at the low-resolution pixels only: u8[h*s, w*s, 3] -> f32[h, w, 3]."""
     rows = _rows_shrunk(high.astype(np.float32), kernel, scale)
     columns = _rows_shrunk(np.ascontiguousarray(rows.swapaxes(0, 1)), kernel, scale)
     return columns.swapaxes(0, 1)
 
 
 def _noise(low: _F32, shot: float, read: float, rng: np.random.Generator) -> _F32:
-    """Of photons and electronics, a normal of variance shot * low + read**2, f32[h, w, 3].
+    """Shot and read noise: normal with variance shot * low + read**2, f32[h, w, 3].
 
     Foi et al. 2008, TIP 17:1737.
     """

@@ -1,4 +1,4 @@
-"""Colours under an ICC profile: from a scanner's own to sRGB, pixel by pixel."""
+"""ICC profiles, and the conversion of pixels from a scanner's profile to sRGB."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from PIL import Image, ImageCms
 from slidesr.geometry import Pixels
 
 ICC_CHOICES = ("keep", "srgb", "drop")
-"""`keep`: pixels and profile as they are. `srgb`: pixels converted, tagged as sRGB. `drop`: pixels
-as they are, no profile, so that a viewer that manages colours shows others than before."""
+"""`keep`: pixels and profile unchanged. `srgb`: pixels converted and tagged as sRGB. `drop`: pixels
+unchanged, no profile, so that a colour-managed viewer shows different colours."""
 
-
-_DATE = slice(24, 36)  # of an ICC header: when the profile was made, six u16
-_OF_THE_STANDARD = bytes.fromhex("07cf 000a 0012 0000 0000 0000")  # IEC 61966-2-1, 18 October 1999
+_DATE = slice(24, 36)  # of an ICC header: creation date, six u16
+_STANDARD_DATE = bytes.fromhex("07cf 000a 0012 0000 0000 0000")  # IEC 61966-2-1, 18 October 1999
 
 
 class ProfileError(ValueError):
@@ -26,14 +25,14 @@ class ProfileError(ValueError):
 
 @cache
 def srgb_profile() -> bytes:
-    """The sRGB profile; the same bytes at any time, though Little CMS would date it now."""
-    made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    made[_DATE] = _OF_THE_STANDARD
-    return bytes(made)
+    """The sRGB profile, always the same bytes; Little CMS would store the current date."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[_DATE] = _STANDARD_DATE
+    return bytes(profile)
 
 
 def profile_name(profile: bytes) -> str:
-    """What a profile calls itself. Raises ProfileError."""
+    """The description stored in a profile. Raises ProfileError."""
     try:
         return ImageCms.getProfileDescription(_opened(profile)).strip()
     except ImageCms.PyCMSError as error:
@@ -41,9 +40,9 @@ def profile_name(profile: bytes) -> str:
 
 
 def to_srgb(profile: bytes) -> Callable[[Pixels], Pixels]:
-    """A conversion to sRGB: u8[h, w, 3] -> u8[h, w, 3]; for every pixel alone, in any thread.
+    """Returns a pixelwise, thread-safe conversion to sRGB: u8[h, w, 3] -> u8[h, w, 3].
 
-    The intent is the profile's own, as OpenSlide's documentation has it. Raises ProfileError.
+    The intent is the profile's own, as OpenSlide's documentation recommends. Raises ProfileError.
     """
     try:
         source = _opened(profile)

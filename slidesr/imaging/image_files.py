@@ -1,4 +1,4 @@
-"""Folders of plain images, as training and benchmarks take them."""
+"""Reads plain images and folders of them, for training and benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """All images of a folder and below, sorted; a RefusedError where there are none."""
+    """All images below a folder, sorted; raises RefusedError if there are none."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise RefusedError(f"{folder}: no images here ({', '.join(sorted(_SUFFIXES))})")
@@ -31,13 +31,13 @@ def group_of(path: Path, folder: Path) -> str:
 
 
 def image_size(path: Path) -> Size:
-    """Reads the header alone; a RefusedError where it is no image."""
+    """Reads only the header; raises RefusedError if it is not an image."""
     with _opened(path) as image:
         return Size(*image.size)
 
 
 def read_rgb(path: Path) -> Pixels:
-    """u8[h, w, 3] in 0..255; a RefusedError where it cannot be decoded."""
+    """Reads u8[h, w, 3] in 0..255; raises RefusedError if it cannot be decoded."""
     with _opened(path) as image:
         return np.array(image.convert("RGB"))
 

@@ -1,9 +1,9 @@
-"""How like its reference an image is: each measure in its authors' own form.
+"""Image quality metrics against a reference, each as defined by its authors.
 
 Each takes `(image, reference)`, both u8[h, w, 3], RGB in 0..255. Windows are 11 x 11 Gaussian,
-sigma 1.5, and lie wholly inside the image. Where a paper knows grey images alone, a value is the
-mean over the RGB channels, each taken as one. What ends in `_author` is what the author of WA-SRGAN
-computes (github.com/Fuzzy-sh/WA-SRGAN), for comparison with her logs and with nothing else.
+sigma 1.5, and lie entirely inside the image. Where a paper defines a metric for grey images only,
+the value is the mean over the RGB channels. Functions ending in `_author` reproduce the code of
+WA-SRGAN's author (github.com/Fuzzy-sh/WA-SRGAN) and are comparable only with her logs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WINDOW_PX = 2 * _RADIUS + 1
 
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # section 3.2 of Wang 2003
 MS_SSIM_SIDE_PX = 161
-"""The least side of an image that has an MS-SSIM: halved four times, one window is left."""
+"""The smallest side for MS-SSIM: halved four times, one window is left."""
 
 _QILV_SIDE_PX = _WINDOW_PX + 1  # more than one window, for N - 1 statistics
 _REC601_LUMA = (0.299, 0.587, 0.114)
@@ -37,7 +37,7 @@ _F64 = NDArray[np.float64]
 def frechet(these: _F64, those: _F64) -> float:
     """The Frechet distance of two sets of features f64[n, d] taken as normal distributions, >= 0.
 
-    Eq. 6 of Heusel et al. 2017, arXiv 1706.08500. It falls with n: compare sets of one size alone.
+    Eq. 6 of Heusel et al. 2017, arXiv 1706.08500. It falls with n: compare equal sizes only.
     """
     means, covariances = zip(
         *(
@@ -61,17 +61,16 @@ def mse(image: Pixels, reference: Pixels) -> float:
 def psnr_db(image: Pixels, reference: Pixels) -> float:
     """The peak signal-to-noise ratio of one image on RGB, in dB; infinite for equal images.
 
-    Average it over images, not the errors: a pooled error is ruled by the worst image.
+    Average PSNR over images rather than squared errors, which the worst image would dominate.
     """
     error = mse(image, reference)
     return 10 * math.log10(_PEAK**2 / error) if error else math.inf
 
 
 def psnr_y_db(image: Pixels, reference: Pixels) -> float:
-    """`psnr_db` of luma alone, as papers on photographs have it; about 1.4 dB above that of RGB.
+    """`psnr_db` on luma only, common for photographs; about 1.4 dB above that of RGB.
 
-    Luma is that of ITU-R BT.601 in 16..235, as MATLAB's rgb2ycbcr makes it, not rounded; the peak
-    is 255 all the same.
+    Luma is ITU-R BT.601 in 16..235 as in MATLAB's rgb2ycbcr, not rounded; the peak is still 255.
     """
     a, b = _floats(image, reference)
     error = float(np.mean(np.square((a - b) @ _REC601_STUDIO)))
@@ -81,8 +80,8 @@ def psnr_y_db(image: Pixels, reference: Pixels) -> float:
 def mean_absolute(image: Pixels, reference: Pixels) -> float:
     """The mean absolute difference in grey levels.
 
-    Of an enlarged image that was shrunk again, and the low resolution that it was made from, this
-    tells consistency: 0 if it holds nothing that the source contradicts.
+    Between an upscaled image reduced again and its source, this measures consistency: 0 if the
+    reduction reproduces the source.
     """
     a, b = _floats(image, reference, side_px=1)
     return float(np.mean(np.abs(a - b)))
@@ -111,9 +110,9 @@ def ms_ssim(image: Pixels, reference: Pixels) -> float:
 def qilv(image: Pixels, reference: Pixels) -> float:
     """The quality index based on local variance, at most 1, on Rec. 601 luma.
 
-    It compares the maps of the variance in each window, which enlargement flattens: low values
-    are normal. Bicubic H&E has 0.3 to 0.5 at x4 and below 0.1 at x8. Ports that pad with zeros
-    report more: the border ring, alike in both images, rules them.
+    It compares maps of local variance, which upscaling flattens, so low values are normal: bicubic
+    H&E has 0.3 to 0.5 at x4 and below 0.1 at x8. Ports with zero padding report higher values,
+    dominated by the border, which is alike in both images.
 
     Aja-Fernandez et al. 2006, https://doi.org/10.1109/IEMBS.2006.259516, with the constants for
     0..255 and N - 1 statistics. Its last two factors share the term `2 s1 s2 + C2`, which cancels.
@@ -136,16 +135,16 @@ def running_psnr_db_author(errors: Sequence[float]) -> float:
 def ms_ssim_author(image: Pixels, reference: Pixels) -> float:
     """`ms_ssim` with the coarsest scale's factor to the fourth power.
 
-    So does the common port that multiplies it into each of the other four scales; which of that
-    port's other habits she has is not known, so they are as in `ms_ssim`.
+    A widespread port multiplies it into each of the other four scales. Whether the author's code
+    shares that port's other deviations is unknown, so the rest is as in `ms_ssim`.
     """
     return _ms_ssim(image, reference, last_power=4)
 
 
 def qilv_author(image: Pixels, reference: Pixels) -> float:
-    """`qilv` on RGB taken as one large image, windows padded with zeros, no C1 and C2.
+    """`qilv` on all RGB values together, with zero-padded windows and without C1 and C2.
 
-    The border ring, alike in both images, rules it: 0.53 where `qilv` says 0.08. NaN for images
+    The border, alike in both images, dominates it: 0.53 where `qilv` gives 0.08. NaN for images
     without any variance.
     """
     a, b = (_padded_variance(rgb) for rgb in _floats(image, reference, side_px=_QILV_SIDE_PX))
@@ -156,7 +155,7 @@ def qilv_author(image: Pixels, reference: Pixels) -> float:
 
 
 def _floats(image: Pixels, reference: Pixels, side_px: int = _WINDOW_PX) -> tuple[_F64, _F64]:
-    """Both images as f64[h, w, 3] in 0..255, once they are seen to be comparable."""
+    """Checks that the images are comparable and returns them as f64[h, w, 3] in 0..255."""
     for pixels in (image, reference):
         if pixels.dtype != np.uint8:
             raise ValueError(f"images must be uint8, not {pixels.dtype}: round them to 0..255")
@@ -199,7 +198,7 @@ def _local_variance(grey: _F64) -> _F64:
 
 
 def _padded_variance(rgb: _F64) -> _F64:
-    """[h, w, 3] -> [h, w, 3]; beyond the border lies zero."""
+    """The local variance with zero padding: [h, w, 3] -> [h, w, 3]."""
     first, second = (
         ndimage.gaussian_filter(a, _SIGMA, radius=_RADIUS, axes=(0, 1), mode="constant")
         for a in (rgb**2, rgb)
@@ -209,7 +208,7 @@ def _padded_variance(rgb: _F64) -> _F64:
 
 
 def _window_mean(a: _F64) -> _F64:
-    """The mean of each window that lies wholly inside: [h, w, ...] -> [h-10, w-10, ...]."""
+    """The mean of each window inside the image: [h, w, ...] -> [h-10, w-10, ...]."""
     blurred: _F64 = ndimage.gaussian_filter(a, _SIGMA, radius=_RADIUS, axes=(0, 1))
     return blurred[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
 

@@ -1,6 +1,6 @@
-"""Bicubic resampling by whole factors: how low resolution is made, and the classical ways back.
+"""Bicubic resampling by integer factors, JPEG, and back-projection.
 
-Pillow's kernel: a = -0.5, antialiased where it shrinks. Images are u8[h, w, 3], RGB in 0..255.
+Pillow's kernel: a = -0.5, antialiased for reduction. Images are u8[h, w, 3], RGB in 0..255.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _Pixels = TypeVar("_Pixels", Pixels, _F32)
 
 
 def bicubic_up(low: Pixels, scale: int) -> Pixels:
-    """The image enlarged: u8[h, w, 3] -> u8[h*s, w*s, 3]."""
+    """Upscales an image: u8[h, w, 3] -> u8[h*s, w*s, 3]."""
     return _resized(low, _size(low) * scale)
 
 
 def bicubic_down(high: Pixels, scale: int) -> Pixels:
-    """The image shrunk: u8[h*s, w*s, 3] -> u8[h, w, 3]; raises ValueError on other sides."""
+    """Reduces an image: u8[h*s, w*s, 3] -> u8[h, w, 3]; ValueError if sides do not divide."""
     size = _size(high)
     if size.width % scale or size.height % scale:
         raise ValueError(f"{size} px do not divide by {scale}: crop the image first")
@@ -32,7 +32,7 @@ def bicubic_down(high: Pixels, scale: int) -> Pixels:
 
 
 def through_jpeg(image: Pixels, quality: int, *, subsampling: int = 2) -> Pixels:
-    """The image as JPEG gives it back, which is how slides are stored.
+    """A JPEG round trip, as slides are stored.
 
     `subsampling` is Pillow's: 0 is 4:4:4, 2 is 4:2:0, as most slides have it.
     """
@@ -42,10 +42,10 @@ def through_jpeg(image: Pixels, quality: int, *, subsampling: int = 2) -> Pixels
 
 
 def back_projected(low: Pixels, scale: int, *, iterations: int = 10) -> Pixels:
-    """The image enlarged so that shrinking gives it back: u8[h, w, 3] -> u8[h*s, w*s, 3].
+    """Upscales an image so that its reduction reproduces it: u8[h, w, 3] -> u8[h*s, w*s, 3].
 
-    The best baseline that learns nothing: bicubic, to which each iteration adds the enlarged
-    error of its shrunk self. Irani and Peleg 1991, https://doi.org/10.1016/1049-9652(91)90045-L.
+    The strongest baseline without learning: starting from bicubic, each iteration adds the upscaled
+    error of the reduction. Irani and Peleg 1991, https://doi.org/10.1016/1049-9652(91)90045-L.
     """
     channels = np.moveaxis(low.astype(np.float32), -1, 0)
     high = np.stack([_back_projected(one, scale, iterations) for one in channels], axis=-1)

@@ -1,1 +1,1 @@
-"""Networks with their weights, ready for use: found, read, written, run on a device."""
+"""Networks with their weights: finding, reading, writing and running them."""

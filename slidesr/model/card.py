@@ -1,4 +1,4 @@
-"""The model card: what a weights file says of itself, as Markdown for people; and both written."""
+"""Writes a model: the weights file and its model card in Markdown."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _HEADINGS = {
     "distance": "distance",
     "fid": "FID",
 }
-_LESS_IS_BETTER = ("distance", "fid")
+_LOWER_IS_BETTER = ("distance", "fid")
 
 
 def card(spec: ModelSpec, sha256: str) -> str:
-    """The card's Markdown; everything in it comes from the header and the file's hash."""
+    """Formats the model card from the header and the file's hash."""
     net, training = spec.generator, spec.training
     finest, coarsest = spec.trained_um_per_px
     skip = "added to a bicubic enlargement of the input" if net.bicubic_skip else "as in the paper"
@@ -86,7 +86,7 @@ training set. Made by `slidesr benchmark DATA --scales {net.scale}`.
 def write_model(
     folder: Path, spec: ModelSpec, scores: dict[str, Any], generator: Generator
 ) -> Path:
-    """Writes NAME.safetensors and its card NAME.md; the path of the weights."""
+    """Writes NAME.safetensors and the card NAME.md; returns the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec.name}.safetensors"
     spec = replace(spec, scores=scores)
@@ -96,9 +96,9 @@ def write_model(
 
 
 def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Markdown of data set -> method -> metric -> mean; the best of each column is bold.
+    """Formats data set -> method -> metric -> mean as Markdown, the best of each column in bold.
 
-    A metric that some method lacks is left out: older files have fewer.
+    Metrics missing for any method are omitted: older files have fewer.
     """
     every = [method for methods in scores.values() for method in methods.values()]
     keys = [key for key in _HEADINGS if all(key in method for method in every)]
@@ -115,7 +115,7 @@ def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def _best(key: str, values: list[float]) -> float:
-    return min(values) if key in _LESS_IS_BETTER else max(values)
+    return min(values) if key in _LOWER_IS_BETTER else max(values)
 
 
 def _cell(key: str, value: float, best: bool) -> str:

@@ -1,4 +1,4 @@
-"""Networks that know ImageNet, from files of torchvision's weights that the user brings."""
+"""Networks trained on ImageNet, loaded from torchvision weights that the user supplies."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def vgg19_features(weights: Path, *, normalised: bool, stages: bool = False) -> 
     """VGG19 up to its last pooling (Simonyan and Zisserman 2015, arXiv 1409.1556, configuration E):
     [n, 3, h, w] in 0..1 -> one map [n, 512, h/32, w/32], for `losses.PerceptualLoss`.
 
-    With `stages` it gives five maps instead, what enters each pooling, as LPIPS takes them from
-    VGG16. `weights` is a file saved by torch with the parameters of torchvision's `vgg19`,
-    whatever its classifier. `normalised` subtracts ImageNet's mean colour first, as the network was
-    trained; the code published with WA-SRGAN does not.
+    With `stages` it returns five maps instead, the inputs of the poolings, as LPIPS does with
+    VGG16. `weights` is a state dict of torchvision's `vgg19`; its classifier is ignored.
+    `normalised` applies ImageNet's normalisation, with which the network was trained; the code
+    published with WA-SRGAN does not. Raises RefusedError for any other file.
     """
     network = _Vgg19(normalised=normalised, stages=stages)
     with refusing(
-        f"{weights}: no weights of VGG19. Give a file with the state dict of"
+        f"{weights}: not VGG19 weights. Give a file with the state dict of"
         " torchvision.models.vgg19, for example vgg19-dcbb9e9d.pth."
     ):
         saved = load_data(weights)
@@ -36,23 +36,22 @@ def vgg19_features(weights: Path, *, normalised: bool, stages: bool = False) -> 
 
 def resnext101_features(weights: Path) -> nn.Module:
     """ResNeXt-101 32x8d without its last layer (Xie et al. 2017, arXiv 1611.05431):
-    [n, 3, h, w] in 0..1 -> [n, 2048], means over the last map.
+    [n, 3, h, w] in 0..1 -> [n, 2048], spatial means of the last map.
 
-    `weights` is a file saved by torch with the state of torchvision's `resnext101_32x8d`, whatever
-    its last layer: that of ImageNet, or one tuned further. RefusedError where it is not, or where
-    torchvision is missing.
+    `weights` is a state dict of torchvision's `resnext101_32x8d`, from ImageNet or fine-tuned; its
+    last layer is ignored. Raises RefusedError for any other file, or if torchvision is missing.
     """
     try:
         from torchvision.models import resnext101_32x8d
     except ImportError as error:
         raise RefusedError(
-            "ResNeXt-101 comes from torchvision: pip install 'slidesr[benchmark]'"
+            "ResNeXt-101 needs torchvision: pip install 'slidesr[benchmark]'"
         ) from error
     with torch.device("meta"):
         network = resnext101_32x8d()
     network.fc = nn.Identity()
     with refusing(
-        f"{weights}: no weights of ResNeXt-101 32x8d. Give a file with the state dict of"
+        f"{weights}: not ResNeXt-101 32x8d weights. Give a file with the state dict of"
         " torchvision.models.resnext101_32x8d, for example resnext101_32x8d-8ba56ff5.pth."
     ):
         saved = load_data(weights)
@@ -62,7 +61,7 @@ def resnext101_features(weights: Path) -> nn.Module:
 
 
 class _Normalised(nn.Module):
-    """What a network is shown: the image less a mean colour, over a deviation."""
+    """Normalises an image by a mean colour and standard deviation."""
 
     mean: Tensor
     std: Tensor
@@ -77,7 +76,7 @@ class _Normalised(nn.Module):
 
 
 class _Vgg19(nn.Module):
-    """Its layers are numbered as in torchvision, so that those weights fit."""
+    """VGG19's convolutions, numbered as in torchvision so that its weights load."""
 
     def __init__(self, *, normalised: bool, stages: bool) -> None:
         super().__init__()
@@ -90,10 +89,10 @@ class _Vgg19(nn.Module):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.shown = _Normalised(_MEAN, _STD) if normalised else nn.Identity()
+        self.normalise = _Normalised(_MEAN, _STD) if normalised else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x, maps = self.shown(x), []
+        x, maps = self.normalise(x), []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
                 maps.append(x)

@@ -1,4 +1,4 @@
-"""Models in use: what upscales tiles, and on what."""
+"""Upscaling tiles with a model on a device."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from slidesr.nets.layers import trimmed
 _log = logging.getLogger(__name__)
 
 
-_PART_PX = 1024  # of the output at a time: 2048 took 1.3 GB more for 2% of speed on a CPU
+_PART_PX = 1024  # of output at a time: 2048 is 2% faster on a CPU for 1.3 GB more
 
 
 class Upscaler(Protocol):
-    """What enlarges tiles. A pixel of the result depends on the pixels within its halo alone."""
+    """Upscales tiles. An output pixel depends only on source pixels within the halo."""
 
     @property
     def scale(self) -> int: ...
 
     @property
     def halo_px(self) -> int:
-        """What a tile needs around it, in source pixels."""
+        """The context a tile needs on each side, in source pixels."""
 
     @property
     def window_px(self) -> int:
-        """Tiles begin on multiples of this, in source pixels, and are whole windows."""
+        """Tile positions and sizes are multiples of this, in source pixels."""
 
     @property
     def batch_size(self) -> int:
-        """How many tiles of one shape it takes at once; 1 where shapes may as well differ."""
+        """The number of equally shaped tiles per call; 1 if batching brings no speed."""
 
     def upscale(self, tiles: Pixels) -> Pixels:
         """u8[n, h + 2*halo, w + 2*halo, 3] -> u8[n, h*scale, w*scale, 3], both RGB."""
 
 
 class Model:
-    """A generator ready for use. `upscale` gives the same bytes for a tile in any company."""
+    """A generator on a device. A tile's output bytes do not depend on the rest of its batch."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Model:
         perception: float | None = None,
         tolerance: float | None = None,
     ) -> None:
-        """With `tolerance`, in grey levels, the result matches its source to that when reduced.
+        """`tolerance` limits, in grey levels, how far the reduced output differs from the source.
 
         See `nets.consistency`. `perception` says how the weights were interpolated.
         """
@@ -73,7 +73,7 @@ class Model:
         if self._device.type == "cpu":
             keep_freed_memory()
         self._trained = generator
-        self._fitting = self.batch_size  # so many tiles fit into the device's memory
+        self._batch_that_fits = self.batch_size  # tiles that fit into the device's memory
 
     @property
     def label(self) -> str:
@@ -91,7 +91,7 @@ class Model:
 
     @property
     def halo_px(self) -> int:
-        """What a tile needs around it, in source pixels; see `Generator.core`."""
+        """The context a tile needs on each side, in source pixels; see `Generator.core`."""
         return self.spec.generator.halo_for(self._beyond_px)
 
     @property
@@ -100,12 +100,12 @@ class Model:
 
     @property
     def window_px(self) -> int:
-        """Tiles begin on multiples of this, in source pixels."""
+        """Tile positions and sizes are multiples of this, in source pixels."""
         return self.spec.generator.grid_px
 
     @property
     def machine(self) -> str:
-        """What decides how fast it is: the network, and what it runs on."""
+        """Everything that determines the speed: processor, threads, torch and network."""
         if self._device.type == "cpu":
             on = processor()
         elif torch.cuda.is_available():
@@ -118,48 +118,52 @@ class Model:
 
     @property
     def batch_size(self) -> int:
-        """Tiles that go through the network together.
+        """The number of tiles per forward pass.
 
-        On a CPU a batch brings no speed, and tiles made one by one cannot depend on each other. On
-        a GPU the kernels depend on the batch, so it is always full.
+        On a CPU batches bring no speed, and single tiles are independent by construction. On a GPU
+        the choice of kernels depends on the batch size, so batches are padded to it.
         """
         return 1 if self._device.type == "cpu" else self.engine.batch_size
 
     def upscale(self, tiles: Pixels) -> Pixels:
         """u8[n, h + 2*halo, w + 2*halo, 3] -> u8[n, h*scale, w*scale, 3], both RGB.
 
-        h and w are whole windows. One thread at a time. Raises SlidesrError if the network gives no
-        finite number, or one tile is too much for the device.
+        h and w are multiples of the window. Not thread-safe. Raises SlidesrError if the output is
+        not finite, or if a single tile exceeds the device's memory.
         """
-        made: list[Pixels] = []
-        while (start := sum(map(len, made))) < len(tiles):
-            batch = tiles[start : start + self._fitting]
+        outputs: list[Pixels] = []
+        while (start := sum(map(len, outputs))) < len(tiles):
+            batch = tiles[start : start + self._batch_that_fits]
             try:
-                high = self._forward(_padded(batch, self._fitting))
+                high = self._forward(_padded(batch, self._batch_that_fits))
             except torch.OutOfMemoryError:
                 high = None
-            if high is None:  # here the error is gone, and with it what it held on the device
+            if high is None:  # outside `except`, so the error no longer holds tensors
                 self._halve_batch()
             else:
-                made.append(high[: len(batch)])
-        return made[0] if len(made) == 1 else np.concatenate(made)
+                outputs.append(high[: len(batch)])
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
     def _halve_batch(self) -> None:
-        """Less at once, for good: the plan and its tiles stay as they are."""
+        """Halves the batch size for the rest of the run; the tiling does not change."""
         torch.cuda.empty_cache()
-        if self._fitting == 1:
+        if self._batch_that_fits == 1:
             raise SlidesrError(
-                f"{self.engine.device}: its memory does not hold one tile. Stop what else uses it,"
-                " or take another device with --device."
+                f"{self.engine.device}: out of memory for a single tile. Stop other programs on it,"
+                " or choose another device with --device."
             )
-        self._fitting //= 2
-        _log.warning("%s is out of memory: batches of %d now", self.engine.device, self._fitting)
+        self._batch_that_fits //= 2
+        _log.warning(
+            "%s is out of memory: the batch size is now %d",
+            self.engine.device,
+            self._batch_that_fits,
+        )
 
     def enlarge(self, image: Pixels) -> Pixels:
-        """A whole image as one tile, mirrored at its borders: u8[h, w, 3] -> u8[h*s, w*s, 3].
+        """Upscales an image as one tile, mirrored at its borders: u8[h, w, 3] -> u8[h*s, w*s, 3].
 
-        Attention windows begin at its top left, as in training. Memory is linear in the image; for
-        more than a patch use `slidesr.pipeline`.
+        Attention windows start at its top left corner, as in training. Memory is linear in the
+        image's area; for anything larger than a patch use `slidesr.pipeline`.
         """
         before = self.spec.generator.phase_px
         after = [-(before + side) % self.window_px for side in image.shape[:2]]
@@ -175,22 +179,21 @@ class Model:
         if self._device.type == "cuda":
             pixels = pixels.pin_memory().to(self._device, non_blocking=True)
         low = pixels.permute(0, 3, 1, 2).float().div_(255)  # channels_last already
-        high, good = self._made(self._generator, low)
+        high, good = self._run(self._generator, low)
         if not good.all() and self.engine.precision == "bf16":
-            _log.warning("%s: no number came out at bf16; made again at fp32", self.spec.name)
-            high[~good], good[~good] = self._made(self._exact, low[~good])
+            _log.warning("%s: bf16 output is not finite; repeating in fp32", self.spec.name)
+            high[~good], good[~good] = self._run(self._exact, low[~good])
         if not good.all():
             raise SlidesrError(
-                f"model {self.spec.name}: no number came out at fp32. Its weights are broken, or"
-                " the device is: try another with --device."
+                f"model {self.spec.name}: fp32 output is not finite. The weights or the device"
+                " are faulty: try another with --device."
             )
         return _on_host(high).numpy()
 
-    def _made(self, generator: Generator, low: Tensor) -> tuple[Tensor, Tensor]:
-        """u8[n, h*scale, w*scale, 3], and bool[n]: whether each came of finite numbers alone.
+    def _run(self, generator: Generator, low: Tensor) -> tuple[Tensor, Tensor]:
+        """f32[n, 3, h + 2*halo, w + 2*halo] -> u8[n, h*scale, w*scale, 3], bool[n]: all finite.
 
-        From f32[n, 3, h + 2*halo, w + 2*halo]. What is made after the attention is made of parts,
-        since its maps are the largest.
+        The layers after the attention have the largest maps and run on one part at a time.
         """
         scale, kept = self.scale, self.spec.generator.tail_radius_px + self._beyond_px
         attended = generator.attended(low, self._beyond_px)
@@ -203,12 +206,12 @@ class Model:
         good = torch.ones(n, dtype=torch.bool, device=low.device)
         for part in tile.cut(_PART_PX // scale):
             seen = part.moved(kept, kept).grown(kept).slices
-            made = generator.enlarged(near[:, :, *seen], attended[:, :, *seen]).float()
-            good &= torch.isfinite(made.sum((1, 2, 3)))  # one bad number spoils it
+            output = generator.enlarged(near[:, :, *seen], attended[:, :, *seen]).float()
+            good &= torch.isfinite(output.sum((1, 2, 3)))  # NaN and infinity propagate
             if self.tolerance is not None:
                 source = trimmed(near[:, :, *seen], kept - BEYOND_PX)
-                made = consistent(made.clamp_(0, 1), source, scale, self.tolerance / 255)
-            quantised = made.mul_(255).round_().clamp_(0, 255)
+                output = consistent(output.clamp_(0, 1), source, scale, self.tolerance / 255)
+            quantised = output.mul_(255).round_().clamp_(0, 255)
             high[:, *(part * scale).slices] = quantised.permute(0, 2, 3, 1)
         return high, good
 
@@ -219,7 +222,7 @@ class Model:
 
     @cached_property
     def _generator(self) -> Generator:
-        """Brought to its device when it is first used: who hands out work elsewhere needs none."""
+        """Moved to the device on first use: a process that only schedules work never does."""
         return self._ready(self.engine.precision)
 
     @cached_property
@@ -236,10 +239,10 @@ def load_model(
 ) -> Model:
     """Opens a shipped model by name, or a safetensors file by path.
 
-    With `perception`, 0 is the fidelity weights that lie beside NAME as NAME-fidelity, 1 is NAME's,
-    and between them every weight is interpolated (Wang et al. 2018, ESRGAN, arXiv 1809.00219,
-    section 3.4). For `tolerance` see `Model`; the label states both. Raises RefusedError for
-    files that are not a whole slidesr model.
+    `perception` interpolates all weights between NAME-fidelity, stored beside NAME, at 0 and NAME
+    at 1 (Wang et al. 2018, ESRGAN, arXiv 1809.00219, section 3.4). For `tolerance` see `Model`. The
+    model's label includes both. Raises RefusedError for anything that is not a complete slidesr
+    model.
     """
     path = find_model(name_or_path)
     spec, generator = read_model(path)
@@ -254,23 +257,21 @@ def load_model(
 def _blend(
     path: Path, spec: ModelSpec, generator: Generator, perception: float
 ) -> tuple[Generator, str]:
-    """The weights between two files, and the hashes of both."""
+    """Interpolates between two files; returns the generator and both hashes."""
     if not 0 <= perception <= 1:
         raise RefusedError(f"perception {perception} is not within 0..1")
     other = path.with_stem(f"{path.stem}-fidelity")
     if not other.is_file():
-        raise RefusedError(
-            f"{path}: perception goes from {other.name} to it, and there is no such file beside it"
-        )
+        raise RefusedError(f"{path}: perception needs {other.name} in the same folder")
     fidelity_spec, fidelity = read_model(other)
     if fidelity_spec.generator != spec.generator:
-        raise RefusedError(f"{other}: another network than {path.name}: {fidelity_spec.generator}")
+        raise RefusedError(f"{other}: not the network of {path.name}: {fidelity_spec.generator}")
     sources = f"{sha256_of(other)} {sha256_of(path)}"
     return _between(fidelity, generator, perception), sources
 
 
 def _between(first: Generator, second: Generator, share: float) -> Generator:
-    """A generator whose weights are `share` of the way from the first's to the second's."""
+    """Interpolates the weights: the first generator at share 0, the second at 1."""
     theirs = second.state_dict()
     state = {
         name: tensor.lerp(theirs[name], share) if tensor.is_floating_point() else theirs[name]
@@ -282,7 +283,7 @@ def _between(first: Generator, second: Generator, share: float) -> Generator:
 
 
 def _on_host(x: Tensor) -> Tensor:
-    """What a GPU made goes to pinned memory, by one copy of its own; torch keeps that for reuse."""
+    """Copies GPU output to pinned memory, which torch's allocator reuses."""
     if x.device.type == "cpu":
         return x
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)

@@ -1,4 +1,4 @@
-"""Files that torch saved, read as data: nothing in them is ever executed."""
+"""Reads files saved by torch as data; code in them is never executed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _UNREADABLE: tuple[type[Exception], ...] = (
 
 
 def load_data(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU; for use inside `refusing`."""
+    """Loads what `torch.save` wrote, on the CPU; use it inside `refusing`."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextmanager
 def refusing(message: str, *more: type[Exception]) -> Iterator[None]:
-    """RefusedError of this message for whatever a broken or foreign file leads to inside.
+    """Turns the errors that a broken or foreign file causes into a RefusedError with `message`.
 
-    torch has no one class for that; `more` are those of another library.
+    torch has no common class for them; `more` adds those of another library.
     """
     try:
         yield

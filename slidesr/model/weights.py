@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors whose header says everything, and where the shipped ones lie."""
+"""Weights on disk: safetensors files with a descriptive header, and the shipped models."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from slidesr.runtime.paths import check_file
 
 _T = TypeVar("_T")
 _Network = TypeVar("_Network", bound=nn.Module)
-_MODEL, _ENCODER = "slidesr", "slidesr_encoder"  # the headers' keys
+_MODEL, _ENCODER = "slidesr", "slidesr_encoder"  # metadata keys of the headers
 _SHIPPED_ENCODER = "histology-encoder"
-_LEAST_BYTES = 2  # of a weight; a hostile header must not make a network of gigabytes
-_MAX_BYTES = 1 << 26  # twenty times the largest shipped
+_LEAST_BYTES = 2  # per weight; a hostile header must not allocate gigabytes
+_MAX_BYTES = 1 << 26  # twenty times the largest shipped model
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("name", "stage", "licence"), str),
@@ -38,16 +38,14 @@ _KINDS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a weights file says of itself, in its header; enough to rebuild and to judge it."""
+    """The header of a model: all that is needed to rebuild and to assess it."""
 
     name: str
     generator: GeneratorSpec
     stage: str  # "fidelity" or "gan"
     trained_um_per_px: tuple[float, float]  # finest and coarsest low resolution seen in training
     licence: str
-    compressed_inputs: bool = (
-        False  # has seen JPEG-compressed input, which is how slides are stored
-    )
+    compressed_inputs: bool = False  # trained on JPEG-compressed input, as stored in slides
     data: dict[str, str] = field(default_factory=dict)  # dataset -> terms
     recipe: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # device, seconds, patches
@@ -58,7 +56,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Raises ValueError, TypeError or KeyError on anything that is not such a header."""
+        """Parses a header; raises ValueError, TypeError or KeyError if it is invalid."""
         table = _fields(text)
         table["generator"] = GeneratorSpec(**table["generator"])
         finest, coarsest = map(float, table["trained_um_per_px"])
@@ -70,7 +68,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class EncoderHeader:
-    """What an encoder's file says of itself."""
+    """The header of an encoder."""
 
     name: str
     encoder: EncoderSpec
@@ -85,56 +83,56 @@ class EncoderHeader:
 
     @classmethod
     def from_json(cls, text: str) -> EncoderHeader:
-        """Raises ValueError, TypeError or KeyError on anything that is not such a header."""
+        """Parses a header; raises ValueError, TypeError or KeyError if it is invalid."""
         table = _fields(text)
         shape = {key: tuple(values) for key, values in table["encoder"].items()}
         return cls(**(table | {"encoder": EncoderSpec(**shape)}))
 
 
 def read_model(path: Path) -> tuple[ModelSpec, Generator]:
-    """The header and the generator in fp32, not folded. The file is data and is never executed."""
+    """Reads the header and the generator, in fp32 and not folded. No code is executed."""
     spec = read_spec(path)
     if path.stat().st_size < _LEAST_BYTES * spec.generator.body_weights:
-        raise RefusedError(f"{path}: not the weights its header describes: it is too small")
+        raise RefusedError(f"{path}: too small for the network in its header")
     return spec, _read_network(path, Generator(spec.generator))
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """The header alone; reads a few kilobytes."""
+    """Reads only the header, a few kilobytes."""
     return _read_header(path, _MODEL, ModelSpec.from_json)
 
 
 def is_third_party(path: Path) -> bool:
-    """Whether a file of weights has no header of slidesr. RefusedError if it is no such file."""
+    """Whether a weights file lacks slidesr's header. Raises RefusedError if it holds no weights."""
     return path.suffix == ".pth" or not {_MODEL, _ENCODER} & set(_metadata(path))
 
 
 def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
-    """Writes weights in fp16 with the header; the same input gives the same bytes."""
+    """Writes the header and weights in fp16; the same input gives the same bytes."""
     _write(path, {_MODEL: spec.to_json()}, generator)
 
 
 def read_encoder(path: Path) -> tuple[EncoderHeader, Encoder]:
-    """The header and the encoder in fp32. The file is data and is never executed."""
+    """Reads the header and the encoder in fp32. No code is executed."""
     header = _read_header(path, _ENCODER, EncoderHeader.from_json)
     return header, _read_network(path, Encoder(header.encoder))
 
 
 def save_encoder(path: Path, header: EncoderHeader, encoder: Encoder) -> None:
-    """Writes weights in fp16 with the header; the same input gives the same bytes."""
+    """Writes the header and weights in fp16; the same input gives the same bytes."""
     _write(path, {_ENCODER: header.to_json()}, encoder)
 
 
 def list_models() -> list[tuple[Path, ModelSpec]]:
-    """The shipped models, by name; the encoder makes no images and is none."""
+    """Lists the shipped upscaling models by name, without the encoder."""
     paths = sorted(models_folder().glob("*.safetensors"))
     return [(path, read_spec(path)) for path in paths if _ENCODER not in _metadata(path)]
 
 
 def default_model(scale: int) -> str:
-    """The shipped WA-SRGAN for slides at a scale: one that knows JPEG, before one that does not.
+    """The name of the shipped WA-SRGAN for a scale, preferably one trained on JPEG input.
 
-    Raises RefusedError where there is none.
+    Raises RefusedError if there is none.
     """
     specs = [spec for _, spec in list_models()]
     ours = [spec for spec in specs if spec.generator.architecture == "WA-SRGAN"]
@@ -149,12 +147,12 @@ def default_model(scale: int) -> str:
 
 
 def models_folder() -> Path:
-    """Where the shipped models lie: inside an installed wheel, beside the package in a checkout."""
+    """The folder of the shipped models: inside an installed wheel, or beside the package."""
     return bundled_folder("_models", "models")
 
 
 def find_model(name_or_path: str) -> Path:
-    """The file of a shipped model, or the file itself."""
+    """Resolves a shipped model's name or a path; raises RefusedError if it is neither."""
     path = bundled_or_file(name_or_path, models_folder(), ".safetensors")
     if path:
         return path
@@ -163,15 +161,15 @@ def find_model(name_or_path: str) -> Path:
 
 
 def find_encoder() -> Path:
-    """The file of the shipped encoder."""
+    """The path of the shipped encoder."""
     path = models_folder() / f"{_SHIPPED_ENCODER}.safetensors"
     if not path.is_file():
-        raise RefusedError(f"{path}: the encoder is missing. Install slidesr anew.")
+        raise RefusedError(f"{path}: the encoder is missing. Reinstall slidesr.")
     return path
 
 
 def sha256_of(path: Path) -> str:
-    """What tells one weights file from another, in hexadecimal."""
+    """The hexadecimal SHA-256 digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -181,7 +179,7 @@ def _fields(header: str) -> dict[str, Any]:
         if not isinstance(table.get(key, kind()), kind):
             raise TypeError(f"{key} is not a {kind.__name__}")
     if not table["name"].isprintable():
-        raise ValueError("its name holds control characters")
+        raise ValueError("its name contains control characters")
     return table
 
 
@@ -211,7 +209,7 @@ def _read_header(path: Path, key: str, parse: Callable[[str], _T]) -> _T:
 
 
 def _read_network(path: Path, network: _Network) -> _Network:
-    """Fills the network only after every tensor of the file has proved to fit it."""
+    """Loads the tensors into the network once all of them have been checked."""
     expected = network.state_dict()
     with safe_open(path, framework="pt") as file:
         if set(file.keys()) != set(expected):

@@ -1,4 +1,4 @@
-"""What a generator's arithmetic costs, and the most of it that this machine does in a second."""
+"""The arithmetic cost of a generator, and the peak convolution throughput of the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slidesr.nets.generator import GeneratorSpec
 
 
 def flops_per_px(spec: GeneratorSpec) -> float:
-    """Of the paper's form, a source pixel: halos and rewrites are not counted as work.
+    """FLOP per source pixel of the paper's formulation; halos and folding are not counted.
 
     >>> round(flops_per_px(GeneratorSpec(scale=4)) / 1e6, 2)
     3.75
@@ -27,7 +27,7 @@ def flops_per_px(spec: GeneratorSpec) -> float:
 
 @torch.inference_mode()
 def convolution_ceiling(device: str, precision: str) -> float:
-    """FLOP/s of the best convolution, 3x3 from 64 to 64 channels: fp32 or bf16. About a second."""
+    """Measures FLOP/s of a 3x3 convolution, 64 to 64 channels, in fp32 or bf16; about a second."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     x = torch.randn(1, 64, 512, 512, dtype=dtype, device=device)
     x = x.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
-"""The critic of WA-SRGAN (Shahidi, IEEE Access 2021), and the losses that two players draw from it.
+"""The critic of WA-SRGAN (Shahidi, IEEE Access 2021) and the adversarial losses.
 
-Scores are unbounded: an image that looks real gets more than one that looks made. Losses are those
-of WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028).
+Scores are unbounded and higher for images that look real. The losses are those of WGAN-GP
+(Gulrajani et al. 2017, arXiv 1704.00028).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _DRAW = {"uniform": torch.rand, "normal": torch.randn}
 
 @dataclass(frozen=True)
 class CriticSpec:
-    """Everything that fixes the critic's shape; WA-SRGAN's values are the defaults.
+    """The critic's hyperparameters; the defaults are WA-SRGAN's.
 
-    `norm` is "weight", "batch" or "none". "batch" is for comparison alone: it ties the images of a
-    batch together, and the gradient penalty is meant for each on its own (section 4 of WGAN-GP).
-    `channels` is the first layer's width; all others are multiples of it, and time goes with its
-    square.
+    `norm` is "weight", "batch" or "none". "batch" is for comparison only: it couples the images
+    of a batch, whereas the gradient penalty is defined per image (section 4 of WGAN-GP).
+    `channels` is the width of the first layer; the others are multiples of it, and the cost grows
+    with its square.
     """
 
     norm: str = "weight"
@@ -57,7 +57,7 @@ class Critic(nn.Module):
         return self.score(self.features(x))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The four maps, from fine to coarse, that `score` and `feature_matching` take."""
+        """The four feature maps, fine to coarse: inputs of `score` and `feature_matching`."""
         half = self.down2(x)  # [n, 64, h/2, w/2]
         quarter = self.down4(half)  # [n, 128, h/4, w/4]
         eighth = self.attention(self.down8(quarter))  # [n, 256, h/8, w/8]
@@ -65,7 +65,7 @@ class Critic(nn.Module):
         return [half, quarter, eighth, sixteenth]
 
     def score(self, features: Sequence[Tensor]) -> Tensor:
-        """The scores f32[n], of full precision under autocast too: their differences are small."""
+        """Scores f32[n], in full precision even under autocast, as their differences are small."""
         last = features[-1]
         with torch.autocast(last.device.type, enabled=False):
             pooled = last.mean((2, 3), dtype=_full_precision(last))  # [n, 512]
@@ -76,8 +76,8 @@ class Critic(nn.Module):
 class _GlobalAttention(SelfAttention):
     """SAGAN's self-attention (Zhang et al. 2019, arXiv 1805.08318) over the whole map.
 
-    The generator's `WindowAttention` uses kernels without a second derivative, which the gradient
-    penalty needs. Memory: (h * w)^2 numbers an image, 4 MB in fp32 at 32 x 32.
+    The gradient penalty needs second derivatives, which the kernels of the generator's
+    `WindowAttention` lack. Memory: (h * w)^2 values per image, 4 MB in fp32 at 32 x 32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,12 +90,12 @@ class _GlobalAttention(SelfAttention):
 
 
 def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic makes small besides the penalty (WGAN-GP, eq. 3); both are scores f32[n]."""
+    """The critic's loss without the penalty (WGAN-GP, eq. 3), from scores f32[n]."""
     return fake.mean() - real.mean()
 
 
 def adversarial_loss(fake: Tensor) -> Tensor:
-    """What the generator makes small: its images' scores f32[n], turned round."""
+    """The generator's loss: the negated mean of its images' scores f32[n]."""
     return -fake.mean()
 
 
@@ -107,39 +107,39 @@ def gradient_penalty(
     mix: str = "uniform",
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """How far the critic's slope is from 1 between real and fake images (WGAN-GP, eq. 3).
+    """Penalises gradient norms other than 1 between real and fake images (WGAN-GP, eq. 3).
 
-    Two-sided, in full precision even under autocast, and differentiable by the critic's parameters
-    alone. `mix` is the distribution of the place between fake (0) and real (1): "uniform" as in
-    WGAN-GP, or "normal" as in the code published with WA-SRGAN, which goes beyond both. `rng` is a
-    generator of the CPU, so that every device gets the same places.
+    Two-sided, in full precision even under autocast, and differentiable only with respect to the
+    critic's parameters. `mix` is the distribution of the interpolation weight between fake (0) and
+    real (1): "uniform" as in WGAN-GP, or "normal" as in the code published with WA-SRGAN, which
+    also extrapolates. `rng` is a CPU generator, so that all devices draw the same weights.
     """
     if mix not in _DRAW:
         raise ValueError(f"mix {mix!r} is not one of 'uniform', 'normal'")
     with torch.autocast(real.device.type, enabled=False):
         full = _full_precision(real)
-        place = _DRAW[mix](len(real), 1, 1, 1, generator=rng).to(real.device, full)
-        between = torch.lerp(fake.detach().to(full), real.detach().to(full), place)
+        weight = _DRAW[mix](len(real), 1, 1, 1, generator=rng).to(real.device, full)
+        between = torch.lerp(fake.detach().to(full), real.detach().to(full), weight)
         scores = critic(between.requires_grad_())
-        (slopes,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
-        steepness = torch.linalg.vector_norm(slopes.flatten(1), dim=1)  # [n]
-        return F.mse_loss(steepness, torch.ones_like(steepness))
+        (gradients,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+        norms = torch.linalg.vector_norm(gradients.flatten(1), dim=1)  # [n]
+        return F.mse_loss(norms, torch.ones_like(norms))
 
 
-def feature_matching(made: Sequence[Tensor], high: Sequence[Tensor]) -> Tensor:
-    """The L1 distance of a critic's maps, summed over maps (pix2pixHD, arXiv 1711.11585).
+def feature_matching(output: Sequence[Tensor], high: Sequence[Tensor]) -> Tensor:
+    """The L1 distance of the critic's feature maps, summed over maps (pix2pixHD, arXiv 1711.11585).
 
-    `high`'s maps are taken as constants.
+    No gradient flows into the maps of `high`.
     """
     distances = [
         F.l1_loss(ours.float(), theirs.detach().float())
-        for ours, theirs in zip(made, high, strict=True)
+        for ours, theirs in zip(output, high, strict=True)
     ]
     return torch.stack(distances).sum()
 
 
 def _stage(channels: int, wider: int, norm: str) -> list[nn.Module]:
-    """Widens the map, then halves it."""
+    """A convolution to more channels, then one of stride 2."""
     return [*_conv(channels, wider, norm), *_conv(wider, wider, norm, stride=2)]
 
 

@@ -1,4 +1,4 @@
-"""A small perceptual network for H&E: feature maps, a distance between images, an embedding."""
+"""A small perceptual network for H&E: feature maps, a perceptual distance and an embedding."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_MEAN = (0.73, 0.55, 0.74)  # of the training images, R, G, B
+_MEAN = (0.73, 0.55, 0.74)  # of the training images: R, G, B
 _STD = (0.19, 0.22, 0.17)
-_LEAST_SQUARES = 1e-4  # keeps the gradient of a unit vector finite where all features are near 0
+_LEAST_SQUARES = 1e-4  # keeps the gradient finite where all features are near 0
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What fixes the network's shape: the channels of its stages, each at half the resolution."""
+    """The channels of each stage; every stage halves the resolution."""
 
     channels: tuple[int, ...] = (16, 48, 96, 160, 256)
 
     def __post_init__(self) -> None:
         if not isinstance(self.channels, tuple) or not 1 <= len(self.channels) <= 6:
-            raise ValueError(f"channels {self.channels!r} are not one to six whole numbers")
+            raise ValueError(f"channels {self.channels!r} must be one to six whole numbers")
         for count in self.channels:
             if type(count) is not int or not (8 <= count <= 512 and count % 8 == 0):
                 raise ValueError(f"{count!r} channels: not a multiple of 8 within 8..512")
 
     @property
     def least_px(self) -> int:
-        """The smallest side of an image that leaves a pixel on the last map."""
+        """The smallest image side for which the last map has a pixel."""
         return 1 << (len(self.channels) - 1)
 
 
 class Encoder(nn.Module):
-    """f32[n, 3, h, w] in 0..1 -> a map [n, c, h / 2**k, w / 2**k] of each stage k = 0, 1, ...
+    """f32[n, 3, h, w] in 0..1 -> one map [n, c, h / 2**k, w / 2**k] per stage k = 0, 1, ...
 
-    VGG's stages (Simonyan and Zisserman 2014, arXiv 1409.1556) with mean instead of maximum
-    pooling, which aliases less (Kettunen et al. 2019, E-LPIPS, arXiv 1906.03973). No layer looks
-    beyond its kernel or at other images.
+    VGG's stages (Simonyan and Zisserman 2014, arXiv 1409.1556) with average instead of max pooling,
+    which aliases less (Kettunen et al. 2019, E-LPIPS, arXiv 1906.03973). All layers are local and
+    independent of the other images in the batch.
     """
 
     mean: Tensor
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if min(x.shape[2:]) < self.spec.least_px:
             raise ValueError(
-                f"{x.shape[3]} x {x.shape[2]} px are too few: give {self.spec.least_px} px a side"
+                f"{x.shape[3]} x {x.shape[2]} px: give at least {self.spec.least_px} px a side"
             )
         features, maps = (x - self.mean) / self.std, list[Tensor]()
         for stage in self.stages:
@@ -64,22 +64,22 @@ class Encoder(nn.Module):
         return tuple(maps)
 
     def embedding(self, x: Tensor) -> Tensor:
-        """The means of the last map, for Frechet distances: f32[n, 3, h, w] -> f32[n, c]."""
+        """The spatial mean of the last map, for Frechet distances: f32[n, 3, h, w] -> f32[n, c]."""
         maps: tuple[Tensor, ...] = self(x)
         return maps[-1].float().mean((2, 3))
 
 
 def perceptual_distance(encoder: Encoder, a: Tensor, b: Tensor) -> Tensor:
-    """LPIPS' form (Zhang et al. 2018, arXiv 1801.03924, eq. 1), all weights 1: f32[n], 0 if equal.
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924, eq. 1) with all weights 1: f32[n], 0 if equal.
 
-    a, b are f32[n, 3, h, w] in 0..1. Each stage adds a number within 0..4: the squared distance of
-    the unit vectors at a place, mean over all places.
+    a, b are f32[n, 3, h, w] in 0..1. Each stage contributes a value in 0..4: the squared distance
+    of the unit feature vectors, averaged over positions.
     """
     return distance_of_maps(encoder(a), encoder(b))
 
 
 def distance_of_maps(these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
-    """`perceptual_distance` of two images whose maps an encoder has made: f32[n]."""
+    """`perceptual_distance` from feature maps that have been computed already: f32[n]."""
     pairs = zip(these, those, strict=True)
     return torch.stack([_squared_distance(*pair) for pair in pairs]).sum(0)
 
@@ -95,7 +95,7 @@ def _unit(features: Tensor) -> Tensor:
 
 def _stage(before: int, after: int) -> nn.Sequential:
     convs = [nn.Conv2d(channels, after, 3, padding=1) for channels in (before, after)]
-    for conv in convs:  # there is no norm: variance must survive ten layers
+    for conv in convs:  # without normalisation layers the variance must survive ten layers
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     first, second = convs

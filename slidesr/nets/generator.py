@@ -1,5 +1,5 @@
-"""The generators: WA-SRGAN (Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497), whose
-skeleton is also that of its baselines A-SRGAN and SRGAN, as its author ran them."""
+"""The generators: WA-SRGAN (Shahidi, IEEE Access 2021, doi 10.1109/ACCESS.2021.3057497) and its
+baselines A-SRGAN and SRGAN, which share its structure."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from slidesr.nets.layers import (
 )
 
 _HEAD_RADIUS, _OUTPUT_RADIUS, _BICUBIC_RADIUS = 4, 4, 2
-_LARGEST_WINDOW = 128  # a tile of one of 256 px takes minutes: the fourth power of it
-_MOST_WIDE = 1024  # channels inside a block, four times the paper's: a tile of them takes 0.6 GB
+_LARGEST_WINDOW = 128  # cost grows with the fourth power: a tile at 256 px takes minutes
+_MOST_WIDE = 1024  # channels inside a block, four times the paper's: 0.6 GB per tile
 _BLOCK_RADIUS = {"wide": 1, "plain": 2}
 _FUSE_RADIUS = {"wide": 2, "plain": 1}
 
 
 @dataclass(frozen=True)
 class GeneratorSpec:
-    """Everything that fixes the network's shape; WA-SRGAN's values are the defaults.
+    """The generator's hyperparameters; the defaults are WA-SRGAN's.
 
-    `block` is "wide" in WA-SRGAN, "plain" in A-SRGAN and SRGAN. `window` is the extent of the
-    attention in low-resolution pixels: the one of a training patch; 0 is no attention, as in SRGAN.
-    `bicubic_skip` adds the output to a bicubic enlargement of the input instead of squashing it by
-    (tanh + 1) / 2. The paper has no such skip; with it, training starts at bicubic's level.
+    `block` is "wide" in WA-SRGAN, "plain" in A-SRGAN and SRGAN. `window` is the side of the
+    attention windows in low-resolution pixels, that of a training patch; 0 disables attention, as
+    in SRGAN. `bicubic_skip` adds the output to the bicubic upscaling of the input instead of
+    applying (tanh + 1) / 2. The paper has no such skip; with it, training starts at bicubic's
+    quality.
     """
 
     scale: int
@@ -48,7 +49,7 @@ class GeneratorSpec:
     expansion: int = 4
 
     def __post_init__(self) -> None:
-        for entry in fields(self):  # a header or a recipe may hold anything
+        for entry in fields(self):  # headers and recipes are untrusted
             value = getattr(self, entry.name)
             if type(value).__name__ != entry.type:
                 raise ValueError(f"{entry.name} {value!r} is not of type {entry.type}")
@@ -69,69 +70,69 @@ class GeneratorSpec:
 
     @property
     def stages(self) -> int:
-        """How many times the resolution doubles."""
+        """The number of x2 upsampling stages."""
         return int(log2(self.scale))
 
     @property
     def body_weights(self) -> int:
-        """How many weights the residual blocks have at least: most of them all."""
+        """A lower bound on the weights of the residual blocks, which hold most of the weights."""
         per_channel = 1.8 * self.expansion + 7 if self.block == "wide" else 18
         return int(self.blocks * self.channels**2 * per_channel)
 
     @property
     def architecture(self) -> str:
-        """The name under which people know it."""
+        """The published name of the architecture."""
         if self.block == "wide":
             return "WA-SRGAN"
         return "A-SRGAN" if self.window else "SRGAN"
 
     @property
     def grid_px(self) -> int:
-        """Tiles begin on multiples of this, in low-resolution pixels, and are whole multiples."""
+        """Tile positions and sizes are multiples of this, in low-resolution pixels."""
         return max(1, self.window)
 
     @property
     def features_radius_px(self) -> int:
-        """How far, in low-resolution pixels, the maps before the attention see: 14 in the paper."""
+        """The radius seen before the attention, in low-resolution pixels; 14 in the paper."""
         return _HEAD_RADIUS + self.blocks * _BLOCK_RADIUS[self.block] + _FUSE_RADIUS[self.block]
 
     @property
     def tail_radius_px(self) -> int:
-        """How far, in low-resolution pixels, the output sees into the maps after the attention."""
+        """The receptive-field radius after the attention, in low-resolution pixels."""
         radius = _OUTPUT_RADIUS
         for _ in range(self.stages):
-            radius = ceil(radius / 2) + 1  # into the map before the shuffle, then its 3x3 conv
+            radius = ceil(radius / 2) + 1  # through the pixel shuffle, then a 3x3 convolution
         return max(radius, _BICUBIC_RADIUS) if self.bicubic_skip else radius
 
     @property
     def phase_px(self) -> int:
-        """Where attention windows begin, counted from the grid of tiles: half a window.
+        """The offset of attention windows from the tile grid: half a window.
 
-        So a tile's border runs through the middle of windows, and what its tail sees beyond the
-        border lies in windows that the tile has anyway. On a common grid each tile would need one
-        window more on every side.
+        Tile borders then run through the middle of windows, and the receptive field of the tail
+        stays inside windows that the tile needs anyway. With aligned grids each tile would need one
+        more window on every side.
         """
         return self.window // 2 if self.window % 2 == 0 else 0
 
     def margin_px(self, beyond_px: int = 0) -> int:
-        """`tail_radius_px` and `beyond_px` up to the border of a window: each is seen whole."""
+        """`tail_radius_px + beyond_px`, extended to the next window border."""
         beyond = self.tail_radius_px + beyond_px - self.phase_px
         return self.phase_px + ceil(max(0, beyond) / self.grid_px) * self.grid_px
 
     @property
     def halo_px(self) -> int:
-        """How far an output pixel sees, in low-resolution pixels, its attention windows whole."""
+        """The halo in low-resolution pixels: receptive field plus whole attention windows."""
         return self.halo_for(0)
 
     def halo_for(self, beyond_px: int) -> int:
-        """The halo of a tile of which so many pixels more are wanted on each side."""
+        """The halo of a tile whose output extends `beyond_px` further on each side."""
         return self.features_radius_px + self.margin_px(beyond_px)
 
 
 class Generator(nn.Module):
     """f32[n, 3, h, w] in 0..1 -> f32[n, 3, h*scale, w*scale] in about 0..1.
 
-    h and w are multiples of `spec.grid_px`. Borders are padded with zeros, as in training.
+    h and w are multiples of `spec.grid_px`. Borders are zero-padded, as in training.
     """
 
     def __init__(self, spec: GeneratorSpec) -> None:
@@ -153,21 +154,21 @@ class Generator(nn.Module):
         return self._enlarge(x, self.attention(self._features(x)))
 
     def core(self, x: Tensor, beyond_px: int = 0) -> Tensor:
-        """The enlargement of a tile from the tile with its halo, free of any border effect.
+        """Upscales a tile with its halo, without border effects.
 
         f32[n, 3, h + 2*halo, w + 2*halo] in 0..1 -> f32[n, 3, (h + 2*beyond)*scale, (w + 2*beyond)
-        *scale], halo being `spec.halo_for(beyond_px)`. The tile starts `spec.phase_px` before the
-        border of an attention window and is a whole number of them. Each stage drops the part of
-        the halo that the rest has no use for.
+        *scale] with halo = `spec.halo_for(beyond_px)`. The tile starts `spec.phase_px` before the
+        border of an attention window, and its sides are multiples of the window. Each stage drops
+        the part of the halo that the next ones do not need.
         """
         kept = self.spec.tail_radius_px + beyond_px
         near = trimmed(x, self.spec.halo_for(beyond_px) - kept)
         return self.enlarged(near, self.attended(x, beyond_px))
 
     def attended(self, x: Tensor, beyond_px: int = 0) -> Tensor:
-        """The first half of `core`: [n, c, h, w] of the tile and as much beyond as the second sees.
+        """The first half of `core`: features [n, c, h, w] of the tile after the attention.
 
-        That is `spec.tail_radius_px` and `beyond_px` on each side.
+        They extend `spec.tail_radius_px + beyond_px` beyond the tile on each side.
         """
         spec = self.spec
         kept = spec.tail_radius_px + beyond_px
@@ -176,7 +177,7 @@ class Generator(nn.Module):
         return trimmed(self.attention(features), spec.margin_px(beyond_px) - kept)
 
     def enlarged(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The second half, of any part: of both maps `spec.tail_radius_px` a side is used up."""
+        """The second half of `core`, for any part; consumes `spec.tail_radius_px` on each side."""
         spec = self.spec
         sides = (spec.scale * (side - 2 * spec.tail_radius_px) for side in x.shape[2:])
         return middle(self._enlarge(x, attended), *sides)
@@ -205,8 +206,8 @@ def _block(spec: GeneratorSpec) -> nn.Module:
 
 
 def _widen(channels: int) -> nn.Sequential:
-    """Makes the four sub-pixels of each pixel (Shi et al. 2016, arXiv 1609.05158).
+    """The convolution before a pixel shuffle (Shi et al. 2016, arXiv 1609.05158).
 
-    The paper's PReLU stands behind the shuffle; its one slope makes the order immaterial.
+    The paper applies PReLU after the shuffle; with its single slope the order does not matter.
     """
     return nn.Sequential(nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.PReLU())

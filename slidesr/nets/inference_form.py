@@ -1,4 +1,4 @@
-"""Makes a trained generator ready for use: the same numbers from fewer, plainer operations."""
+"""Folds a trained generator for inference: the same output from fewer, simpler operations."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from slidesr.nets.layers import WindowAttention
 
 
 def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> InferenceGenerator:
-    """A frozen copy in `dtype`: norms become part of the convolutions, activations run in them."""
-    ready = InferenceGenerator(generator.spec)  # no deepcopy: parametrized modules share a class
-    ready.load_state_dict(generator.state_dict())
-    ready.eval().requires_grad_(False)
-    for module in list(ready.modules()):
+    """Returns a frozen copy in `dtype` with norms and activations folded into the convolutions."""
+    frozen = InferenceGenerator(generator.spec)  # no deepcopy: parametrized modules share a class
+    frozen.load_state_dict(generator.state_dict())
+    frozen.eval().requires_grad_(False)
+    for module in list(frozen.modules()):
         if parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight")
         if isinstance(module, nn.Sequential):
             _fold_batch_norms(module)
             _fuse_activations(module)
-    for name, layers in (("head", ready.head), ("fuse", ready.fuse)):
-        ready.add_module(name, _alone(layers))
-    doubles = [_alone(double) for double in ready.up]
+    for name, layers in (("head", frozen.head), ("fuse", frozen.fuse)):
+        frozen.add_module(name, _only_layer(layers))
+    doubles = [_only_layer(double) for double in frozen.up]
     for double in doubles[:-1]:
         _group_sub_pixels(cast(ActivatedConv, double).conv)
-    ready.up = nn.Sequential(*doubles)
-    ready.add_module("output", FoldedOutput(ready.output))
-    if isinstance(ready.attention, WindowAttention):
-        _take_powers_of_2(ready.attention)
-        ready.add_module("attention", InPlaceWindowAttention(ready.attention))
-    return ready.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    frozen.up = nn.Sequential(*doubles)
+    frozen.add_module("output", FoldedOutput(frozen.output))
+    if isinstance(frozen.attention, WindowAttention):
+        _take_powers_of_2(frozen.attention)
+        frozen.add_module("attention", InPlaceWindowAttention(frozen.attention))
+    return frozen.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def unpadded(generator: Generator) -> Generator:
-    """Lets convolutions take from the halo instead of adding zeros that are cut off afterwards.
+    """Removes the zero padding of all convolutions, in place, so that they consume the halo.
 
-    For `core` and its halves alone: maps become smaller from layer to layer.
+    Only for `core` and its halves: feature maps shrink from layer to layer.
     """
     for module in generator.modules():
         if isinstance(module, nn.Conv2d):
@@ -57,11 +57,11 @@ def unpadded(generator: Generator) -> Generator:
 
 
 def same_on_any_threads(generator: Generator) -> Generator:
-    """Lets a CPU compute 1 x 1 convolutions alike, to the bit, with one thread and with more.
+    """Makes 1 x 1 convolutions on a CPU bit-identical for any number of threads, in place.
 
-    With one thread torch takes its own kernel for them instead of oneDNN's, unless they are dilated
-    (`use_mkldnn` in ATen/native/Convolution.cpp), which means nothing to a kernel of one pixel.
-    oneDNN's is twice as fast there.
+    With one thread torch uses its own kernel instead of oneDNN's, unless the convolution is dilated
+    (`use_mkldnn` in ATen/native/Convolution.cpp); dilation has no effect on a 1 x 1 kernel.
+    oneDNN's kernel is also twice as fast there.
     """
     for module in generator.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
@@ -83,8 +83,8 @@ def _fuse_activations(layers: nn.Sequential) -> None:
             del layers[index + 1]
 
 
-def _alone(layers: nn.Module) -> nn.Module:
-    """The layer that is left of several."""
+def _only_layer(layers: nn.Module) -> nn.Module:
+    """The single layer that folding has left."""
     if not isinstance(layers, nn.Sequential):
         return layers
     (layer,) = layers
@@ -92,13 +92,13 @@ def _alone(layers: nn.Module) -> nn.Module:
 
 
 def _group_sub_pixels(conv: nn.Conv2d) -> None:
-    """Puts the channels of one sub-pixel side by side; a pixel shuffle has them four apart."""
+    """Reorders channels so that those of one sub-pixel are contiguous, not four apart."""
     for part in conv.parameters():
         part.copy_(part.view(-1, 4, *part.shape[1:]).transpose(0, 1).reshape(part.shape))
 
 
 def _take_powers_of_2(attention: WindowAttention) -> None:
-    """Scores become those of a softmax to the base of 2, which is faster."""
+    """Rescales the queries for a base-2 softmax, which is faster."""
     for part in attention.query.parameters():
         part.mul_(log2(e))
     attention.scale /= log2(e)

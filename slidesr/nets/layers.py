@@ -1,4 +1,4 @@
-"""The layers WA-SRGAN is built of; pure torch, feature maps are [n, c, h, w]."""
+"""The layers of WA-SRGAN in pure torch; feature maps are [n, c, h, w]."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class SelfAttention(nn.Module):
 
 
 class WindowAttention(SelfAttention):
-    """Self-attention inside the cells of a grid of `window` x `window` pixels.
+    """Self-attention within non-overlapping windows of `window` x `window` pixels.
 
     SAGAN's layer (Zhang et al. 2019, arXiv 1805.08318): queries and keys of c/8 channels, softmax
-    without 1/sqrt(d), a residual with a learned scale `gamma` that starts at 0. The grid begins at
-    the map's top left; whoever cuts tiles must cut them on that grid. A window as large as the map
-    gives the paper's global attention. Memory is linear in the map: scores are never stored whole.
+    without 1/sqrt(d), a residual with a learned scale `gamma` initialised to 0. The window grid
+    starts at the map's top left corner, so tiles must be aligned with it. A window as large as the
+    map gives the paper's global attention. Memory is linear in the map's area.
     """
 
     def __init__(self, channels: int, window: int) -> None:
@@ -82,8 +82,8 @@ class WindowAttention(SelfAttention):
         query, key, value = (
             windows_from_map(part(x), self.window) for part in (self.query, self.key, self.value)
         )
-        # Queries and keys are padded with zeros to the values' width: the products stay the same,
-        # and equal widths are what the memory-linear kernels ask for.
+        # Queries and keys are zero-padded to the values' width, which leaves products unchanged:
+        # the memory-linear kernels require equal widths.
         missing = value.shape[-1] - query.shape[-1]
         query, key = (F.pad(part, (0, missing)) for part in (query, key))
         attended = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
@@ -91,7 +91,7 @@ class WindowAttention(SelfAttention):
 
 
 def windows_from_map(x: Tensor, window: int) -> Tensor:
-    """[n, c, h, w] -> [n * windows, 1, window * window, c], row by row; h and w are multiples."""
+    """[n, c, h, w] -> [n * windows, 1, window * window, c], windows in row-major order."""
     n, c, h, w = x.shape
     if h % window or w % window:
         raise ValueError(f"a map of {w} x {h} px is not a whole number of {window} px windows")
@@ -100,18 +100,18 @@ def windows_from_map(x: Tensor, window: int) -> Tensor:
 
 
 def map_from_windows(tokens: Tensor, shape: torch.Size, window: int) -> Tensor:
-    """[n * windows, 1, window * window, c] -> [n, c, h, w]; undoes `windows_from_map`."""
+    """[n * windows, 1, window * window, c] -> [n, c, h, w]; the inverse of `windows_from_map`."""
     n, c, h, w = shape
     grid = tokens.reshape(n, h // window, w // window, window, window, c).transpose(2, 3)
     return grid.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class SubPixelOutput(nn.Module):
-    """The output convolution, moved before the pixel shuffle that feeds it: the same numbers.
+    """The output convolution, evaluated before the preceding pixel shuffle with the same result.
 
-    A k x k convolution of c -> 3 channels behind `PixelShuffle(2)` equals a convolution of
-    4c -> 12 channels before it, then a shuffle of the result. Three output channels leave vector
-    units idle; twelve at half the resolution do not. The weights keep the paper's shape
+    A k x k convolution of c -> 3 channels after `PixelShuffle(2)` equals a convolution of
+    4c -> 12 channels before it, followed by the shuffle. Twelve output channels at half the
+    resolution use SIMD units better than three. The weights keep the paper's shape
     [3, c, k, k], k = 4m + 1. f32[n, 4c, h, w] -> f32[n, 3, 2h, 2w].
     """
 
@@ -124,7 +124,7 @@ class SubPixelOutput(nn.Module):
         return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2), 2)
 
     def low_resolution_weights(self) -> tuple[Tensor, Tensor]:
-        """The twin's [12, 4c, m', m'] weight and [12] bias, m' = k // 2 + 1."""
+        """The equivalent low-resolution weight [12, 4c, m', m'] and bias [12], m' = k // 2 + 1."""
         weight = self.conv.weight
         out, channels, kernel, _ = weight.shape
         small = kernel // 2 + 1
@@ -153,8 +153,8 @@ def as_pixels(image: Tensor) -> Pixels:
 
 
 def bicubic(x: Tensor, scale: int) -> Tensor:
-    """Pillow's bicubic (a = -0.5) enlargement: f32[n, c, h, w] -> f32[n, c, h*scale, w*scale]."""
-    planes = x.contiguous()  # torch takes half as long for them
+    """Pillow's bicubic upscaling (a = -0.5): f32[n, c, h, w] -> f32[n, c, h*scale, w*scale]."""
+    planes = x.contiguous()  # twice as fast as channels_last
     return F.interpolate(planes, scale_factor=float(scale), mode="bicubic", antialias=True)
 
 
@@ -169,11 +169,11 @@ def trimmed(x: Tensor, margin: int) -> Tensor:
 
 
 def middle(x: Tensor, height: int, width: int) -> Tensor:
-    """[n, c, h, w] without what is too much of it, the same on opposite sides."""
+    """The centre crop [n, c, height, width] of [n, c, h, w]."""
     top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
     return x[:, :, top : top + height, left : left + width]
 
 
 def added(x: Tensor, residual: Tensor) -> Tensor:
-    """The sum, as large as the residual, which is smaller where convolutions are not padded."""
+    """x, cropped to the residual's size, plus the residual; unpadded convolutions shrink it."""
     return middle(x, residual.shape[2], residual.shape[3]) + residual

@@ -432,6 +432,6 @@ def write_no_weights(path: Path, kind: str) -> None:
 def test_what_is_no_vgg19_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     write_no_weights(path, kind)
-    with pytest.raises(RefusedError, match=r"weights\.pth: no weights of VGG19\. Give a file"):
+    with pytest.raises(RefusedError, match=r"weights\.pth: not VGG19 weights\. Give a file"):
         vgg19_features(path, normalised=True)
     assert not (tmp_path / "touched").exists()

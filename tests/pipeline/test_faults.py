@@ -231,15 +231,15 @@ def test_out_of_memory_halves_the_batch_and_changes_no_pixel(
         made = Fragile(spec, generator, "").upscale(tiles)
     assert np.array_equal(made, Model(spec, generator, "").upscale(tiles))
     assert [record.getMessage() for record in caplog.records] == [
-        "cpu is out of memory: batches of 4 now",
-        "cpu is out of memory: batches of 2 now",
+        "cpu is out of memory: the batch size is now 4",
+        "cpu is out of memory: the batch size is now 2",
     ]
 
 
 def test_out_of_memory_for_one_tile_is_told(tiles: U8, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fragile, "room", 0)
     spec, generator = tiny_generator(scale=4)
-    with pytest.raises(SlidesrError, match="does not hold one tile"):
+    with pytest.raises(SlidesrError, match="out of memory for a single tile"):
         Fragile(spec, generator, "").upscale(tiles)
 
 
@@ -264,7 +264,7 @@ def test_no_number_at_bf16_is_made_again_at_fp32(
     exact = Model(spec, generator, "", Engine("cpu", "fp32")).upscale(tiles)
     model = Model(spec, generator, "", Engine("cpu", "bf16"))
     monkeypatch.setattr(type(model), "batch_size", 4)
-    model._fitting = 4
+    model._batch_that_fits = 4
     broken(model, monkeypatch, torch.bfloat16, at=2)
     made = model.upscale(tiles)
     mended = [2, 6]
@@ -278,7 +278,7 @@ def test_no_number_at_fp32_stops(tiles: U8, monkeypatch: pytest.MonkeyPatch) -> 
     model = Model(spec, generator, "", Engine("cpu", "bf16"))
     broken(model, monkeypatch, torch.float32, at=0)
     broken(model, monkeypatch, torch.bfloat16, at=0)
-    with pytest.raises(SlidesrError, match="no number came out at fp32"):
+    with pytest.raises(SlidesrError, match="fp32 output is not finite"):
         model.upscale(tiles)
 
 
