@@ -494,7 +494,7 @@ SMALL = ["--size", "64", "--per-slide", "4"]
         (["tumor_001.tif", "twice", "-o", "out"], "2 slides are called tumor_001"),
         (["tumor_001.tif", "-o", "used"], "used: contains other files"),
         (["tumor_001.tif", "-o", "out", "--annotations", "empty"], "holds no annotation"),
-        (["tumor_001.tif", "broken.tif", "-o", "out", "--annotations", "a.xml"], "no folder"),
+        (["tumor_001.tif", "broken.tif", "-o", "out", "--annotations", "a.xml"], "is not a folder"),
         (["tumor_001.tif", "-o", "out", "--split", "0.5,0.5,0.5"], "add up to 1"),
         (["tumor_001.tif", "-o", "out", "--split", "0,1,0"], "train's above 0"),
         (["tumor_001.tif", "-o", "out", "--split", "1,0"], "split 1,0"),
@@ -576,7 +576,7 @@ def test_other_options_or_slides_are_refused(
     assert run(command) == 0
     before = tree(desk / "out")
     assert run([*command, "--seed", "1"]) == 2
-    assert "begun with seed 0, not 1" in capsys.readouterr().err
+    assert "started with seed 0, not 1" in capsys.readouterr().err
     with (desk / "tumor_001.xml").open("a") as file:
         file.write("<!-- mended -->")
     assert run(command) == 2

@@ -323,7 +323,7 @@ def test_a_scale_that_does_not_fit_its_level_fails(tmp_path: Path) -> None:
     bad["datasets"][2]["coordinateTransformations"][0]["scale"] = [1.0, 0.75, 0.75]
     report = verify(rgb_store(tmp_path / "a.ome.zarr", "0.4", multiscales=[bad]))
     assert failures(report) == {("scales", "zarr")}
-    assert "level 2 is 128 px along x" in found(report, "scales").detail
+    assert "level 2: 128 px along x" in found(report, "scales").detail
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
