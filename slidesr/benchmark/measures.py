@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidesr.benchmark.nuclei import find_nuclei, matched_nuclei
+from slidesr.benchmark.judges.nuclei import find_nuclei, matched_nuclei
 from slidesr.benchmark.results import Subject
 from slidesr.geometry import Pixels, Size
 from slidesr.imaging import metrics

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidesr.benchmark.downstream import Downstream
+from slidesr.benchmark.judges.downstream import Downstream
+from slidesr.benchmark.judges.perceptual import MIN_SIDE_PX, PerceptualMetric, ResNeXt, pooled
 from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.pairs import ImagePair
-from slidesr.benchmark.perceptual import MIN_SIDE_PX, PerceptualMetric, ResNeXt, pooled
 from slidesr.benchmark.results import Found, Results, ScoreRow, Store, Subject, by_data
 from slidesr.benchmark.statistics import summary
 from slidesr.errors import RefusedError

@@ -1,4 +1,4 @@
-"""Writes a model: the weights file and its model card in Markdown."""
+"""The model card: the header of a weights file as Markdown, and writing both files."""
 
 from __future__ import annotations
 
@@ -28,29 +28,13 @@ _LOWER_IS_BETTER = ("distance", "fid")
 
 
 def card(spec: ModelSpec, sha256: str) -> str:
-    """Formats the model card from the header and the file's hash."""
-    net, training = spec.generator, spec.training
+    """The card as Markdown, built from the header and the file's hash alone."""
+    training = spec.training
     finest, coarsest = spec.trained_um_per_px
-    skip = "added to a bicubic enlargement of the input" if net.bicubic_skip else "as in the paper"
-    attention = (
-        f"self-attention in windows of {net.window} low-resolution pixels"
-        if net.window
-        else "no attention"
-    )
-    network = training.get("perceptual_network", "")
-    stage = f"{spec.stage} stage" + (f", perceptual loss by {network}" if network else "")
-    share = spec.recipe.get("data", {}).get("jpeg_share", 0)
-    compression = (
-        f", {share:.0%} of them compressed by JPEG as slides are"
-        if spec.compressed_inputs
-        else "; JPEG-compressed input is outside too: its 8 px blocks may show"
-    )
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
     return f"""# {spec.name}
 
-{net.architecture} generator ({_SOURCES[net.architecture]}), x{net.scale},
-{net.norm}-norm variant, {stage}; {net.channels} channels, {net.blocks} {net.block} blocks,
-{attention}, output {skip}.
+{_network_text(spec)}
 
 | | |
 |---|---|
@@ -61,13 +45,13 @@ def card(spec: ModelSpec, sha256: str) -> str:
 | input | H&E, RGB, {finest:g}-{coarsest:g} um per pixel |
 
 **Not for diagnosis.** The output is synthetic: details are what the network finds likely, and it
-can be wrong. Trained on antialiased bicubic reductions of scans{compression}. Strong noise or blur,
+can be wrong. Trained on antialiased bicubic reductions of scans{_compression_text(spec)}. Strong noise or blur,
 other stains, and other pixel sizes are outside what it has seen.
 
 ## Scores
 
 Antialiased bicubic protocol, RGB, mean over images. Slides of the validation set are not in the
-training set. Made by `slidesr benchmark DATA --scales {net.scale}`.
+training set. Made by `slidesr benchmark DATA --scales {spec.generator.scale}`.
 
 {score_table(spec.scores)}
 
@@ -86,7 +70,7 @@ training set. Made by `slidesr benchmark DATA --scales {net.scale}`.
 def write_model(
     folder: Path, spec: ModelSpec, scores: dict[str, Any], generator: Generator
 ) -> Path:
-    """Writes NAME.safetensors and the card NAME.md; returns the path of the weights."""
+    """Writes NAME.safetensors and its card NAME.md and returns the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec.name}.safetensors"
     spec = replace(spec, scores=scores)
@@ -96,9 +80,9 @@ def write_model(
 
 
 def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Formats data set -> method -> metric -> mean as Markdown, the best of each column in bold.
+    """Markdown table of data set -> method -> metric -> mean, the best per data set in bold.
 
-    Metrics missing for any method are omitted: older files have fewer.
+    Metrics that any method lacks are omitted, since older files have fewer.
     """
     every = [method for methods in scores.values() for method in methods.values()]
     keys = [key for key in _HEADINGS if all(key in method for method in every)]
@@ -121,6 +105,28 @@ def _best(key: str, values: list[float]) -> float:
 def _cell(key: str, value: float, best: bool) -> str:
     text = f"{value:.2f}" if key in ("psnr_db", "distance", "fid") else f"{value:.4f}"
     return f"**{text}**" if best else text
+
+
+def _network_text(spec: ModelSpec) -> str:
+    net = spec.generator
+    skip = "added to a bicubic enlargement of the input" if net.bicubic_skip else "as in the paper"
+    attention = (
+        f"self-attention in windows of {net.window} low-resolution pixels"
+        if net.window
+        else "no attention"
+    )
+    network = spec.training.get("perceptual_network", "")
+    stage = f"{spec.stage} stage" + (f", perceptual loss by {network}" if network else "")
+    return f"""{net.architecture} generator ({_SOURCES[net.architecture]}), x{net.scale},
+{net.norm}-norm variant, {stage}; {net.channels} channels, {net.blocks} {net.block} blocks,
+{attention}, output {skip}."""
+
+
+def _compression_text(spec: ModelSpec) -> str:
+    if not spec.compressed_inputs:
+        return "; JPEG-compressed input is outside too: its 8 px blocks may show"
+    share = spec.recipe.get("data", {}).get("jpeg_share", 0)
+    return f", {share:.0%} of them compressed by JPEG as slides are"
 
 
 def _recipe_text(recipe: Mapping[str, Any]) -> str:

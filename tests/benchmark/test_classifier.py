@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slidesr.benchmark.downstream import (
+from slidesr.benchmark.judges.downstream import (
     Classifier,
     Patch,
     classifier_scores,

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import hed2rgb
 
-from slidesr.benchmark.nuclei import find_nuclei, matched_nuclei, nuclei_scores
+from slidesr.benchmark.judges.nuclei import find_nuclei, matched_nuclei, nuclei_scores
 from slidesr.imaging.image_files import read_rgb
 
 U8 = NDArray[np.uint8]

@@ -19,6 +19,8 @@ from slidesr.benchmark.export import (
     update_cards,
     write_results,
 )
+from slidesr.benchmark.judges.nuclei import find_nuclei
+from slidesr.benchmark.judges.perceptual import PerceptualMetric
 from slidesr.benchmark.methods import (
     Method,
     Wanted,
@@ -28,9 +30,7 @@ from slidesr.benchmark.methods import (
     of_model,
     wanted_models,
 )
-from slidesr.benchmark.nuclei import find_nuclei
 from slidesr.benchmark.pairs import find_pairs
-from slidesr.benchmark.perceptual import PerceptualMetric
 from slidesr.benchmark.results import Results, Store
 from slidesr.benchmark.suite import Comparison, ComparisonOptions, compare, mean_scores
 from slidesr.cli import run as run_cli

@@ -17,8 +17,8 @@ from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 from torch import Tensor
 from torchvision.models import resnext101_32x8d, vgg19
 
+from slidesr.benchmark.judges.perceptual import PerceptualMetric, ResNeXt
 from slidesr.benchmark.methods import Wanted, methods_for, wanted_models
-from slidesr.benchmark.perceptual import PerceptualMetric, ResNeXt
 from slidesr.benchmark.results import Results
 from slidesr.cli import run as run_cli
 from slidesr.errors import RefusedError

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from slidesr.benchmark.nuclei import nuclei_scores
+from slidesr.benchmark.judges.nuclei import nuclei_scores
 from slidesr.benchmark.pairs import ImagePair
 from slidesr.benchmark.results import Found, by_data
 from slidesr.errors import RefusedError

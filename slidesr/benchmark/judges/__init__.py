@@ -1,0 +1,1 @@
+"""What judges an image beyond pixel metrics: networks, nuclei, a tumour classifier."""
