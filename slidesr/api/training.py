@@ -19,7 +19,7 @@ from slidesr.train.encoder.scores import score_encoder
 from slidesr.train.encoder.training import EncoderProgress, EncoderRecipe, train_encoder
 from slidesr.train.header import header_for
 from slidesr.train.loop import Sources, TrainingProgress, train
-from slidesr.train.recipe import Recipe, find_recipe, is_for_encoder, recipe_from_toml
+from slidesr.train.recipe import Recipe, any_recipe_from_toml, find_recipe
 
 Plan = Recipe | EncoderRecipe
 
@@ -29,9 +29,7 @@ def training_plan(recipe: str, *, patches: int | None = None, start: str | None 
 
     Raises RefusedError where it is no recipe, or the choices do not fit it.
     """
-    path = find_recipe(recipe)
-    kind: type[Plan] = EncoderRecipe if is_for_encoder(path) else Recipe
-    plan = recipe_from_toml(kind, path)
+    plan: Plan = any_recipe_from_toml(find_recipe(recipe), EncoderRecipe)
     if patches:
         every = min(plan.validate_every, patches)
         try:

@@ -34,7 +34,7 @@ _F64 = NDArray[np.float64]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
 _AHEAD = 4  # upscaled images queued for metrics
 
-Report = Callable[[int, int], None]
+OnImages = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Comparison:
         return through_jpeg(low, options.jpeg_quality) if options.jpeg_quality else low
 
 
-def compare(comparison: Comparison, store: Store, report: Report) -> Results:
+def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
     """Measures all methods at all scales; images that are already in the store are skipped.
 
     `report` receives the number of finished and of all images. Memory: the embeddings of one scale,
@@ -194,7 +194,7 @@ def compare(comparison: Comparison, store: Store, report: Report) -> Results:
     )
 
 
-def mean_scores(comparison: Comparison, report: Report) -> dict[str, dict[str, dict[str, float]]]:
+def mean_scores(comparison: Comparison, report: OnImages) -> dict[str, dict[str, dict[str, float]]]:
     """Computes data set -> method -> metric -> mean, for a model card; needs a single scale."""
     (scale,) = comparison.options.scales
     methods, subjects = comparison.methods(scale), [pair.subject for pair in comparison.pairs]

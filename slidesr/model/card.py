@@ -29,7 +29,7 @@ _LOWER_IS_BETTER = ("distance", "fid")
 
 def card(spec: ModelSpec, sha256: str) -> str:
     """The card as Markdown, built from the header and the file's hash alone."""
-    training = spec.training
+    training, jpeg = spec.training, _compression_text(spec)
     finest, coarsest = spec.trained_um_per_px
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
     return f"""# {spec.name}
@@ -45,7 +45,7 @@ def card(spec: ModelSpec, sha256: str) -> str:
 | input | H&E, RGB, {finest:g}-{coarsest:g} um per pixel |
 
 **Not for diagnosis.** The output is synthetic: details are what the network finds likely, and it
-can be wrong. Trained on antialiased bicubic reductions of scans{_compression_text(spec)}. Strong noise or blur,
+can be wrong. Trained on antialiased bicubic reductions of scans{jpeg}. Strong noise or blur,
 other stains, and other pixel sizes are outside what it has seen.
 
 ## Scores

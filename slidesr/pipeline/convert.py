@@ -15,7 +15,7 @@ from slidesr.output.writer import check_output
 from slidesr.slide import Slide, open_slide
 from slidesr.tiling import TilePlan
 
-Report = Callable[[int, int], None]
+OnBlocks = Callable[[int, int], None]
 """A callback for (done, total) blocks."""
 
 
@@ -23,7 +23,7 @@ def convert(
     source: Path,
     output: Path,
     format_: Format | None = None,
-    report: Report = lambda done, of: None,
+    report: OnBlocks = lambda done, of: None,
     *,
     overwrite: bool = False,
 ) -> Path:
@@ -54,7 +54,9 @@ def _facts(slide: Slide) -> Metadata:
     return Metadata(slide.mpp, slide.magnification, slide.icc_profile, dict(slide.provenance))
 
 
-def _copy(slide: Slide, output: Path, format_: Format, report: Report, *, overwrite: bool) -> None:
+def _copy(
+    slide: Slide, output: Path, format_: Format, report: OnBlocks, *, overwrite: bool
+) -> None:
     plan, facts, frame = (
         TilePlan(slide.size.box, scale=1, window_px=1),
         _facts(slide),

@@ -189,15 +189,22 @@ def find_recipe(name_or_path: str) -> Path:
 
 def recipe_from_toml(kind: type[_T], path: Path) -> _T:
     """Reads a recipe of any kind; raises RefusedError on invalid files, keys or values."""
+    return _recipe(kind, _tables(path), path)
+
+
+def any_recipe_from_toml(path: Path, encoder_kind: type[_T]) -> Recipe | _T:
+    """Reads a recipe for a generator, or for an encoder if it has an [encoder] table."""
+    tables = _tables(path)
+    if "encoder" in tables:
+        return _recipe(encoder_kind, tables, path)
+    return _recipe(Recipe, tables, path)
+
+
+def _recipe(kind: type[_T], tables: dict[str, Any], path: Path) -> _T:
     try:
-        return _build(kind, _tables(path))
+        return _build(kind, tables)
     except (TypeError, ValueError) as error:
         raise RefusedError(f"{path}: not a training recipe: {error}") from error
-
-
-def is_for_encoder(path: Path) -> bool:
-    """Whether a recipe trains an encoder, that is, has an [encoder] table."""
-    return "encoder" in _tables(path)
 
 
 def _tables(path: Path) -> dict[str, Any]:
