@@ -30,7 +30,7 @@ class ComparisonRequest:
     high: Path | None = None
     models: tuple[str, ...] = ()  # names, files, or NAME@0.5 for a perception; shipped ones if none
     scales: tuple[int, ...] | None = None  # (4,) if None
-    tolerance: float | None = None  # also each model made consistent to so many grey levels
+    tolerance: float | None = None  # grey levels: also compare each model made consistent
     degradation: str = "bicubic"
     jpeg: int | None = None  # quality at which the low resolution is compressed first
     per_slide: int = 100  # patches of 256 px

@@ -139,8 +139,8 @@ def _package(name: str, module: str, oldest: str, newest: str) -> Package:
     try:
         import_module(module)
     except Exception as error:  # a broken library raises whatever it likes
-        told = " ".join(str(error).split())[:120] or type(error).__name__
-        return Package(name, found, f"{name} {found} does not import: {told}")
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        return Package(name, found, f"{name} {found} does not import: {reason}")
     return Package(name, found, warning=untested(name, found, oldest, newest))
 
 
@@ -188,8 +188,8 @@ def _memory_bytes() -> int:
     """Of the machine, or of the container where that has less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")  # cgroup v2; "max" where there is none
-    told = limit.read_text().strip() if limit.is_file() else ""
-    return min(memory, int(told)) if told.isdigit() else memory
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(memory, int(text)) if text.isdigit() else memory
 
 
 def _readers() -> tuple[Finding, ...]:

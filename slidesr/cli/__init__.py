@@ -26,13 +26,13 @@ from slidesr.cli.commands.view import view
 from slidesr.cli.show import LineHandler, console, inert
 from slidesr.errors import SlidesrError, StoppedError, explained
 
-_received: list[int] = []  # the signal that asked to stop
+_received: list[int] = []  # signals that asked to stop
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slidesr")
 def cli() -> None:
-    """Upscales whole pathology slides with WA-SRGAN: a slide in, a slide out.
+    """Upscale whole pathology slides with WA-SRGAN: a slide in, a slide out.
 
     The result is synthetic: it shows what the network finds likely. It is not for diagnosis.
     """
@@ -55,14 +55,14 @@ for _command in (
 
 
 def main() -> None:
-    """What the `slidesr` command calls."""
+    """The entry point of the `slidesr` command."""
     logger = logging.getLogger("slidesr")
     logger.addHandler(LineHandler())
     logger.setLevel(logging.INFO)
-    logging.getLogger().addHandler(logging.NullHandler())  # what libraries say is not for users
+    logging.getLogger().addHandler(logging.NullHandler())  # records of libraries are not for users
     logging.captureWarnings(True)
     if not os.environ.get("SLIDESR_DEBUG"):
-        sys.unraisablehook = _nothing  # of tasks that a library leaves behind at a failure
+        sys.unraisablehook = _nothing  # errors of tasks that a library leaves behind
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
@@ -85,7 +85,9 @@ def run(arguments: list[str]) -> int:
     except StoppedError as error:
         return _stopped(str(error))
     except Exception as error:
-        if _received and not isinstance(error, SlidesrError):  # a library met the stop as a fault
+        if _received and not isinstance(
+            error, SlidesrError
+        ):  # a library reported the stop as an error
             return _stopped("stopped; nothing was left behind")
         message, code = explained(error)
         _say(message)
@@ -99,12 +101,12 @@ def _say(message: str) -> None:
     console.print(Text.assemble(("slidesr: ", "bold red"), inert(message)), soft_wrap=True)
 
 
-def _nothing(told: object) -> None:
+def _nothing(unraisable: object) -> None:
     pass
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Ends the work at hand; a second signal ends the process at once."""
+    """Interrupts the work; a second signal ends the process at once."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_DFL)
     _received.append(number)

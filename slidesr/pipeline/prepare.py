@@ -55,7 +55,7 @@ def prepared(
         _warn_of_pixel_size(source, frame, model)
         plan = _plan(region, model)
         job = Job(slide, frame, output, plan, tissue, model, options)
-        job.metadata()  # raises where it cannot be made
+        job.metadata()  # raises RefusedError for missing properties
         _check_space(job)
         _warn_of_size(job)
         yield job

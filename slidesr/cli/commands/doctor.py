@@ -71,5 +71,5 @@ def _name(finding: Finding) -> str:
 
 
 def _reader(finding: Finding) -> str:
-    told = finding.detail or finding.by.rpartition(" ")[2]
-    return told if finding.outcome == "ok" else f"{finding.outcome}: {told}"
+    reason = finding.detail or finding.by.rpartition(" ")[2]
+    return reason if finding.outcome == "ok" else f"{finding.outcome}: {reason}"

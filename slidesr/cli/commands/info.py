@@ -25,7 +25,7 @@ def info(source: Path, *, json_: bool) -> None:
 
     with open_slide(source) as slide:
         share = slide.find_tissue().share
-        told: dict[str, Any] = {
+        description: dict[str, Any] = {
             "file": source.name,
             "vendor": slide.vendor,
             "width": slide.size.width,
@@ -38,7 +38,7 @@ def info(source: Path, *, json_: bool) -> None:
             "icc_profile_bytes": len(slide.icc_profile or b""),
             "tissue_share": share,
         }
-        told["upscaled"] = [
+        description["upscaled"] = [
             {
                 "scale": scale,
                 "width": slide.size.width * scale,
@@ -49,26 +49,28 @@ def info(source: Path, *, json_: bool) -> None:
             for scale in (2, 4, 8, 16)
         ]
     if json_:
-        as_json(told)
+        as_json(description)
     else:
-        _show(told)
+        _show(description)
 
 
-def _show(told: dict[str, Any]) -> None:
-    levels = ", ".join(f"{level['width']} x {level['height']}" for level in told["levels"])
+def _show(description: dict[str, Any]) -> None:
+    levels = ", ".join(f"{level['width']} x {level['height']}" for level in description["levels"])
     facts(
-        told["file"],
+        description["file"],
         {
-            "vendor": told["vendor"],
+            "vendor": description["vendor"],
             "levels": levels,
-            "pixel": f"{told['mpp']:.4g} um" if told["mpp"] else "size unknown",
-            "magnification": f"{told['magnification']:g}x" if told["magnification"] else "unknown",
-            "colour": "ICC profile" if told["icc_profile_bytes"] else "no ICC profile",
-            "tissue": f"{told['tissue_share']:.1%}",
+            "pixel": f"{description['mpp']:.4g} um" if description["mpp"] else "size unknown",
+            "magnification": f"{description['magnification']:g}x"
+            if description["magnification"]
+            else "unknown",
+            "colour": "ICC profile" if description["icc_profile_bytes"] else "no ICC profile",
+            "tissue": f"{description['tissue_share']:.1%}",
         },
     )
     table = Table("scale", "size", "pixel", "about", box=None, title="upscaled")
-    for row in told["upscaled"]:
+    for row in description["upscaled"]:
         table.add_row(
             f"x{row['scale']}",
             f"{row['width']} x {row['height']}",
