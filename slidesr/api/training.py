@@ -49,7 +49,7 @@ def train_model(
 ) -> Path | None:
     """Trains a generator or an encoder; returns its weights' path, with a model card beside it.
 
-    With `resume` a run that stopped in `sources.out` is resumed. `score` compares the generator with
+    `resume` continues a run that stopped in `sources.out`. `score` compares the generator with
     bicubic on the validation images. Under torchrun only the first process returns a path.
     """
     if not resume:
