@@ -1,19 +1,19 @@
-"""Does upscaling keep colours? CIEDE2000 between a slide and its result, shrunk by averaging boxes.
+"""Measures colour fidelity: CIEDE2000 between a slide and its box-averaged output.
 
     python benchmarks/colour.py SLIDE|FOLDER ... [--scale 2 4 8] [--crop x,y,w,h] [--compression C]
 
-The whole command is measured, JPEG of the output included, on tissue alone. A folder's images are
-full resolution: they are shrunk by the scale and laid side by side on a slide with JPEG tiles, as
-from a scanner of that much less. Prints for each scale, without --consistent, with it, and
-with no tolerance:
+Measures the whole command on tissue only, including JPEG compression of the output. The images of
+a folder are taken as full resolution: they are downsampled by the scale and tiled into a slide with
+JPEG tiles, as from a scanner of lower resolution. Prints for each scale, without consistency, with
+the default tolerance, and with a tolerance of 0:
 
-    pixel   mean difference of a source pixel and the box of output pixels over it
-    box     the same of 8 x 8 source pixels, where no detail is left, only colour
-    p99     of the boxes, the 99th percentile
-    shift   difference of the two mean colours: what a cast would be
+    pixel   mean difference between a source pixel and the output pixels that cover it
+    box     the same for boxes of 8 x 8 source pixels, which average out detail
+    p99     99th percentile over the boxes
+    shift   difference between the two mean colours, that is, a colour cast
 
-Below 1 nobody sees a difference. `pixel` counts noise that the network leaves out as well; it says
-of colour only as much as the others do.
+Differences below 1 are invisible. `pixel` also includes noise that the network removes, so judge
+colour by the other figures.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TOLERANCES = {"--no-consistent": None, "": 2.0, "--tolerance 0": 0.0}
 
 @dataclass(frozen=True)
 class Difference:
-    """CIEDE2000, see above."""
+    """CIEDE2000 differences, as described above."""
 
     pixel: float
     box: float
@@ -59,7 +59,7 @@ class Difference:
 
 
 def colour_difference(low: _U8, high: _U8, scale: int, tissue: npt.NDArray[np.bool_]) -> Difference:
-    """Of u8[h, w, 3] and u8[h*s, w*s, 3], where bool[h, w] is true."""
+    """Compares u8[h, w, 3] with u8[h*s, w*s, 3] where `tissue`, bool[h, w], is true."""
     reduced = _means(high, scale)
     pixel = _ciede2000(low.astype(np.float64), reduced)[tissue]
     whole = _means(tissue[..., None], _BOX_PX)[..., 0] == 1
@@ -71,7 +71,7 @@ def colour_difference(low: _U8, high: _U8, scale: int, tissue: npt.NDArray[np.bo
 
 
 def measured(source: Path, options: Options) -> Difference:
-    """Upscales the slide into a temporary folder and compares."""
+    """Upscales the slide into a temporary folder and compares the result with it."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.ome.tif"
         with prepared(source, output, options) as job:
@@ -83,8 +83,8 @@ def measured(source: Path, options: Options) -> Difference:
 
 
 def slide_of(images: list[Path], scale: int, path: Path) -> Path:
-    """Images, shrunk by the scale, side by side as a slide."""
-    tiles = [_shrunk(np.asarray(Image.open(each).convert("RGB")), scale) for each in images]
+    """Writes a slide that tiles the images, downsampled by the scale."""
+    tiles = [_downsampled(np.asarray(Image.open(each).convert("RGB")), scale) for each in images]
     side = min(min(tile.shape[:2]) for tile in tiles)
     columns = int(len(tiles) ** 0.5)
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
@@ -100,7 +100,7 @@ def slide_of(images: list[Path], scale: int, path: Path) -> Path:
     return write_plain(path, Box(0, 0, width, height), pixels, facts)
 
 
-def _shrunk(image: _U8, scale: int) -> _U8:
+def _downsampled(image: _U8, scale: int) -> _U8:
     height, width = (side // scale * scale for side in image.shape[:2])
     return bicubic_down(image[:height, :width], scale)
 

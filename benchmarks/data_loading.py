@@ -1,8 +1,8 @@
-"""Training patches a second, by degradation, patch size and number of threads.
+"""Measures training patches per second by degradation, patch size and number of threads.
 
-Stain and colour jitter are on, and a third of the low resolutions that may be are compressed.
-"A core's second" is of processor time, so that it says the same on a busy machine; the threads'
-patches are by the clock.
+Stain and colour jitter are enabled, and a third of the low-resolution patches are compressed,
+except with "levels". "Per core" counts CPU time and is therefore independent of the machine's load;
+the columns per number of threads use wall time.
 
 python benchmarks/data_loading.py [--scale 4] [--threads 1 2] [--rounds 7] [--patches 64]
 """
@@ -29,7 +29,7 @@ _BATCH = 8
 
 @dataclass
 class _Speeds:
-    """Patches a second, a round each: by the clock, and of processor time."""
+    """Patches per second of each round, by wall time and by CPU time."""
 
     clock: list[float] = field(default_factory=list)
     core: list[float] = field(default_factory=list)
@@ -47,12 +47,12 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--patches", type=int, default=64, help="in a round")
+    parser.add_argument("--patches", type=int, default=64, help="per round")
     choices = parser.parse_args()
     counts: list[int] = choices.threads
     clocks = "".join(f" {count} thr. |" for count in counts)
-    ratios = "".join(f" {count}:{counts[0]} (least-most) |" for count in counts[1:])
-    print(f"| degradation | px | a core's second |{clocks}{ratios}")
+    ratios = "".join(f" {count}:{counts[0]} (min-max) |" for count in counts[1:])
+    print(f"| degradation | px | per core |{clocks}{ratios}")
     print("|---" * (3 + len(counts) + len(counts[1:])) + "|")
     with tempfile.TemporaryDirectory() as parent:
         folder = _written(Path(parent), choices.scale)
@@ -96,7 +96,7 @@ def _sampler(folder: Path, degradation: str, patch_px: int, scale: int) -> Patch
 
 
 def _written(parent: Path, scale: int) -> Path:
-    """A folder of two images of 1024 px squared, and their coarser levels beside it."""
+    """Writes a folder of two images of 1024 x 1024 px, and one with their coarser levels."""
     folder, levels = parent / "train", parent / f"train.x{scale}"
     folder.mkdir()
     levels.mkdir()

@@ -1,6 +1,6 @@
-"""What a block costs the driver of a cluster: CPU time, and memory with 10,000 of them queued.
+"""Measures the cluster driver's CPU time per block, and its memory with 10,000 queued blocks.
 
-The scheduler and two workers are processes of their own, and the network is tiny.
+The scheduler and two workers run in separate processes, with a tiny network.
 
 python benchmarks/driver_cost.py [--side 8192] [--queued 10000]
 """
@@ -30,7 +30,7 @@ from slidesr.pipeline.run import upscale
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=8192, help="of the tissue, source pixels")
+    parser.add_argument("--side", type=int, default=8192, help="side of the tissue, source pixels")
     parser.add_argument("--queued", type=int, default=10_000)
     choices = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -43,7 +43,7 @@ def main() -> None:
                 ms, blocks, _ = _run(folder, tissue, "all", cluster)
             megapixels = choices.side**2 / 1e6 / blocks
             print(
-                f"{ms:.2f} ms of CPU a block of tissue, {ms / megapixels:.2f} ms a source megapixel"
+                f"{ms:.2f} ms of CPU per block of tissue, {ms / megapixels:.2f} ms per source Mpx"
                 f" ({blocks} blocks)",
                 flush=True,
             )
@@ -55,8 +55,8 @@ def main() -> None:
                 glass = write_slide(folder / "glass.tif", side, 256)
                 ms, blocks, grown_mib = _run(folder, glass, str(mask), cluster)
                 print(
-                    f"{ms:.2f} ms of CPU a block of glass, {row} a task; {grown_mib:.0f} MiB more"
-                    f" with {blocks // row} tasks queued",
+                    f"{ms:.2f} ms of CPU per block of glass, {row} per task;"
+                    f" {grown_mib:.0f} MiB more with {blocks // row} tasks queued",
                     flush=True,
                 )
 
@@ -69,7 +69,7 @@ def _save_tiny(path: Path) -> None:
 def _run(
     folder: Path, slide: Path, tissue: str, cluster: clusters.Cluster
 ) -> tuple[float, int, float]:
-    """The driver's ms of CPU a block, the blocks, and by how many MiB its peak memory grew."""
+    """Returns the driver's CPU time per block (ms), the blocks, and its memory growth (MiB)."""
     options = Options(
         model=str(folder / "tiny.safetensors"), tissue=tissue, device="cpu", overwrite=True
     )

@@ -1,12 +1,12 @@
-"""Does the command slow down or grow with the slide? Time for a megapixel, and peak host memory.
+"""Measures how time per megapixel and peak host memory scale with the size of the slide.
 
-Each size is a process of its own, from slides whose tissue grows with them, largest last, then
-back again. Seconds are those of the run, from the first read to the published file; start-up, which
-does not grow, stands beside them. `network` is its share of the run: the rest is what the pipeline
-did not hide.
+Each size runs in a separate process, in ascending and then in descending order; by default the
+tissue grows with the slide. Seconds count from the first read to the published file; start-up,
+which does not depend on the size, is listed separately. `network` is the network's share of the
+run; the remainder is pipeline time that was not overlapped with it.
 
-python benchmarks/growth.py [SIDE:TISSUE ...] [--rounds 2]     both in source px, squared
-python benchmarks/growth.py 10000:1024 40000:1024 100000:1024  growth of the glass alone
+python benchmarks/growth.py [SIDE:TISSUE ...] [--rounds 2]     side lengths in source px
+python benchmarks/growth.py 10000:1024 40000:1024 100000:1024  growth of the glass only
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ from machine import parser, record
 from material import write_slide
 from rounds import markdown
 
-_AREAS = ["1024:512", "2048:1024", "4096:2048", "8192:4096"]  # 1, 4, 16, 64 times the first
+_AREAS = [
+    "1024:512",
+    "2048:1024",
+    "4096:2048",
+    "8192:4096",
+]  # areas of 1, 4, 16 and 64 times the first
 
 
 @dataclass(frozen=True)
 class Grown:
-    """A run of the command on one slide; `load` is the machine's average when it began."""
+    """A run of the command on one slide; `load` is the load average at its start."""
 
     slide: str
     tissue_mpx: float
@@ -45,10 +50,10 @@ class Grown:
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("slides", nargs="*", default=_AREAS, metavar="SIDE:TISSUE")
-    made.add_argument("--rounds", type=int, default=2)
-    choices = made.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("slides", nargs="*", default=_AREAS, metavar="SIDE:TISSUE")
+    arguments.add_argument("--rounds", type=int, default=2)
+    choices = arguments.parse_args()
     runs: list[Grown] = []
     with tempfile.TemporaryDirectory() as folder:
         slides = {size: _slide(Path(folder), size) for size in choices.slides}
@@ -60,14 +65,14 @@ def main() -> None:
 
 
 def table(runs: list[Grown]) -> str:
-    """The fastest run of each size, and the most memory; both against the first size."""
+    """Tabulates the fastest run and the peak memory of each size, relative to the first size."""
     sizes = list(dict.fromkeys(run.slide for run in runs))
     best = {size: min(_of(runs, size), key=lambda run: run.seconds) for size in sizes}
     peak = {size: max(run.peak_mib for run in _of(runs, size)) for size in sizes}
     first = best[sizes[0]]
     header = [
-        *("slide and tissue, px squared", "tissue, Mpx", "start-up, s", "run, s", "s for a Mpx"),
-        *("against the first", "network", "peak memory, MiB", "against the first"),
+        *("slide:tissue, px", "tissue, Mpx", "start-up, s", "run, s", "s per Mpx"),
+        *("relative to first", "network", "peak memory, MiB", "relative to first"),
     ]
     rows = [
         [
@@ -96,11 +101,11 @@ def _slide(folder: Path, size: str) -> Path:
 
 
 def _upscaled(size: str, slide: Path, choices: argparse.Namespace) -> Grown:
-    """The command in a child, spawned, not forked: a fork's peak memory begins at its parent's."""
-    output, told = slide.with_suffix(".ome.tif"), slide.with_suffix(".json")
+    """Runs the command in a spawned child; a forked one would inherit its parent's peak memory."""
+    output, log = slide.with_suffix(".ome.tif"), slide.with_suffix(".json")
     words = ["-m", "slidesr", "upscale", str(slide), "-o", str(output), "--overwrite", "--json"]
     words += ["--device", choices.device]
-    to = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    to = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     null = os.open(os.devnull, os.O_WRONLY)
     actions = [(os.POSIX_SPAWN_DUP2, to, 1), (os.POSIX_SPAWN_DUP2, null, 2)]
     load, started = os.getloadavg()[0], time.monotonic()
@@ -114,7 +119,7 @@ def _upscaled(size: str, slide: Path, choices: argparse.Namespace) -> Grown:
     if status:
         raise SystemExit(f"slidesr upscale failed on a slide of {size}")
     output.unlink()
-    summary = json.loads(told.read_text())
+    summary = json.loads(log.read_text())
     seconds = summary["seconds"]
     return Grown(
         size,

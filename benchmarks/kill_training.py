@@ -1,4 +1,4 @@
-"""Kills a training run at random moments and compares what it ends with to a run left alone.
+"""Kills a training run at random moments and compares its result with an uninterrupted run.
 
 python benchmarks/kill_training.py [--kills 20] [--seed 0]
 """
@@ -55,12 +55,12 @@ def main() -> None:
         _write_inputs(folder, choices.patches)
         started = time.monotonic()
         if _train(folder, "alone").wait():
-            raise SystemExit("the run that was left alone failed")
+            raise SystemExit("the uninterrupted run failed")
         seconds = time.monotonic() - started
-        print(f"left alone: {choices.patches} patches in {seconds:.0f} s", flush=True)
-        _kill_again_and_again(folder, choices.kills, seconds, np.random.default_rng(choices.seed))
+        print(f"uninterrupted: {choices.patches} patches in {seconds:.0f} s", flush=True)
+        _kill_repeatedly(folder, choices.kills, seconds, np.random.default_rng(choices.seed))
         if _train(folder, "killed").wait():
-            raise SystemExit("the killed run failed to go on")
+            raise SystemExit("the killed run could not be resumed")
         _compare(folder / "alone", folder / "killed")
 
 
@@ -84,12 +84,10 @@ def _train(folder: Path, out: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _kill_again_and_again(
-    folder: Path, kills: int, seconds: float, rng: np.random.Generator
-) -> None:
-    """Each life lasts a random time, from none to twice a share of a whole run.
+def _kill_repeatedly(folder: Path, kills: int, seconds: float, rng: np.random.Generator) -> None:
+    """Kills the run after random times, uniform in [0, 2 * `seconds` / `kills`].
 
-    Every other one goes on from there to its next saving, and ends in the midst of it.
+    Every other kill waits for the next checkpoint and strikes while it is being written.
     """
     checkpoint = folder / "killed" / "checkpoint.pt"
     part = checkpoint.with_suffix(".part")
@@ -101,14 +99,14 @@ def _kill_again_and_again(
             time.sleep(0.0005)
         run.send_signal(signal.SIGKILL)
         if run.wait() != -signal.SIGKILL:
-            raise SystemExit(f"the run was over before kill {number}: give more --patches")
+            raise SystemExit(f"the run ended before kill {number}: increase --patches")
         saved = _state(checkpoint.parent)["patches"] if checkpoint.exists() else 0
-        note = "" if _written(part) in (0, left_over) else ", in the midst of saving"
+        note = "" if _written(part) in (0, left_over) else ", while saving"
         print(f"kill {number:>2} after {life:5.1f} s: {saved:>5} patches saved{note}", flush=True)
 
 
 def _written(path: Path) -> int:
-    """When, in nanoseconds; 0 where there is no such file."""
+    """Modification time in nanoseconds; 0 if the file does not exist."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -133,7 +131,7 @@ def _state(out: Path) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> bytes:
-    """What follows the header, which holds the run's seconds."""
+    """Reads the tensors without the header, which contains the training time."""
     content = path.read_bytes()
     return content[8 + int.from_bytes(content[:8], "little") :]
 

@@ -1,6 +1,6 @@
-"""What a figure was measured on, and the file that keeps it: docs/performance/MACHINE-DEVICE.json.
+"""Stores benchmark results with machine and versions in docs/performance/MACHINE-DEVICE.json.
 
-A file has a section a benchmark, each with its own date and versions; no names of hosts, no paths.
+Each file has one section per benchmark with its own date and versions, and no host names or paths.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _FOLDER = Path(__file__).parents[1] / "docs/performance"
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """One with what all benchmarks have: the device, and where the figures are kept."""
-    made = argparse.ArgumentParser(
+    """Creates an argument parser with the common options: device and result file."""
+    arguments = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [cpu]")
-    made.add_argument("--json", type=Path, help="[docs/performance/MACHINE-DEVICE.json]")
-    return made
+    arguments.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [cpu]")
+    arguments.add_argument("--json", type=Path, help="[docs/performance/MACHINE-DEVICE.json]")
+    return arguments
 
 
 def record(section: str, content: Any, choices: argparse.Namespace) -> None:
-    """Replaces the section of the file that `parser`'s choices name, and says where it is."""
+    """Replaces a section of the result file selected by `choices`, and prints its name."""
     kind = choices.device.partition(":")[0]
     name = torch.cuda.get_device_name(choices.device) if kind == "cuda" else _processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -49,11 +49,11 @@ def record(section: str, content: Any, choices: argparse.Namespace) -> None:
     kept[section] = {"date": time.strftime("%Y-%m-%d"), **versions, "figures": content}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_finite(kept), indent=1, sort_keys=True) + "\n")
-    print(f"\n{section}: kept in {path.name}")
+    print(f"\n{section}: saved in {path.name}")
 
 
 def slug(words: str) -> str:
-    """A name for a file.
+    """Converts text to a file name.
 
     >>> slug("AMD EPYC(tm) 2 cores")
     'amd-epyc-tm-2-cores'
@@ -62,15 +62,15 @@ def slug(words: str) -> str:
 
 
 def _processor() -> str:
-    told = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", told.read_text()) if told.exists() else None
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
-def _finite(told: Any) -> Any:
-    """JSON has no infinity, such as the PSNR of equal images: null."""
-    if isinstance(told, dict):
-        return {name: _finite(each) for name, each in told.items()}
-    if isinstance(told, list):
-        return [_finite(each) for each in told]
-    return None if told == math.inf else told
+def _finite(value: Any) -> Any:
+    """Replaces infinity (the PSNR of identical images), which JSON lacks, by null."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if value == math.inf else value

@@ -1,4 +1,4 @@
-"""Slides made for measuring: real texture on glass, of any size, small on disk."""
+"""Synthetic slides for benchmarks: real texture on glass, of any size, small on disk."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ GLASS = (243, 241, 244)
 
 
 def write_slide(path: Path, side_px: int, tissue_px: int) -> Path:
-    """A generic pyramidal BigTIFF of `side_px` squared, a square of `tissue_px` in its middle.
+    """Writes a pyramidal BigTIFF with a side of `side_px` and a central square of tissue.
 
-    All glass is one stored tile, so a slide of 100,000 px squared takes a few megabytes.
+    All glass tiles share one stored tile, so 100,000 x 100,000 px take a few megabytes.
     """
     start = (side_px - tissue_px) // 2
     tissue = Box(start, start, tissue_px, tissue_px)
@@ -27,17 +27,17 @@ def write_slide(path: Path, side_px: int, tissue_px: int) -> Path:
         shared = box.clipped(tissue)
         if not shared.area:
             return None
-        made = np.empty((box.height, box.width, 3), np.uint8)
-        made[:] = GLASS
-        made[shared.within(box).slices] = texture(shared.within(tissue))
-        return made
+        image = np.empty((box.height, box.width, 3), np.uint8)
+        image[:] = GLASS
+        image[shared.within(box).slices] = texture(shared.within(tissue))
+        return image
 
     facts = Metadata(Mpp(1.0, 1.0), 10.0, None)
     return write_plain(path, Box(0, 0, side_px, side_px), pixels, facts, GLASS)
 
 
 def texture(box: Box) -> npt.NDArray[np.uint8]:
-    """A part of an endless section: scikit-image's colon, mirrored again and again."""
+    """Crops an infinite section: scikit-image's colon, tiled by mirroring."""
     section: npt.NDArray[np.uint8] = immunohistochemistry()  # type: ignore[no-untyped-call]
     tile = np.block([[[section], [section[:, ::-1]]], [[section[::-1]], [section[::-1, ::-1]]]])
     rows, columns = (np.arange(part.start, part.stop) % 1024 for part in box.slices)

@@ -1,4 +1,4 @@
-"""slidesr's own side of the comparison: the network alone, and the whole command."""
+"""slidesr's rows of the comparison: the network alone, and the whole command."""
 
 from __future__ import annotations
 
@@ -27,27 +27,24 @@ _U8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Ours:
-    """A job of the whole command, all tissue, and its region's pixels with the halo around them."""
+    """A job of the whole command, all tissue, and the pixels of its region including the halo."""
 
     job: Job
     surroundings: _U8
 
     @property
     def phase_px(self) -> int:
-        """Where attention windows begin in the region."""
+        """Offset of the first attention window within the region."""
         return self.job.model.spec.generator.phase_px
 
     @property
     def image(self) -> _U8:
-        """What the peers get: u8[side, side, 3].
-
-        The region, but that it begins so much before it that windows begin at its corner.
-        """
+        """Input of the peers, u8[side, side, 3]: the region, shifted to start at a window."""
         region = self.job.plan.region.moved(-self.phase_px, -self.phase_px)
         return np.ascontiguousarray(self._read(region))
 
     def network_alone(self) -> _U8:
-        """The tiles of the command's own plan through the model, out of memory and into it."""
+        """Runs the model on the tiles of the command's plan, from memory to memory."""
         plan, model = self.job.plan, self.job.model
         result = np.empty((plan.output.height, plan.output.width, 3), np.uint8)
         for block in plan.blocks():
@@ -56,20 +53,20 @@ class Ours:
                 by_shape[tile.height, tile.width].append(tile)
             for tiles in by_shape.values():
                 inputs = np.stack([self._read(tile.grown(model.halo_px)) for tile in tiles])
-                for tile, made in zip(tiles, model.upscale(inputs), strict=True):
-                    result[(tile.within(plan.region) * plan.scale).slices] = made
+                for tile, output in zip(tiles, model.upscale(inputs), strict=True):
+                    result[(tile.within(plan.region) * plan.scale).slices] = output
         return result
 
     def whole_command(self) -> None:
-        """Read, network, pyramid, JPEG, OME-TIFF."""
+        """Runs the whole command: read, network, pyramid, JPEG, OME-TIFF."""
         upscale(self.job)
 
     def without_loss(self) -> _U8:
-        """The pixels that the whole command writes where it need not be JPEG."""
+        """Runs the whole command with lossless compression; returns its pixels."""
         stored = Format(Compression("lzw"))
         upscale(replace(self.job, options=replace(self.job.options, format=stored)))
-        with open_slide(self.job.output) as made:
-            frame = made.frame()
+        with open_slide(self.job.output) as output:
+            frame = output.frame()
             return frame.read(frame.size.box)
 
     def _read(self, box: Box) -> _U8:
@@ -79,7 +76,7 @@ class Ours:
 
 @contextmanager
 def opened(slide: Path | None, side_px: int, device: str) -> Iterator[Ours]:
-    """The middle of a slide, or of one made up, cut on the grid of the attention's windows."""
+    """Opens the centre of a slide (synthetic if None), aligned to the grid of attention windows."""
     options = Options(tissue="all", tolerance=None, overwrite=True, device=device)
     model = open_model(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,6 +90,6 @@ def _middle(slide: Path, side_px: int, grid_px: int) -> Box:
     with open_slide(slide) as source:
         width, height = source.size.width, source.size.height
     if min(width, height) < side_px:
-        raise SystemExit(f"{slide.name}: {width} x {height} px are less than a --side of {side_px}")
+        raise SystemExit(f"{slide.name}: {width} x {height} px is smaller than --side {side_px}")
     x, y = ((length - side_px) // 2 // grid_px * grid_px for length in (width, height))
     return Box(x, y, side_px, side_px)

@@ -1,17 +1,17 @@
-"""slidesr against what else brings a slide through the same network, in one table.
+"""Compares slidesr with other ways to run the same network on a slide, in one table.
 
-Three peers (a tile loop, MONAI, dask: see `pipelines`), each over the network as it was released
-and over ours, then slidesr's network alone, and the whole command: read, network, pyramid, JPEG,
-OME-TIFF. The peers have the image in memory and leave the result there; that is not counted.
+Three peers (tile loop, MONAI, dask: see `pipelines`), each with the network as released and with
+ours; then slidesr's network alone, and the whole command: read, network, pyramid, JPEG, OME-TIFF.
+The peers read from and write to memory, so their file I/O is not counted.
 
-Every row makes the same function of the same pixels. Before anything is timed its pixels are
-compared with slidesr's, away from the borders of patches, where the peers cut the halo short; and
-the whole command's, without loss, must be those of the network alone. In one row a tile loop has
-all of the halo, so that it makes the same pixels at its borders too.
+All rows compute the same function of the same pixels. Before timing, their pixels are compared with
+slidesr's, away from patch borders, where the peers truncate the halo; and the lossless output of
+the whole command must equal that of the network alone. In one row the tile loop uses the full halo,
+so that its pixels agree at patch borders too.
 
-slidesr lets glibc keep freed memory, for the whole process. All rows have that, to the peers' good,
-but for the first, a tile loop in a process of its own, as a script is. So is a small image: at its
-edges their patches have no halo to pay for; the table says what they would pay in a large slide.
+slidesr lets glibc keep freed memory for the whole process. This benefits the peers as well, except
+in the first row, a tile loop in a separate process, like a script. A small image also benefits
+them: patches at its edges need no halo. The table lists their overhead in a large slide too.
 
 python benchmarks/peers.py [--side 768] [--rounds 5] [--patch 256] [--slide FILE] [--device cpu]
 python benchmarks/peers.py --side 2048 --rounds 3 --only script    a large slide, one peer
@@ -52,7 +52,7 @@ from slidesr.nets.generator import GeneratorSpec
 _U8 = npt.NDArray[np.uint8]
 
 _SCALE = 4
-_LEAST_DB = 40  # below it a row is not the same function
+_LEAST_DB = 40  # below this, a row computes a different function
 _PEERS = {"tile loop": tile_loop, "MONAI": monai, "dask": dask}
 _SCRIPT = "tile loop, as released, a script of its own"
 _WITHOUT_SEAMS = "tile loop, our network, no seams"
@@ -61,7 +61,7 @@ _BASE, _ALONE, _WHOLE = "tile loop, as released", "slidesr, network alone", "sli
 
 @dataclass(frozen=True)
 class Row:
-    """A way to the output; `patches` are a peer's, along each axis."""
+    """A way to compute the output; `patches` are those of a peer along each axis."""
 
     halo_px: str
     work: Callable[[], object]
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How near a row is to slidesr: PSNR and largest difference inside; and where patches meet."""
+    """Agreement of a row with slidesr, in the interior and where patches meet."""
 
     psnr_db: float
     largest: int
@@ -80,7 +80,7 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows, the rounds that were left undisturbed, and what they were measured on."""
+    """The rows with their measurements, in undisturbed rounds only."""
 
     scene: Scene
     rows: dict[str, Row]
@@ -91,39 +91,41 @@ class Comparison:
 
 def main() -> None:
     choices = _choices()
-    made = _compared(choices)
-    side, patch = len(made.scene.image), made.scene.patch_px
+    comparison = _compared(choices)
+    side, patch = len(comparison.scene.image), comparison.scene.patch_px
     print(f"x{_SCALE}, {side} x {side} source px, peers' patches of {patch} px\n")
-    print(_table(made))
-    loads = ", ".join(f"{each.load:.1f}" for each in made.rounds)
-    print(f"\n{len(made.rounds)} of {choices.rounds} rounds kept, at a load of {loads}\n")
-    print(markdown(["", "median (range)"], [*made.summary.items()]))
-    record("peers", _plain(made, choices), choices)
+    print(_table(comparison))
+    loads = ", ".join(f"{each.load:.1f}" for each in comparison.rounds)
+    print(f"\n{len(comparison.rounds)} of {choices.rounds} rounds kept, at a load of {loads}\n")
+    print(markdown(["", "median (range)"], [*comparison.summary.items()]))
+    record("peers", _plain(comparison, choices), choices)
 
 
 def _choices() -> argparse.Namespace:
-    made = parser(__doc__)
-    made.add_argument("--side", type=int, default=768, help="source pixels, squared, or a bit less")
-    made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--patch", type=int, default=256, help="what the peers' network sees, px")
-    made.add_argument(
-        "--only", metavar="WORDS", default="", help="peers whose name has these words"
+    arguments = parser(__doc__)
+    arguments.add_argument(
+        "--side", type=int, default=768, help="side in source pixels, rounded down to whole patches"
     )
-    made.add_argument("--slide", type=Path, help="the middle of it instead of a made-up slide")
-    made.add_argument(
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--patch", type=int, default=256, help="side of the peers' patches, px")
+    arguments.add_argument(
+        "--only", metavar="WORDS", default="", help="only peers whose name contains these words"
+    )
+    arguments.add_argument("--slide", type=Path, help="use its centre instead of a synthetic slide")
+    arguments.add_argument(
         "--least-busy",
         type=float,
-        help="cores; a round with less in any row is dropped [3/4 of the threads; 0 on a GPU]",
+        help="drop rounds in which a row used fewer cores [3/4 of the threads; 0 on a GPU]",
     )
-    return made.parse_args()
+    return arguments.parse_args()
 
 
 def _compared(choices: argparse.Namespace) -> Comparison:
     spec, trained = read_model(find_model(default_model(_SCALE)))
     window = spec.generator.window
     if choices.patch % (4 * window) or choices.side < 2 * choices.patch - window:
-        raise SystemExit(f"--patch: a multiple of {4 * window} px, and two of them in --side")
-    stride = choices.patch - window  # so that dask's chunks and their halos are whole patches
+        raise SystemExit(f"--patch must be a multiple of {4 * window} px and fit twice into --side")
+    stride = choices.patch - window  # so that dask's chunks with their halos are whole patches
     side = choices.patch + (choices.side - choices.patch) // stride * stride
     with opened(choices.slide, side, choices.device) as ours:
         engine = ours.job.model.engine
@@ -185,11 +187,11 @@ def _peer_row(peer: str, network: Network, scene: Scene) -> Row:
 
 
 def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
-    """Each row against the network alone; raises SystemExit where it is another function."""
+    """Compares each row with the network alone; raises SystemExit if the functions differ."""
     model, reference = ours.job.model, ours.network_alone()
     whole = ours.without_loss()
     if model.engine.device == "cpu" and not np.array_equal(whole, reference):
-        raise SystemExit("the whole command's pixels are not those of the network alone")
+        raise SystemExit("the output of the whole command differs from that of the network alone")
     everywhere = np.ones(len(reference), bool)
     alike = {
         _ALONE: _likeness(ours.network_alone(), reference, everywhere, 0),
@@ -200,25 +202,25 @@ def _alike(rows: dict[str, Row], ours: Ours) -> dict[str, Likeness]:
     for name, row in rows.items():
         if row.pixels is None:
             continue
-        made = row.pixels()
+        output = row.pixels()
         inside = interior(row.patches, reach).repeat(_SCALE)
         ahead = spec.phase_px * _SCALE
         alike[name] = _likeness(
-            made[ahead:, ahead:],
-            reference[: len(made) - ahead, : len(made) - ahead],
+            output[ahead:, ahead:],
+            reference[: len(output) - ahead, : len(output) - ahead],
             inside[ahead:],
             2 * model.halo_px * _SCALE,
         )
         if alike[name].psnr_db < _LEAST_DB:
             raise SystemExit(
-                f"{name}: {alike[name].psnr_db:.1f} dB from slidesr: not the same function, so no"
-                " ratio is worth anything"
+                f"{name}: {alike[name].psnr_db:.1f} dB to slidesr: a different function, so ratios"
+                " would be meaningless"
             )
     return alike
 
 
 def _reach_px(spec: GeneratorSpec) -> int:
-    """A patch's border is felt in the windows at it, and by the tail's radius beyond them."""
+    """Distance from a patch border within which pixels depend on what lies beyond it."""
     return -(-spec.features_radius_px // spec.grid_px) * spec.grid_px + spec.tail_radius_px
 
 
@@ -226,24 +228,24 @@ def _windows_without_seams(spec: GeneratorSpec) -> int:
     return -(-2 * _reach_px(spec) // spec.grid_px)
 
 
-def _likeness(made: _U8, ours: _U8, inside: npt.NDArray[np.bool_], edge_px: int) -> Likeness:
-    """`inside` counts on both axes; seams are looked for but at the image's own edge."""
+def _likeness(output: _U8, ours: _U8, inside: npt.NDArray[np.bool_], edge_px: int) -> Likeness:
+    """Compares two images; `inside` applies to both axes, and image edges are not seams."""
     if not inside.any():
-        raise SystemExit("nothing lies deep inside the patches: take a larger --patch")
-    off = np.abs(made.astype(np.int16) - ours)
+        raise SystemExit("patches have no interior: increase --patch")
+    off = np.abs(output.astype(np.int16) - ours)
     within = slice(edge_px, len(ours) - edge_px)
     return Likeness(
-        psnr_db(made[inside][:, inside], ours[inside][:, inside]),
+        psnr_db(output[inside][:, inside], ours[inside][:, inside]),
         int(off[inside][:, inside].max()),
         int(off[within, within].max()),
     )
 
 
 def _summary(calm: list[Round], ceilings: list[float]) -> dict[str, Ratio]:
-    """The figures that matter, each a ratio inside a round; of the ceiling, jobs a second."""
+    """The main results as ratios within rounds; `ceilings` are in jobs per second."""
     seconds = {name: [each.runs[name].seconds for each in calm] for name in calm[0].runs}
     times = "whole command, times as fast as:"
-    told = {
+    ratios = {
         f"{times} {name}": Ratio.of(seconds[name], seconds[_WHOLE])
         for name in (_SCRIPT, _BASE, _WITHOUT_SEAMS)
         if name in seconds
@@ -251,20 +253,20 @@ def _summary(calm: list[Round], ceilings: list[float]) -> dict[str, Ratio]:
     of_ours = [seconds[name] for peer in _PEERS if (name := f"{peer}, our network") in seconds]
     if of_ours:
         best = [min(each) for each in zip(*of_ours, strict=True)]
-        told[f"{times} best peer, our network"] = Ratio.of(best, seconds[_WHOLE])
+        ratios[f"{times} best peer, our network"] = Ratio.of(best, seconds[_WHOLE])
     reached = [1 / each for each in seconds[_ALONE]]
-    return told | {
+    return ratios | {
         "whole command, share of the network alone": Ratio.of(seconds[_ALONE], seconds[_WHOLE]),
         "network alone, share of the convolution ceiling": Ratio.of(reached, ceilings),
     }
 
 
-def _table(made: Comparison) -> str:
+def _table(comparison: Comparison) -> str:
     header = [
         *(
             "row",
             "halo, px",
-            "seen for a px (large slide)",
+            "processed per px (large slide)",
             "Mpx/s",
             "times as fast",
             "cores busy",
@@ -272,19 +274,22 @@ def _table(made: Comparison) -> str:
         ),
         *("PSNR to slidesr, dB", "largest difference", "at seams", "device memory, MB"),
     ]
-    lines = [_line(name, made) for name in made.rows]
-    shown = len(header) - (not made.scene.device.startswith("cuda"))
+    lines = [_line(name, comparison) for name in comparison.rows]
+    shown = len(header) - (not comparison.scene.device.startswith("cuda"))
     return markdown(header[:shown], [line[:shown] for line in lines])
 
 
-def _line(name: str, made: Comparison) -> list[str]:
-    runs, alike = [each.runs[name] for each in made.rounds], made.alike[name]
-    base = [each.runs[_BASE if _BASE in made.rows else _WHOLE].seconds for each in made.rounds]
-    megapixels = len(made.scene.image) ** 2 / 1e6
+def _line(name: str, comparison: Comparison) -> list[str]:
+    runs, alike = [each.runs[name] for each in comparison.rounds], comparison.alike[name]
+    base = [
+        each.runs[_BASE if _BASE in comparison.rows else _WHOLE].seconds
+        for each in comparison.rounds
+    ]
+    megapixels = len(comparison.scene.image) ** 2 / 1e6
     return [
         name,
-        made.rows[name].halo_px,
-        _seen(made.rows[name].patches),
+        comparison.rows[name].halo_px,
+        _seen(comparison.rows[name].patches),
         f"{megapixels / min(run.seconds for run in runs):.4f}",
         str(Ratio.of(base, [run.seconds for run in runs])),
         f"{median(run.busy for run in runs):.2f}",
@@ -297,7 +302,7 @@ def _line(name: str, made: Comparison) -> list[str]:
 
 
 def _seen(patches: Sequence[Span]) -> str:
-    """How many pixels the network sees for one that is kept: of this image, and away from edges."""
+    """Pixels processed per pixel kept: in this image, and in parentheses far from its edges."""
     if not patches:
         return "-"
     here = sum(patch.stop - patch.start for patch in patches) / patches[-1].stop
@@ -305,23 +310,23 @@ def _seen(patches: Sequence[Span]) -> str:
     return f"{here**2:.2f} ({((first.stop - first.start) / second.start) ** 2:.2f})"
 
 
-def _plain(made: Comparison, choices: argparse.Namespace) -> dict[str, object]:
-    """All of it for JSON; only the slide's name stays out."""
+def _plain(comparison: Comparison, choices: argparse.Namespace) -> dict[str, object]:
+    """Converts the comparison to plain data for JSON, without the slide's name."""
     return {
-        "side_px": len(made.scene.image),
-        "patch_px": made.scene.patch_px,
+        "side_px": len(comparison.scene.image),
+        "patch_px": comparison.scene.patch_px,
         "scale": _SCALE,
-        "slide": "real" if choices.slide else "made up",
+        "slide": "real" if choices.slide else "synthetic",
         "rounds": choices.rounds,
-        "load": [each.load for each in made.rounds],
-        "summary": {name: asdict(ratio) for name, ratio in made.summary.items()},
+        "load": [each.load for each in comparison.rounds],
+        "summary": {name: asdict(ratio) for name, ratio in comparison.summary.items()},
         "rows": {
             name: {
                 "halo_px": row.halo_px,
-                **asdict(made.alike[name]),
-                "runs": [asdict(each.runs[name]) for each in made.rounds],
+                **asdict(comparison.alike[name]),
+                "runs": [asdict(each.runs[name]) for each in comparison.rounds],
             }
-            for name, row in made.rows.items()
+            for name, row in comparison.rows.items()
         },
     }
 

@@ -1,10 +1,10 @@
-"""What others do to bring a large image through a network: three peers, two forms of the network.
+"""Other ways to run a network on a large image: three peers, and two forms of the network.
 
-Attention runs in windows on the image's grid in each of them: a patch is whole windows and starts
-on the grid. In the tile loop and in dask patches overlap by one window, so that each has half of it
-as a halo: 16 px for the default weights. (Real-ESRGAN's 10 are off the grid.) MONAI's overlap is a
-quarter of the patch, blended by a Gaussian. That leaves seams, since the network sees further; a
-tile loop that is to have none must overlap by three windows.
+In all of them attention runs in windows on the grid of the image: a patch consists of whole windows
+and starts on the grid. In the tile loop and in dask, patches overlap by one window, so that the
+halo is half a window: 16 px for the default weights. (Real-ESRGAN's 10 px are not on the grid.)
+MONAI's overlap is a quarter of the patch with Gaussian blending. This leaves seams, since the
+receptive field is larger; a seamless tile loop needs an overlap of three windows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MONAI_OVERLAP = 0.25
 
 @dataclass(frozen=True)
 class Scene:
-    """A square image in memory, u8[side, side, 3], and how it is cut; pixels are the source's."""
+    """A square image in memory, u8[side, side, 3], and its division into patches (source px)."""
 
     image: _U8
     scale: int
@@ -56,15 +56,15 @@ class Scene:
         return self.overlapping_windows * self.window_px
 
     def patches(self, overlap_px: int) -> list[Span]:
-        """Along each axis."""
+        """The patches along each axis."""
         return spans(len(self.image), self.patch_px, overlap_px)
 
 
 class Script:
-    """A tile loop over the network as released in a process of its own, as a script has it.
+    """A tile loop over the network as released, in a separate process, like a script.
 
-    Nothing of slidesr's is set there: glibc returns memory as it does by itself. In a process that
-    has run other rows it would find their freed memory, and take half as long.
+    slidesr's memory settings do not apply there, so glibc returns freed memory to the system. In a
+    process that has run other rows it would reuse their memory and take half as long.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -86,9 +86,9 @@ def monai_overlap_px(scene: Scene) -> int:
 
 
 def as_released(generator: Generator, window_px: int) -> Network:
-    """The form in which WA-SRGAN was released, but for the windows of its attention.
+    """WA-SRGAN as released, except that its attention is windowed.
 
-    fp32, weight norm computed anew in each pass, attention by an explicit softmax, and the output
+    fp32, weight norm recomputed in each pass, attention with an explicit softmax, and the output
     convolution at high resolution.
     """
 
@@ -119,27 +119,27 @@ def _explicit_attention(generator: Generator, features: Tensor, window_px: int) 
 
 
 def as_ours(trained: Generator, engine: Engine) -> Network:
-    """What `Model` runs, but padded: the peers want a map as large as the patch."""
+    """The network of `Model`, but padded, since the peers need output of the patch's full size."""
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     ready = same_on_any_threads(folded(trained.cpu(), dtype)).to(engine.device)
 
     def network(x: Tensor) -> Tensor:
-        made: Tensor = ready(x.contiguous(memory_format=torch.channels_last))
-        return made.float()
+        output: Tensor = ready(x.contiguous(memory_format=torch.channels_last))
+        return output.float()
 
     return network
 
 
 @torch.inference_mode()
 def tile_loop(network: Network, scene: Scene) -> _U8:
-    """Real-ESRGAN's `tile_process`: the whole image and the whole result on the device."""
+    """Real-ESRGAN's `tile_process`: whole image and whole output on the device."""
     whole, scale = as_tensor(scene.image).to(scene.device), scene.scale
     height, width = (side * scale for side in scene.image.shape[:2])
     result = torch.zeros(1, 3, height, width, device=scene.device)
     patches = scene.patches(scene.overlap_px)
     for rows, columns in product(patches, patches):
-        made = network(whole[:, :, rows.seen, columns.seen])
-        result[:, :, rows.kept(scale), columns.kept(scale)] = made[
+        output = network(whole[:, :, rows.seen, columns.seen])
+        result[:, :, rows.kept(scale), columns.kept(scale)] = output[
             :, :, rows.inside(scale), columns.inside(scale)
         ]
     return as_pixels(result)
@@ -147,8 +147,8 @@ def tile_loop(network: Network, scene: Scene) -> _U8:
 
 @torch.inference_mode()
 def monai(network: Network, scene: Scene) -> _U8:
-    """MONAI's sliding window: image and result on the host, windows on the device."""
-    made = sliding_window_inference(
+    """MONAI's sliding window: image and output on the host, windows on the device."""
+    output = sliding_window_inference(
         as_tensor(scene.image),
         scene.patch_px,
         scene.batch_size,
@@ -158,14 +158,14 @@ def monai(network: Network, scene: Scene) -> _U8:
         sw_device=scene.device,
         device="cpu",
     )
-    return as_pixels(cast(Tensor, made))
+    return as_pixels(cast(Tensor, output))
 
 
 def dask(network: Network, scene: Scene) -> _U8:
     """dask's `map_overlap`: a chunk is a patch without its halo.
 
-    torch has all cores already, so chunks come one after the other, which is faster than dask's
-    threads: their memory is returned to the system after each layer.
+    Chunks run one after the other, since torch already uses all cores. dask's threads are slower:
+    their memory is returned to the system after each layer.
     """
     scale, depth = scene.scale, scene.window_px // 2
     sides = tuple(patch.last - patch.first for patch in scene.patches(scene.window_px))
@@ -174,21 +174,21 @@ def dask(network: Network, scene: Scene) -> _U8:
 
     @torch.inference_mode()
     def enlarged(block: _U8, block_info: Any = None) -> _U8:
-        told = block_info[0]
-        made = as_pixels(network(as_tensor(block).to(scene.device)))
-        ends = zip(told["chunk-location"], told["num-chunks"], strict=True)
+        info = block_info[0]
+        output = as_pixels(network(as_tensor(block).to(scene.device)))
+        ends = zip(info["chunk-location"], info["num-chunks"], strict=True)
         rows, columns, _ = (
             slice(depth * scale * (at > 0), -depth * scale if at < count - 1 else None)
             for at, count in ends
         )
-        return made[rows, columns]
+        return output[rows, columns]
 
     result = da.map_overlap(
         enlarged,
         source,
         depth={0: depth, 1: depth, 2: 0},
         boundary="none",
-        trim=False,  # it knows no scale
+        trim=False,  # it does not support a scale
         chunks=(output_sides, output_sides, (3,)),
         meta=np.empty((0, 0, 0), np.uint8),
     )

@@ -1,7 +1,7 @@
-"""What bf16 costs: its pixels against those of fp32, and both against the truth.
+"""Measures the loss of accuracy with bf16: its output against fp32, and both against the original.
 
-Tiles are reduced by bicubic and enlarged again at both precisions. Wanted: at least 55 dB between
-the two, no pixel off by more than 3 grey levels, PSNR against the truth within 0.02 dB.
+Tiles are downsampled bicubically and upscaled at both precisions. Requirements: at least 55 dB
+between the two, no pixel off by more than 3 grey levels, PSNR to the original within 0.02 dB.
 
 python benchmarks/precision.py [FOLDER] [--tiles 48]     without FOLDER: scikit-image's colon
 """
@@ -34,9 +34,9 @@ _SCALE, _SIDE_PX = 4, 256
 
 @dataclass(frozen=True)
 class Cost:
-    """The mean and the least PSNR of bf16 to fp32, the largest difference, and PSNR to the truth.
+    """Mean and minimum PSNR of bf16 to fp32, largest difference, and PSNR to the original.
 
-    `changed` is the share of values that are not equal.
+    `changed` is the share of values that differ.
     """
 
     model: str
@@ -49,10 +49,10 @@ class Cost:
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("folder", type=Path, nargs="?")
-    made.add_argument("--tiles", type=int, default=48)
-    choices = made.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("folder", type=Path, nargs="?")
+    arguments.add_argument("--tiles", type=int, default=48)
+    choices = arguments.parse_args()
     tiles = list(_tiles(choices))
     name = default_model(_SCALE)
     costs = [_cost(each, tiles, choices.device) for each in (name, f"{name}-fidelity")]
@@ -75,12 +75,12 @@ def main() -> None:
     ]
     print(markdown(header, rows))
     found = "real tiles" if choices.folder else "scikit-image's colon"
-    told = {"tiles": len(tiles), "of": found, "models": [asdict(cost) for cost in costs]}
-    record("precision", told, choices)
+    content = {"tiles": len(tiles), "of": found, "models": [asdict(cost) for cost in costs]}
+    record("precision", content, choices)
 
 
 def _tiles(choices: argparse.Namespace) -> Iterator[_U8]:
-    """So many high-resolution tiles, evenly from the folder, of whole windows."""
+    """Yields high-resolution tiles, evenly spaced over the folder, of whole windows."""
     if choices.folder is None:
         for index in range(min(choices.tiles, 16)):
             y, x = divmod(index, 4)

@@ -1,8 +1,8 @@
-"""Rows that are timed against each other in one process: in turns, and back again.
+"""Times rows against each other in one process, in alternating order.
 
-A machine that others use too is never twice the same, so a ratio is taken inside a round, and its
-median over the rounds is quoted with its range. Of a round in which the threads did not get their
-cores nothing is used: CPU time over wall time tells.
+Since the load of a shared machine varies, ratios are computed within a round and reported as median
+and range over the rounds. Rounds in which the threads did not get their cores, according to CPU
+time over wall time, are discarded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one row; `busy` is CPU time over wall time, so at best the count of threads."""
+    """One run of one row; `busy` is CPU time over wall time, at most the number of threads."""
 
     seconds: float
     busy: float
@@ -29,7 +29,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Round:
-    """A run of each row, and the load average when it began."""
+    """A run of each row, and the load average at the start."""
 
     runs: Mapping[str, Run]
     load: float
@@ -37,7 +37,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of the ratios of the rounds, and their range."""
+    """Median and range of a ratio over the rounds."""
 
     median: float
     low: float
@@ -61,7 +61,7 @@ class Ratio:
 def alternating(
     rows: Mapping[str, Callable[[], object]], rounds: int, device: str
 ) -> Iterator[Round]:
-    """Runs all rows so many times, every other time from last to first."""
+    """Runs all rows in each round, reversing their order every other round."""
     names = list(rows)
     for turn in range(rounds):
         order = names[::-1] if turn % 2 else names
@@ -71,9 +71,9 @@ def alternating(
 
 
 def measured(work: Callable[[], object], device: str) -> Run:
-    """Runs it once; it is over when the device has done all of it.
+    """Runs `work` once and waits for the device.
 
-    What is measured in another process gives its `Run` itself.
+    Work that is measured in another process returns its own `Run`.
     """
     is_gpu = device.startswith("cuda")
     if is_gpu:
@@ -81,9 +81,9 @@ def measured(work: Callable[[], object], device: str) -> Run:
         torch.cuda.reset_peak_memory_stats(device)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     cpu_s, started = time.process_time(), time.perf_counter()
-    made = work()
-    if isinstance(made, Run):
-        return made
+    result = work()
+    if isinstance(result, Run):
+        return result
     if is_gpu:
         torch.cuda.synchronize(device)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
@@ -93,19 +93,19 @@ def measured(work: Callable[[], object], device: str) -> Run:
 
 
 def undisturbed(rounds: Sequence[Round], least_busy: float) -> list[Round]:
-    """The rounds in which every row had its cores; raises SystemExit where there is none."""
+    """Returns the rounds in which every row had its cores; raises SystemExit if there is none."""
     calm = [each for each in rounds if all(run.busy >= least_busy for run in each.runs.values())]
     if not calm:
         worst = {n: round(min(r.runs[n].busy for r in rounds), 2) for n in rounds[0].runs}
         raise SystemExit(
-            f"no round had {least_busy:.2f} cores for every row, so none can be trusted: {worst}."
-            " Measure when the machine is idle, or set --least-busy lower where rows use less."
+            f"no round had {least_busy:.2f} cores for every row: {worst}. Measure on an idle"
+            " machine, or lower --least-busy if the rows use fewer cores."
         )
     return calm
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table for the README.
+    """Formats a Markdown table.
 
     >>> print(markdown(["row", "seconds"], [["a", 1], ["b", 2.5]]))
     | row | seconds |

@@ -1,4 +1,4 @@
-"""Pictures for the eye: low | bicubic | fidelity | GAN | high, at every scale, of Camelyon16 (CC0).
+"""Draws low | bicubic | fidelity | GAN | high at every scale, from Camelyon16 (CC0).
 
 python benchmarks/samples.py VALID/camelyon16_tumor073 docs/images
 """
@@ -33,11 +33,11 @@ def main(folder: Path, out: Path) -> None:
 def _row(image: _U8, scale: int) -> _U8:
     high = image[: image.shape[0] // 16 * 16, : image.shape[1] // 16 * 16]
     low = bicubic_down(high, scale)
-    made = [
+    outputs = [
         load_model(f"wa-srgan-x{scale}{stage}", Engine.choose("cpu", "fp32")).enlarge(low)
         for stage in ("-fidelity", "")
     ]
-    shown = [low.repeat(scale, 0).repeat(scale, 1), bicubic_up(low, scale), *made, high]
+    shown = [low.repeat(scale, 0).repeat(scale, 1), bicubic_up(low, scale), *outputs, high]
     return _stacked([part[:_SHOWN_PX, :_SHOWN_PX] for part in shown], axis=1)
 
 

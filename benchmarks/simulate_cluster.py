@@ -1,9 +1,9 @@
-"""Predicts how long slides take on a cluster, and says what limits: workers, driver or store.
+"""Predicts processing times on a cluster and the bottleneck: workers, driver or store.
 
-An event simulation of what slidesr does: slides are prepared by the driver one after the other,
-blocks go out in order, workers read from one store, and the driver takes each block.
-`--check` first measures the unit costs on a small slide and one worker, then runs a larger slide on
-1, 2 and 4 workers, each pinned to a core, and prints predicted against measured.
+A discrete-event simulation of slidesr: the driver prepares slides sequentially, blocks are
+submitted in order, workers read from a shared store, and the driver collects each block. `--check`
+measures the unit costs on a small slide with one worker, then runs a larger slide on 1, 2 and 4
+workers, each pinned to a core, and prints predicted and measured times.
 
 python benchmarks/simulate_cluster.py [--check] [--network-s 2.1] [--store-mbps 1000]
 """
@@ -21,38 +21,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-_AHEAD, _MOST_TISSUE, _MOST_TOGETHER = (
-    4,
-    4,
-    64,
-)  # as in dask_cluster and batch
-_UNIT_PX = 1024  # of the slide that gives the unit costs of a check
+_AHEAD, _MOST_TISSUE, _MOST_TOGETHER = 4, 4, 64  # as in dask_cluster and batch
+_UNIT_PX = 1024  # side of the slide for the unit costs of a check
 _MOST_EVENTS, _MOST_SLIDES = 200_000, 500
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Unit costs: seconds of one core, bytes; a block is 512 source pixels squared at x4."""
+    """Unit costs in seconds of one core and bytes; a block is 512 x 512 source pixels at x4."""
 
-    network_s: float = 2.8  # of a block of tissue
-    rest_s: float = 0.03  # to read and encode it
-    glass_s: float = 0.008  # of a block of plain glass, all of it
-    driver_s: float = 0.0036  # of the driver, a block of tissue
-    driver_glass_s: float = 0.0004  # of the driver, a block of glass
-    prepare_s: float = 1.5  # of the driver, a slide: open, try, find tissue, publish
-    open_s: float = 0.1  # of a worker, a slide
-    start_s: float = 4.0  # of a worker, once: Python, torch, the model
-    block_bytes: float = 0.85e6  # read from the store and written to it
+    network_s: float = 2.8  # network, per block of tissue
+    rest_s: float = 0.03  # read and encode, per block of tissue
+    glass_s: float = 0.008  # everything, per block of glass
+    driver_s: float = 0.0036  # driver, per block of tissue
+    driver_glass_s: float = 0.0004  # driver, per block of glass
+    prepare_s: float = 1.5  # driver, per slide: open, test, find tissue, publish
+    open_s: float = 0.1  # worker, per slide
+    start_s: float = 4.0  # worker, once: Python, torch, the model
+    block_bytes: float = 0.85e6  # read from and written to the store
     store_bytes_s: float = 1e9
-    jitter: float = 0.05  # the spread of a block's time
+    jitter: float = 0.05  # relative spread of the time per block
 
 
 @dataclass(frozen=True)
 class Load:
-    """Slides, their blocks, and the share of these that holds tissue; `grain` blocks are a task."""
+    """Slides, blocks per slide, share of blocks with tissue, and blocks per task (`grain`)."""
 
     slides: int
-    blocks: int = 6_241  # a slide of 40,000 px squared: 20 mm at 0.5 um a pixel
+    blocks: int = 6_241  # 40,000 x 40,000 px: 20 mm at 0.5 um/px
     tissue_share: float = 0.25
     grain: int = 1
 
@@ -61,14 +57,14 @@ class Load:
 class _Slide:
     number: int
     left: int
-    index: int = 0  # of the next part to go out
-    queued: int = 0  # parts that wait for the driver, or that it has
-    taken: int = 0  # parts that it has
-    made: set[int] = field(default_factory=set)
+    index: int = 0  # next part to submit
+    queued: int = 0  # parts passed to the driver
+    taken: int = 0  # parts collected by the driver
+    finished: set[int] = field(default_factory=set)
 
 
 class Simulation:
-    """Parts of slides on workers, a driver and a store; times in seconds from the start."""
+    """Simulates workers, driver and store; times are in seconds from the start."""
 
     def __init__(self, load: Load, costs: Costs, workers: int, seed: int = 1) -> None:
         self.load, self.costs, self.workers = load, costs, workers
@@ -84,14 +80,14 @@ class Simulation:
         self.driver_s = self.store_s = self.busy_s = self.end_s = 0.0
 
     def run(self) -> float:
-        """When the last slide is published."""
+        """Returns the time at which the last slide is published."""
         for worker in range(self.workers):
             self._at(self.costs.start_s, self._free, worker)
         for _ in range(min(_MOST_TOGETHER, max(2, self.workers), self.load.slides)):
             self._begin_slide(self.costs.start_s)
         while self._events:
-            now_s, _, what, told = heapq.heappop(self._events)
-            what(now_s, *told)
+            now_s, _, what, arguments = heapq.heappop(self._events)
+            what(now_s, *arguments)
         return self.end_s
 
     @property
@@ -100,7 +96,7 @@ class Simulation:
 
     @property
     def limit(self) -> str:
-        """What is busiest, and how busy it is."""
+        """The bottleneck and its utilisation."""
         shares = {
             "workers": self.busy_s / self.workers / self.end_s,
             "driver": self.driver_s / self.end_s,
@@ -109,9 +105,9 @@ class Simulation:
         name = max(shares, key=lambda each: shares[each])
         return f"{name} {shares[name]:.0%}"
 
-    def _at(self, time_s: float, what: Callable[..., None], *told: int) -> None:
+    def _at(self, time_s: float, what: Callable[..., None], *arguments: int) -> None:
         self._count += 1
-        heapq.heappush(self._events, (time_s, self._count, what, told))
+        heapq.heappush(self._events, (time_s, self._count, what, arguments))
 
     def _drive(self, now_s: float, seconds: float) -> float:
         self._driver_free_s = max(self._driver_free_s, now_s) + seconds
@@ -132,7 +128,7 @@ class Simulation:
         self._wake(now_s)
 
     def _wake(self, now_s: float) -> None:
-        """Gives idle workers the earliest parts that may go out."""
+        """Assigns the earliest available parts to idle workers."""
         while self._idle:
             ready = [s for s in self._active.values() if s.left and s.index - s.taken < self._room]
             if not ready:
@@ -152,23 +148,23 @@ class Simulation:
         self._store_free_s = max(self._store_free_s, now_s) + moving_s
         end_s = max(now_s + seconds, self._store_free_s)
         self.busy_s, self.store_s = self.busy_s + end_s - now_s, self.store_s + moving_s
-        self._at(end_s, self._made, slide.number, slide.index)
+        self._at(end_s, self._finished, slide.number, slide.index)
         self._at(end_s, self._free, worker)
         slide.index, slide.left = slide.index + 1, slide.left - 1
 
     def _tissue(self, index: int) -> float:
-        """How many blocks of a part hold tissue, which lies together."""
+        """Number of blocks with tissue in a part; tissue is contiguous."""
         return float(self.load.grain * (index < self.load.tissue_share * self._parts))
 
     def _fetching_s(self, index: int) -> float:
         tissue = self._tissue(index)
         return tissue * self.costs.driver_s + (self.load.grain - tissue) * self.costs.driver_glass_s
 
-    def _made(self, now_s: float, number: int, index: int) -> None:
+    def _finished(self, now_s: float, number: int, index: int) -> None:
         slide = self._active[number]
-        slide.made.add(index)
-        while slide.queued in slide.made:
-            slide.made.remove(slide.queued)
+        slide.finished.add(index)
+        while slide.queued in slide.finished:
+            slide.finished.remove(slide.queued)
             self._at(self._drive(now_s, self._fetching_s(slide.queued)), self._taken, number)
             slide.queued += 1
 
@@ -183,14 +179,16 @@ class Simulation:
 
 
 def room(workers: int, jobs: int) -> int:
-    """How many tasks of one job may be in flight."""
+    """Maximum number of tasks in flight per job."""
     return max(2, _AHEAD * workers // jobs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--side", type=int, default=2000, help="of the checked slide, in pixels")
+    parser.add_argument(
+        "--side", type=int, default=2000, help="side of the larger slide of --check, in pixels"
+    )
     parser.add_argument("--network-s", type=float, default=Costs.network_s)
     parser.add_argument("--store-mbps", type=float, default=Costs.store_bytes_s / 1e6)
     choices = parser.parse_args()
@@ -198,22 +196,23 @@ def main() -> None:
         check(choices.side)
         return
     costs = replace(Costs(), network_s=choices.network_s, store_bytes_s=choices.store_mbps * 1e6)
-    print("| slides | workers | time | slides an hour | busiest |")
+    print("| slides | workers | time | slides per hour | busiest |")
     print("|---|---|---|---|---|")
     for slides in (1, 1_000, 100_000):
         for workers in (1, 10, 100, 1_000):
-            some = min(slides, _MOST_SLIDES)  # after these it goes on at the same pace
+            some = min(slides, _MOST_SLIDES)  # the pace is constant after these
             jobs = min(_MOST_TOGETHER, some)
             together = min(_MOST_TISSUE, Load.blocks // (_MOST_TISSUE * room(workers, jobs)))
             load = Load(some, grain=max(1, together, some * Load.blocks // _MOST_EVENTS))
             simulation = Simulation(load, costs, workers)
             seconds = simulation.run() * slides / some
             rate = 3600 * slides / seconds
-            print(f"| {slides} | {workers} | {_told(seconds)} | {rate:.3g} | {simulation.limit} |")
+            row = f"{slides} | {workers} | {_formatted(seconds)} | {rate:.3g}"
+            print(f"| {row} | {simulation.limit} |")
 
 
 def check(side_px: int) -> None:
-    """Predicted against measured, on this machine's cores."""
+    """Prints predicted and measured times on this machine's cores."""
     from hand_started import hand_started
 
     cores = len(os.sched_getaffinity(0))
@@ -224,7 +223,7 @@ def check(side_px: int) -> None:
         costs, blocks, alone_s = measured[0][1], measured[1][2], measured[1][0]
         larger = (side_px**2 / blocks) / (_UNIT_PX**2 / measured[0][2])
         print(f"unit costs, of {measured[0][2]} blocks on one worker: {costs}", flush=True)
-        print("| workers | predicted (s) | measured (s) | off by | against one |")
+        print("| workers | predicted (s) | measured (s) | error | speed-up |")
         print("|---|---|---|---|---|")
         for workers in (1, 2, 4):
             seconds = alone_s
@@ -243,7 +242,7 @@ def check(side_px: int) -> None:
 def _runs(
     folder: Path, address: str, workers: int, sides_px: list[int]
 ) -> Iterator[tuple[float, Costs, int]]:
-    """Seconds, unit costs and blocks of runs on slides of pure tissue; the first one warms up."""
+    """Yields seconds, unit costs and blocks of runs on slides that are all tissue."""
     from material import write_slide
 
     from slidesr.pipeline.dask_cluster.cluster import connected
@@ -264,7 +263,7 @@ def _runs(
             seconds = time.monotonic() - began_s
             stage_s = summary.stage_s
             driver_s = max(0.0, time.process_time() - cpu_s - prepare_s) / blocks
-            if number:  # the first one warms up
+            if number:  # the first run warms up
                 costs = Costs(
                     network_s=stage_s["network"] / blocks,
                     rest_s=(stage_s["read"] + stage_s["encode"]) / blocks,
@@ -276,7 +275,7 @@ def _runs(
                 yield seconds, costs, blocks
 
 
-def _told(seconds: float) -> str:
+def _formatted(seconds: float) -> str:
     for unit, length_s in (("years", 3.156e7), ("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length_s:
             return f"{seconds / length_s:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""How a peer cuts an image into overlapping patches, along one axis, in source pixels."""
+"""Division of an image into overlapping patches along one axis, in source pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Span:
-    """What the network sees, `start` to `stop`, and what is kept of it, `first` to `last`."""
+    """A patch from `start` to `stop`, of which `first` to `last` is kept."""
 
     start: int
     stop: int
@@ -24,16 +24,16 @@ class Span:
         return slice(self.start, self.stop)
 
     def kept(self, scale: int) -> slice:
-        """In the output."""
+        """The kept part, in the whole output."""
         return slice(self.first * scale, self.last * scale)
 
     def inside(self, scale: int) -> slice:
-        """What is kept, in what the network makes of the patch."""
+        """The kept part, in the output of this patch."""
         return slice((self.first - self.start) * scale, (self.last - self.start) * scale)
 
 
 def spans(side_px: int, patch_px: int, overlap_px: int) -> list[Span]:
-    """Patches that cover a side, the last moved inwards; each keeps half of what two share.
+    """Covers a side with patches, the last moved inwards; overlaps are split in half.
 
     >>> spans(96, 64, 32)
     [Span(start=0, stop=64, first=0, last=48), Span(start=32, stop=96, first=48, last=96)]
@@ -50,7 +50,7 @@ def spans(side_px: int, patch_px: int, overlap_px: int) -> list[Span]:
 
 
 def interior(patches: Sequence[Span], margin_px: int) -> NDArray[np.bool_]:
-    """The places that lie at least so far inside of every patch that holds them: bool[side]."""
+    """Marks positions at least `margin_px` inside every patch that contains them: bool[side]."""
     place = np.arange(patches[-1].stop)
     far = np.ones(len(place), bool)
     for patch in patches:

@@ -1,9 +1,8 @@
-"""From the command to its first block, in fresh processes: the whole, and stage by stage.
+"""Measures the time from the command to its first block in fresh processes, in total and by stage.
 
-The whole is watched from outside: the output's hidden part file grows by far more than its
-directories when the first block is written. The stages are those of the same calls in a script,
-which tells the time after each; the command also tries the slide in a child meanwhile. A block is
-one tile on a CPU.
+The total is observed from outside: the first block makes the output's hidden part file much larger
+than its directories. The stages are timed in a script with the same calls; the command additionally
+tests the slide in a child process. On a CPU a block is one tile.
 
 python benchmarks/startup.py [--runs 5]
 """
@@ -25,7 +24,7 @@ from machine import parser, record
 from material import write_slide
 from rounds import markdown
 
-_SIDE_PX = 2048  # all tissue, so the first block is
+_SIDE_PX = 2048  # all tissue, so that the first block is tissue
 _BLOCK_BYTES = 50_000  # the directories take about 10 kB, the JPEG of a block 200 kB
 _LIMIT_S = 120
 _WATCH_S = 0.002
@@ -33,39 +32,39 @@ _WATCH_S = 0.002
 _STAGES = """
 import json, sys, time
 begun, slide, output, device = float(sys.argv[1]), *sys.argv[2:]
-told = {}
-def tell(stage):
-    told[stage] = time.monotonic() - begun
+seconds = {}
+def stop(stage):
+    seconds[stage] = time.monotonic() - begun
 from pathlib import Path
 from slidesr.pipeline.prepare import open_model, prepared
 from slidesr.pipeline.options import Options
 from slidesr.pipeline.run import upscale
-tell("imports")
+stop("imports")
 options = Options(device=device)
 model = open_model(options)
-tell("weights")
+stop("weights")
 class FirstBlock(Exception): pass
 def report(progress):
     if progress.tissue_px:
-        tell("first block")
+        stop("first block")
         raise FirstBlock
 with prepared(Path(slide), Path(output), options, model) as job:
-    tell("slide and tissue")
+    stop("slide and tissue")
     try:
         upscale(job, report)
     except FirstBlock:
-        print(json.dumps(told))
+        print(json.dumps(seconds))
 """
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--runs", type=int, default=5)
-    choices = made.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--runs", type=int, default=5)
+    choices = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         slide = write_slide(Path(folder) / "slide.tif", _SIDE_PX, _SIDE_PX)
         runs = []
-        for turn in range(choices.runs):  # names of their own: a stopped run would be gone on with
+        for turn in range(choices.runs):  # unique names: a stopped run would be resumed
             load = os.getloadavg()[0]
             watched = _watched(slide, Path(folder) / f"{turn}-watched.ome.tif", choices)
             staged = _staged(slide, Path(folder) / f"{turn}-staged.ome.tif", choices)
@@ -77,7 +76,7 @@ def main() -> None:
 
 
 def _watched(slide: Path, output: Path, choices: argparse.Namespace) -> float:
-    """Seconds from the command to its first block in the part file; then it is stopped."""
+    """Seconds from the command to its first block in the part file; then the command is killed."""
     words = [sys.executable, "-m", "slidesr", "upscale", str(slide), "-o", str(output), "--json"]
     begun = time.monotonic()
     child = subprocess.Popen(
@@ -93,7 +92,7 @@ def _watched(slide: Path, output: Path, choices: argparse.Namespace) -> float:
 
 
 def _first_block(part: Path, child: subprocess.Popen[bytes]) -> float:
-    """When the part was first seen with a block in it."""
+    """Returns the time at which the part file first contained a block."""
     deadline = time.monotonic() + _LIMIT_S
     while time.monotonic() < deadline:
         if child.poll() is not None:
@@ -107,10 +106,10 @@ def _first_block(part: Path, child: subprocess.Popen[bytes]) -> float:
 def _staged(slide: Path, output: Path, choices: argparse.Namespace) -> dict[str, float]:
     """Seconds from the start of the process to the end of each stage."""
     words = [sys.executable, "-c", _STAGES, str(time.monotonic())]
-    made = subprocess.run(
+    finished = subprocess.run(
         [*words, str(slide), str(output), choices.device], check=True, capture_output=True
     )
-    ends = json.loads(made.stdout)
+    ends = json.loads(finished.stdout)
     return {f"to the end of: {stage}": seconds for stage, seconds in ends.items()}
 
 

@@ -1,9 +1,9 @@
-"""The network on one tile of each size, beside the machine's convolution ceiling.
+"""Measures the network's speed by tile size, relative to the machine's convolution ceiling.
 
-Rates are of the tile, not of its halo, and with halo and all held against the paper's arithmetic
-for the tile alone: what is lost to the halo is lost. Each round measures the ceiling too.
+Rates count the pixels of the tile without its halo, and the share of the ceiling the arithmetic of
+the paper for these pixels, so that the halo counts as overhead. Each round measures the ceiling.
 
-python benchmarks/tiles.py [SIDE ...] [--rounds 5]     source px, squared
+python benchmarks/tiles.py [SIDE ...] [--rounds 5]     side lengths in source px
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _SIDES_PX = [256, 512, 1024]
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("sides", nargs="*", type=int, default=_SIDES_PX, metavar="SIDE")
-    made.add_argument("--rounds", type=int, default=5)
-    choices = made.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("sides", nargs="*", type=int, default=_SIDES_PX, metavar="SIDE")
+    arguments.add_argument("--rounds", type=int, default=5)
+    choices = arguments.parse_args()
     model = open_model(Options(tolerance=None, device=choices.device))
     engine, flops = model.engine, flops_per_px(model.spec.generator)
     work = {side: _upscaling(model, side) for side in choices.sides}
     for run in work.values():
-        run()  # kernels are made, memory is fetched
+        run()  # warm-up: kernels and memory
     rates: dict[int, list[float]] = {side: [] for side in work}
     ceilings: list[float] = []
     for each in alternating(
@@ -49,10 +49,10 @@ def main() -> None:
     }
     lines = [[side, f"{rate / 1e6:.3f}", share] for side, (rate, share) in rows.items()]
     print(markdown(["tile, px", "Mpx/s", "share of the ceiling"], lines))
-    told = {
+    content = {
         str(side): {"px_s": rate, "share": asdict(share)} for side, (rate, share) in rows.items()
     }
-    record("tiles", told, choices)
+    record("tiles", content, choices)
 
 
 def _upscaling(model: Model, side_px: int) -> Callable[[], object]:

@@ -1,10 +1,11 @@
-"""Training speed of a recipe: patches a second, beside what loading alone could deliver.
+"""Measures the training speed of a recipe, and that of data loading alone, in patches per second.
 
     python benchmarks/training_speed.py RECIPE --data DATA [--patches 256]
 
-Runs the real loop twice as long as asked and counts its second half; then draws as many patches in
-one thread. Loading is no bottleneck where it is the faster. The share is that of the generator's
-arithmetic in the device's convolution ceiling: critic and perceptual network do not count as work.
+Runs the training loop for twice the given patches and times the second half; then draws the same
+number of patches in one thread. Loading is not the bottleneck if it is faster. The share of the
+device's convolution ceiling counts the generator's arithmetic only, without critic and perceptual
+network.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from slidesr.train.distributed import joined_processes
 from slidesr.train.loop import Sources, TrainingProgress, train
 from slidesr.train.recipe import Recipe, find_recipe, recipe_from_toml
 
-_FORWARD_AND_BACKWARD = 3  # times the arithmetic of the forward pass
+_FORWARD_AND_BACKWARD = 3  # multiple of the arithmetic of the forward pass
 
 
 def main() -> None:
@@ -44,7 +45,9 @@ def main() -> None:
     engine = Engine.choose()
     share = trained * flops / convolution_ceiling(engine.device, engine.precision)
     print(f"training   {trained:8.1f} patches/s")
-    print(f"loading    {_drawn_per_s(recipe, chosen.data, chosen.patches):8.1f} patches/s a thread")
+    print(
+        f"loading    {_drawn_per_s(recipe, chosen.data, chosen.patches):8.1f} patches/s per thread"
+    )
     print(f"generator  {share:8.0%} of the device's convolution ceiling")
 
 

@@ -1,4 +1,4 @@
-"""How soon the viewer shows a slide of 40,000 px squared, what it fetches, how smoothly it moves.
+"""Measures the viewer's load time, transferred bytes and frame rate on a large slide.
 
 python benchmarks/viewer.py [--side 40000]
 """
@@ -45,7 +45,7 @@ requestAnimationFrame(frame);
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=40_000, help="of the slide, in pixels")
+    parser.add_argument("--side", type=int, default=40_000, help="side of the slide, in pixels")
     side = parser.parse_args().side
     with tempfile.TemporaryDirectory() as folder:
         slide = write_slide(Path(folder) / "slide.tif", side, side // 4)
@@ -71,11 +71,11 @@ def _measure(url: str) -> None:
         rate, blank = chrome.execute_async_script(_PAN)
     print(f"first full view  {seconds:.2f} s")
     print(f"fetched for it   {fetched / 1e6:.2f} MB")
-    print(f"panning          {rate:.0f} frames/s, {blank} of them blank in their middle")
+    print(f"panning          {rate:.0f} frames/s, {blank} of them blank in the centre")
 
 
 def _bytes(chrome: Any) -> list[int]:
-    """The encoded lengths of all answers so far."""
+    """Encoded lengths of all responses so far."""
     events = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
     finished = [each for each in events if each["method"] == "Network.loadingFinished"]
     return [int(each["params"]["encodedDataLength"]) for each in finished]

@@ -1,8 +1,8 @@
-"""Does the grid of attention windows show? Gradient energy on window borders against no borders.
+"""Measures whether attention windows are visible: gradient energy at window borders.
 
-The same place is upscaled twice: once with window borders in it, once with the windows moved by
-half their side, so that it lies inside them. What the picture holds is the same in both. 1.00 is no
-trace of the windows; one region of 384 px scatters about it by 1 to 2%, so look at several.
+The same place is upscaled twice, once with window borders in it and once with the windows shifted
+by half their side, so that the content is identical. A ratio of 1.00 means no visible borders; for
+one region of 384 px it scatters by 1 to 2%, so measure several.
 
 python benchmarks/window_borders.py SLIDE [--crop x,y,w,h ...] [--model NAME]
 """
@@ -26,11 +26,11 @@ _U8 = npt.NDArray[np.uint8]
 
 
 def border_ratio(upscaler: Upscaler, read: Callable[[Box], _U8], region: Box) -> float:
-    """Mean squared step across window borders in `region`, over the same places without.
+    """Ratio of the mean squared step across window borders to that at the same places without.
 
-    `region` is whole windows in source pixels, half a window beside them as all tiles are; `read`
-    gives it, its halo and half a window more.
-    The places are the borders of both grids, each with the other's picture as its reference.
+    `region` has the size of whole windows, in source pixels, and is offset by half a window like
+    all tiles; `read` must also supply its halo and half a window more. The borders of both grids
+    are measured, each with the other output as its reference.
     """
     half, window = upscaler.window_px // 2, upscaler.window_px
     wider = Box(region.x - half, region.y - half, region.width + window, region.height + window)
@@ -45,7 +45,7 @@ def border_ratio(upscaler: Upscaler, read: Callable[[Box], _U8], region: Box) ->
 
 
 def _energy(image: _U8, first_px: int, every_px: int) -> float:
-    """Sum of the squared steps onto every n-th column and row from the first on."""
+    """Sums the squared steps onto every n-th column and row, starting at `first_px`."""
     energy = 0.0
     for pixels in (image, image.swapaxes(0, 1)):
         steps = np.diff(pixels.astype(np.float32), axis=1)[:, first_px - 1 :: every_px]
@@ -56,7 +56,7 @@ def _energy(image: _U8, first_px: int, every_px: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", type=Path)
-    parser.add_argument("--crop", action="append", help="several give their mean, too")
+    parser.add_argument("--crop", action="append", help="repeatable; the mean is printed too")
     parser.add_argument("--model", default=default_model(4))
     choices = parser.parse_args()
     model = load_model(choices.model, Engine.choose())

@@ -273,7 +273,7 @@ def test_images_too_small_for_the_metrics_are_refused(
     tmp_path: Path, save_images: Save, section: U8
 ) -> None:
     folder = save_images(tmp_path, {"small.png": section[:16, :16]})
-    with pytest.raises(RefusedError, match=r"small\.png.*few"):
+    with pytest.raises(RefusedError, match=r"small\.png.*at least 64 px"):
         mean_scores(
             Comparison(find_pairs(folder), classical, ComparisonOptions((8,))),
             lambda done, total: None,
