@@ -49,7 +49,7 @@ def prepared(
         frame = frame_of(slide, options)
         region = frame.box_from_level0(options.crop) if options.crop else frame.size.box
         if region.area == 0:
-            raise RefusedError(f"{source}: the crop {_xywh(options.crop)} lies outside the slide")
+            raise RefusedError(f"{source}: the crop {options.crop} lies outside the slide")
         tissue = _tissue(slide, options)
         model = model or open_model(options)
         _warn_of_pixel_size(source, frame, model)
@@ -120,10 +120,6 @@ def output_for(source: Path, output: Path | None, scale: int) -> Path:
 def default_output(source: Path, scale: int, folder: Path | None = None) -> Path:
     """NAME.xS.ome.tif in a folder, by default the current one."""
     return (folder or Path()) / f"{_stem(source)}.x{scale}.ome.tif"
-
-
-def _xywh(box: Box | None) -> str:
-    return f"{box.x},{box.y},{box.width},{box.height}" if box else ""
 
 
 def _source_mpp(options: Options) -> Mpp | None:
