@@ -1,6 +1,6 @@
 """Reads an upscaled slide with OpenSlide alone: python read_result_with_openslide.py [FILE].
 
-Nothing of slidesr is needed to use its output. Writes the middle of the slide as region.png.
+The output needs no slidesr to be used. Writes the middle of the slide as region.png.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def main(path: str) -> None:
     with openslide.OpenSlide(path) as slide:
         for level, (width, height) in enumerate(slide.level_dimensions):
             print(f"level {level}: {width} x {height}, 1/{slide.level_downsamples[level]:g}")
-        print("um a pixel:", slide.properties.get(openslide.PROPERTY_NAME_MPP_X, "not known"))
+        print("um per pixel:", slide.properties.get(openslide.PROPERTY_NAME_MPP_X, "unknown"))
         width, height = slide.dimensions
         corner = (max(0, (width - _SIDE_PX) // 2), max(0, (height - _SIDE_PX) // 2))
         region = slide.read_region(corner, 0, (_SIDE_PX, _SIDE_PX))

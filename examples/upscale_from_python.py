@@ -1,6 +1,6 @@
 """Upscales a slide from a script: python upscale_from_python.py [SLIDE] [OUTPUT].
 
-Without a slide it takes a part of a sample, whose pixel size we state since the file has none.
+Without a slide it upscales part of a sample, and states the pixel size, which the file lacks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def show(now: slidesr.Progress) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    # Of the weights those that invent least; a second run replaces the result of the first.
+    # perception=0 selects the weights that invent least; a second run replaces the first result.
     options = slidesr.Options(scale=2, perception=0.0, overwrite=True)
     if arguments:
         source = Path(arguments[0])
@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> None:
         cost = slidesr.estimate(source, output, options=options)
         print(f"{source}: {cost.tissue_share:.0%} tissue, about {cost.seconds:.0f} s")
         done = slidesr.upscale(source, output, options=options, on_progress=show)
-    except slidesr.RefusedError as error:  # a bad slide or a bad option: nothing was written
+    except slidesr.RefusedError as error:  # a bad slide or option; nothing was written
         sys.exit(f"refused: {error}")
-    print(f"\n{done.output}: {done.size}, {done.mpp} um a pixel, by {done.model}")
+    print(f"\n{done.output}: {done.size}, {done.mpp} um per pixel, by {done.model}")
 
 
 if __name__ == "__main__":
