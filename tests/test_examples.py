@@ -30,7 +30,7 @@ def test_a_script_upscales_and_openslide_reads_the_result(
     with open_slide(Path("sample.x2.ome.tif")) as slide:
         assert (slide.size.width, slide.size.height) == (768, 512)
     _run("read_result_with_openslide.py", monkeypatch)
-    assert "um a pixel: 0.25" in capsys.readouterr().out
+    assert "um per pixel: 0.25" in capsys.readouterr().out
     with Image.open("region.png") as region:
         assert region.size == (512, 512)
 
