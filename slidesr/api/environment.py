@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PACKAGES = {
     "torch": ("torch", "2.6", "2.14"),
     "openslide-python": ("openslide", "1.4", "1.4"),
-    "tifffile": ("tifffile", "2025.1.10", "2026.3"),
+    "tifffile": ("tifffile", "2026.2.24", "2026.3"),
     "zarr": ("zarr", "3.1", "3.1"),
     "imagecodecs": ("imagecodecs", "2024.9.22", "2026.3"),
     "numpy": ("numpy", "2.0", "2.4"),

@@ -165,7 +165,7 @@ def test_resnext_gives_what_enters_its_last_layer(resnext_file: Path) -> None:
 
 
 def test_other_weights_are_no_resnext(vgg19_file: Path) -> None:
-    with pytest.raises(RefusedError, match=r"no weights of ResNeXt-101 32x8d"):
+    with pytest.raises(RefusedError, match=r"not ResNeXt-101 32x8d weights"):
         ResNeXt(vgg19_file)
 
 
