@@ -207,7 +207,7 @@ def test_many_slides_do_not_go_behind_a_url(
 ) -> None:
     monkeypatch.chdir(folder)
     assert run(["upscale", "slide.tif", "slide.tif", "-o", "memory://bucket"]) == 2
-    assert "memory://bucket: many slides go into a folder here" in capsys.readouterr().err
+    assert "memory://bucket: many slides go into a local folder" in capsys.readouterr().err
     assert not (folder / "memory:").exists()
 
 
