@@ -14,7 +14,6 @@ import logging
 import os
 import resource
 import signal
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,13 +80,12 @@ def main(path: Path) -> int:
 
 
 def _stamp(path: Path) -> tuple[str, int, int] | None:
-    """What changes with a file; None for folders and for what cannot be looked at."""
+    """The path, size and time of change; None for what cannot be looked at."""
     try:
         status = path.stat()
     except (OSError, ValueError):
         return None
-    is_file = stat.S_ISREG(status.st_mode)
-    return (str(path.absolute()), status.st_size, status.st_mtime_ns) if is_file else None
+    return (str(path.absolute()), status.st_size, status.st_mtime_ns)
 
 
 def _needs_no_trial(path: Path) -> bool:

@@ -119,7 +119,7 @@ def test_a_dropped_profile_is_told_of(scanned: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING), open_slide(scanned, icc="drop") as slide:
         assert slide.icc_profile is None
         assert np.array_equal(slide.frame().read(slide.size.box), tissue(300, 260))
-    assert "will show others" in caplog.text
+    assert "will show other colours" in caplog.text
 
 
 @pytest.mark.parametrize("choice", ["srgb", "drop"])

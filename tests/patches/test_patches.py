@@ -596,6 +596,6 @@ def test_ctrl_c_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr("slidesr.patches.make.blur", interrupted)
         assert run(["patches", "tumor_001.tif", "-o", "out", *SMALL]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert run(["patches", "tumor_001.tif", "-o", "out", *SMALL]) == 0
     assert "tumor" in capsys.readouterr().out

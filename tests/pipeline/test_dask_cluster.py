@@ -259,7 +259,7 @@ def test_workers_of_our_own_that_never_come_back_end_the_run(folder: Path, tmp_p
         cluster._most_alone_s = 1.5
         run = Run(folder, cluster)
         with pytest.raises(
-            SlidesrError, match=r"all workers died, and none came back\. .* goes on"
+            SlidesrError, match=r"all workers died, and none came back\. .* resumes"
         ):
             run(tmp_path / "out.ome.tif", at_three=lambda: retire(cluster))
     with prepared(folder / "slide.tif", tmp_path / "out.ome.tif", options_of(folder)) as job:
@@ -372,7 +372,9 @@ def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -
     scheduler = {"cls": Scheduler, "options": {"port": 0, "dashboard_address": ":0"}}
     with (
         SpecCluster({}, scheduler) as empty,
-        pytest.raises(RefusedError, match=r"no worker came within 1 s. Start some with `dask work"),
+        pytest.raises(
+            RefusedError, match=r"no worker appeared within 1 s. Start some with `dask work"
+        ),
         connected(empty.scheduler_address),
     ):
         pass
