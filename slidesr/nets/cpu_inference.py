@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
+from math import gcd
 from typing import cast
 
 import torch
@@ -22,8 +23,10 @@ from slidesr.nets.layers import (
 
 _MOST_VALUES = 1 << 22  # of a feature map at a time: 8 MB in bf16
 _MOST_SCORES = 1 << 21  # attention scores at a time: 4 MB in bf16
+_MOST_PARTS = 32  # of a window's queries, for as many threads
 _MOST_OCTAVES = 100.0  # of a score: 2**100, 2**-100 and long sums of them fit a float
 _VECTOR = 16  # floats in a SIMD register
+_UNROLLED = 2 * _VECTOR  # values in a step of torch's elementwise loops
 
 
 def _fused_convolution() -> Callable[..., Tensor] | None:
@@ -172,7 +175,7 @@ def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention with a base-2 softmax: [n, tokens, d] twice, [n, tokens, c] -> [n, tokens, c]."""
     n, tokens, _ = query.shape
     together = max(1, min(n, _MOST_SCORES // tokens**2))
-    queries = min(tokens, max(1, _MOST_SCORES // tokens))
+    queries = min(tokens, max(1, _MOST_SCORES // tokens // _MOST_PARTS) * _MOST_PARTS)
     scores = query.new_empty(together, queries, tokens)
     attended, total = torch.empty_like(value), value.new_empty(n, tokens, 1)
     largest = (query.norm(dim=-1).amax(-1) * key.norm(dim=-1).amax(-1)).tolist()
@@ -185,8 +188,22 @@ def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             torch.bmm(block, keys, out=some)
             _powers_of_2(some, largest[i : i + together])
             torch.sum(some, -1, keepdim=True, out=total[here])
-            torch.bmm(some, values, out=attended[here])
+            _weighted_sums(some, values, attended[here])
     return attended.div_(total)
+
+
+def _weighted_sums(scores: Tensor, values: Tensor, out: Tensor) -> None:
+    """`torch.bmm(scores, values, out=out)`, in fp32 not as a batch of one if the window is even.
+
+    MKL divides the sums of one large product among its threads, so their last bits would depend on
+    the number of threads and on how many windows a call has. In a batch each product has one
+    thread.
+    """
+    if len(scores) == 1 and scores.dtype == torch.float32:
+        parts = gcd(scores.shape[1], _MOST_PARTS)
+        scores, out = (each.view(parts, -1, each.shape[2]) for each in (scores, out))
+        values = values.expand(parts, -1, -1)
+    torch.bmm(scores, values, out=out)
 
 
 def _powers_of_2(scores: Tensor, largest: Sequence[float]) -> None:
@@ -194,11 +211,16 @@ def _powers_of_2(scores: Tensor, largest: Sequence[float]) -> None:
 
     A softmax subtracts each row's maximum first, because the powers might overflow. Windows whose
     bound `largest` rules that out skip this pass over memory.
+
+    torch has one routine for whole SIMD vectors and another for the rest of each thread's share,
+    with other last bits: so all shares but the last are whole vectors.
     """
+    share = _UNROLLED * torch.get_num_threads()
     for window, most in zip(scores, largest, strict=True):
         if not most < _MOST_OCTAVES:
             window -= window.amax(-1, keepdim=True)
-    torch.exp2(scores, out=scores)
+        for part in window.view(-1).tensor_split([window.numel() // share * share]):
+            torch.exp2(part, out=part)
 
 
 class FoldedOutput(nn.Module):

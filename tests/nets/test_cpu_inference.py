@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,24 @@ def test_memory_may_be_written_outside_of_inference_mode(trained_looking: Make) 
         made = generator.core(low)
     with torch.no_grad():
         assert torch.equal(generator.core(low), made)
+
+
+@pytest.mark.parametrize("tokens", [30 * 30, 32 * 32, 62 * 62, 64 * 64])
+def test_a_window_is_attended_alike_alone_and_in_company(tokens: int) -> None:
+    query, key, value = (noise(3, tokens, c, seed=seed) for seed, c in enumerate((8, 8, 64)))
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made.append(ready._attended(query, key, value))
+            for i in range(3):
+                alone = (each[i : i + 1] for each in (query, key, value))
+                assert torch.equal(ready._attended(*alone), made[-1][i : i + 1])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, made[0]) for each in made)
+    expected = torch.softmax(query @ key.transpose(1, 2) * math.log(2), -1) @ value
+    torch.testing.assert_close(made[0], expected)
 
 
 def in_windows(layer: WindowAttention) -> nn.Module:
