@@ -46,31 +46,37 @@ def regions(side: int) -> Iterator[tuple[Callable[[Box], _U8], Box]]:
 
 
 def test_window_borders_do_not_show(model: Model) -> None:
-    """Gradient energy on window borders is what it is inside windows, to 2%.
+    """Gradient energy on window borders is what it is inside windows, to 2.5% in each region.
 
-    That is for the mean of three regions: one alone scatters by 1 to 2% either way.
+    One region alone scatters by 1 to 2% either way.
     """
     side = 384 if model.scale <= 4 else 192  # the cost goes with the output
-    ratios = [border_ratio(model, read, region) for read, region in regions(side)]
-    assert np.mean(ratios) == pytest.approx(1, abs=0.02)
+    for read, region in regions(side):
+        assert border_ratio(model, read, region) == pytest.approx(1, abs=0.025)
 
 
 class Stepped:
-    """An upscaler whose windows differ by four grey levels, as a bad attention might make them."""
+    """Bicubic, but every other window is brighter, as a bad attention might make it."""
 
-    scale, halo_px, window_px, batch_size = 4, 2, 32, 1
+    halo_px, window_px, batch_size = 2, 32, 1
+
+    def __init__(self, scale: int, step: int) -> None:
+        self.scale, self.step = scale, step  # in grey levels
 
     def upscale(self, tiles: _U8) -> _U8:
-        low = tiles[:, 2:-2, 2:-2].clip(4, 250)
-        cells = ((np.indices(low.shape[1:3]) + 16) // self.window_px).sum(axis=0) % 2
-        stepped: _U8 = low + (cells * 4).astype(np.uint8)[..., None]
-        return stepped.repeat(4, 1).repeat(4, 2)
+        low = tiles[0, 2:-2, 2:-2]
+        cells = ((np.indices(low.shape[:2]) + self.window_px // 2) // self.window_px).sum(axis=0)
+        brighter = (cells % 2 * self.step).repeat(self.scale, 0).repeat(self.scale, 1)
+        size = low.shape[1] * self.scale, low.shape[0] * self.scale
+        high = np.array(Image.fromarray(low).resize(size, Image.Resampling.BICUBIC))
+        stepped: _U8 = (high.clip(0, 255 - self.step) + brighter[..., None]).astype(np.uint8)
+        return stepped[None]
 
 
-def test_windows_that_differ_would_be_seen() -> None:
-    section: _U8 = immunohistochemistry()  # type: ignore[no-untyped-call]
-    ratio = border_ratio(Stepped(), lambda box: section[box.slices], Box(64, 64, 384, 384))
-    assert ratio > 1.05
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_windows_that_differ_by_one_grey_level_would_be_seen(scale: int) -> None:
+    read, region = next(regions(384))
+    assert border_ratio(Stepped(scale, step=1), read, region) > 1.03
 
 
 COMPARED = ("wa-srgan-wn-x4", "wa-srgan-bn-x4")
