@@ -59,3 +59,9 @@ def printable(text: str) -> str:
     """
     shown = text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def reason(error: Exception) -> str:
+    """An error's message on one printable line of at most 120 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(each if each.isprintable() else "?" for each in text)[:120]

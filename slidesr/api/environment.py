@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slidesr import __version__
-from slidesr.errors import SlidesrError
+from slidesr.errors import SlidesrError, reason
 from slidesr.pipeline.tile_size import cache_file
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def _package(name: str, module: str, oldest: str, newest: str) -> Package:
     try:
         import_module(module)
     except Exception as error:  # a broken library raises whatever it likes
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return Package(name, found, f"{name} {found} does not import: {reason}")
+        return Package(name, found, f"{name} {found} does not import: {reason(error)}")
     return Package(name, found, warning=untested(name, found, oldest, newest))
 
 
@@ -170,9 +169,7 @@ def _processor(torch: Any) -> Processor:
     if torch is None:
         return Processor(platform.processor() or platform.machine(), cores or 1)
     device = import_module("slidesr.model.device")
-    has_amx = bool(torch.cpu._is_amx_tile_supported())
-    has_bf16 = has_amx or bool(torch.cpu._is_avx512_bf16_supported())
-    return Processor(device.processor(), cores or 1, has_bf16, has_amx)
+    return Processor(device.processor(), cores or 1, device.has_bf16(), device.has_amx())
 
 
 def _gpus(torch: Any) -> tuple[Gpu, ...]:

@@ -30,7 +30,7 @@ from slidesr.pipeline.run import Progress, Summary
 from slidesr.pipeline.run import estimate as _estimate
 from slidesr.regions.tissue_mask import Tissue
 from slidesr.runtime.paths import as_typed, is_remote
-from slidesr.runtime.sandbox import sandboxed
+from slidesr.runtime.sandbox import check_in_sandbox, sandboxed
 from slidesr.slide import Slide
 from slidesr.slide import open_slide as _open_slide
 
@@ -204,14 +204,13 @@ def convert(
     DICOM copies the stored tiles and takes no `format`; the others decode level 0 and build a new
     pyramid. Raises RefusedError for what cannot be converted, before anything is written.
     """
-    with sandboxed(Path(source)):
-        pass
+    check_in_sandbox(Path(source))
     return _convert(Path(source), Path(output), format, on_progress, overwrite=overwrite)
 
 
 @contextmanager
 def _opened(source: PathLike, output: PathLike | None, runner: Runner) -> Iterator[Job]:
-    """A checked job; the slide is sandboxed in a sandbox while the model loads."""
+    """A checked job; the slide is tried in a sandbox while the model loads."""
     path = Path(source)
     with sandboxed(path):
         model = runner.open_model()

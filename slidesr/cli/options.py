@@ -29,6 +29,9 @@ precision = click.option(
     show_default=True,
     help="auto is bf16 where the device has it in hardware, else fp32.",
 )
+json_output = click.option(
+    "--json", "json_", is_flag=True, help="Print the result as JSON on stdout."
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 _compression = click.option(
     "--compression",

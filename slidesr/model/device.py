@@ -88,6 +88,21 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_bf16() -> bool:
+    """Whether the CPU has AVX512-BF16 or AMX; False if this version of torch cannot say."""
+    return has_amx() or _torch_says("_is_avx512_bf16_supported")
+
+
+def has_amx() -> bool:
+    """Whether the CPU has AMX; False if this version of torch cannot say."""
+    return _torch_says("_is_amx_tile_supported")
+
+
+def _torch_says(check: str) -> bool:
+    """Calls a private function of torch (2.6 has both), which may move or disappear."""
+    return bool(getattr(torch.cpu, check, lambda: False)())
+
+
 def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,16 +126,4 @@ def _precision(precision: str, device: str) -> str:
         return precision
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if _cpu_has_bf16() else "fp32"
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU has AVX512-BF16 or AMX; False if this version of torch cannot say.
-
-    Both checks are private functions of torch (2.6 has them) and may move or disappear.
-    """
-    checks = (
-        getattr(torch.cpu, name, lambda: False)
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return any(check() for check in checks)
+    return "bf16" if has_bf16() else "fp32"

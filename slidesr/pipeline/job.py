@@ -101,7 +101,7 @@ class Job:
             "scale": str(self.plan.scale),
             "source_mpp": str(self.frame.mpp) if self.frame.mpp else "unknown",
             "source_level": str(self.frame.level),
-            "source_region": f"{region.x},{region.y},{region.width},{region.height}",
+            "source_region": str(region),
             "tissue_share": f"{self.tissue.share:.4f}",
             **self._kept_metadata(),
         }

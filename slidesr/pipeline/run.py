@@ -167,7 +167,7 @@ def estimate(job: Job) -> CostEstimate:
 
 def _note_filled_tiles(result: BlockResult, writer: SlideWriter) -> None:
     """Adds the unreadable source tiles to those of earlier runs."""
-    met = {f"{level}:{b.x},{b.y},{b.width},{b.height}" for level, b in result.filled}
+    met = {f"{level}:{box}" for level, box in result.filled}
     if met:
         writer.notes[_FILLED] = " ".join(sorted(met.union(writer.notes.get(_FILLED, "").split())))
 

@@ -143,15 +143,21 @@ class PatchSampler:
         return low
 
     def _read(self, path: Path, folder: Path) -> _Image:
-        high = read_rgb(path)
-        if min(high.shape[:2]) < self._need_px:
-            raise RefusedError(
-                f"{path}: smaller than the {self._need_px} px of a patch. Exclude its folder"
-                " with a weight of 0 in [data.weights]."
-            )
+        high = read_large_enough(path, self._need_px)
         if self._recipe.degradation != "levels":
             return _Image(high, None)
         return _Image(high, _read_partner(path, high, folder, self._scale))
+
+
+def read_large_enough(path: Path, need_px: int) -> Pixels:
+    """Reads an image. Raises RefusedError if a patch with its context does not fit into it."""
+    image = read_rgb(path)
+    if min(image.shape[:2]) < need_px:
+        raise RefusedError(
+            f"{path}: smaller than the {need_px} px of a patch. Exclude its folder with a weight"
+            " of 0 in [data.weights]."
+        )
+    return image
 
 
 def weighted_images(folder: Path, by_top: dict[str, float]) -> dict[Path, float]:

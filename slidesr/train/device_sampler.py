@@ -19,9 +19,7 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from slidesr.errors import RefusedError
-from slidesr.geometry import Pixels
-from slidesr.imaging.image_files import read_rgb
-from slidesr.train.data import DataRecipe, PatchPair, weighted_images
+from slidesr.train.data import DataRecipe, PatchPair, read_large_enough, weighted_images
 
 _BLOCK_PX = 16  # JPEG minimum coded unit with 4:2:0
 _YCC_FROM_RGB = (  # JFIF 1.02; 128 is added to chroma
@@ -46,7 +44,7 @@ class DeviceSampler:
         self._recipe, self._scale, self._seed, self._device = recipe, scale, seed, device
         self._need_px = recipe.patch_px + 2 * recipe.context_px
         weights = weighted_images(folder, recipe.weights)
-        images = [_checked(read_rgb(path), path, self._need_px) for path in weights]
+        images = [read_large_enough(path, self._need_px) for path in weights]
         self._pixels = torch.cat([torch.from_numpy(each).reshape(-1, 3) for each in images])
         self._pixels = self._pixels.to(device)
         sides = np.array([each.shape[:2] for each in images])
@@ -171,15 +169,6 @@ def _trimmed(image: Tensor, margin: int) -> Tensor:
     height, width = image.shape[1:3]
     inner = image[:, margin : height - margin, margin : width - margin]
     return (inner / 255).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-
-
-def _checked(image: Pixels, path: Path, need_px: int) -> Pixels:
-    if min(image.shape[:2]) < need_px:
-        raise RefusedError(
-            f"{path}: smaller than the {need_px} px of a patch. Exclude its folder with a"
-            " weight of 0 in [data.weights]."
-        )
-    return np.ascontiguousarray(image)
 
 
 @lru_cache

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from slidesr.model.device import has_bf16
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import WindowAttention
 
@@ -22,12 +23,11 @@ VARIANTS = [
     GeneratorSpec(4, "batch", 4, bicubic_skip=True, block="plain", channels=8, blocks=2),
     GeneratorSpec(2, "weight", 0, bicubic_skip=False, block="plain", channels=8, blocks=2),
 ]
-HAS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 PRECISIONS = [
     torch.float32,
     pytest.param(
         torch.bfloat16,
-        marks=pytest.mark.skipif(not HAS_BF16, reason="the processor has no bf16 units"),
+        marks=pytest.mark.skipif(not has_bf16(), reason="the processor has no bf16 units"),
     ),
 ]
 

@@ -115,7 +115,7 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     is_flag=True,
     help="In a checkout: write the scores into headers, cards and tables of shipped models.",
 )
-@click.option("--json", "json_", is_flag=True, help="Print all results as JSON on stdout.")
+@common.json_output
 def benchmark(
     data: Path | None,
     output: Path,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from slidesr.cli import options as common
 from slidesr.cli.show import as_json, bytes_text, console, facts, line
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "json_", is_flag=True, help="Say it as JSON on stdout.")
+@common.json_output
 @click.pass_context
 def doctor(context: click.Context, *, json_: bool) -> None:
     """Show what this machine has for slidesr, and what is missing.

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from slidesr.cli import options as common
 from slidesr.cli.show import as_json, bytes_text, facts, inert
 from slidesr.output.compression import Compression
 from slidesr.runtime.sandbox import sandboxed
@@ -17,7 +18,7 @@ from slidesr.runtime.sandbox import sandboxed
 
 @click.command()
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--json", "json_", is_flag=True, help="Print JSON on stdout.")
+@common.json_output
 def info(source: Path, *, json_: bool) -> None:
     """Show what a slide is, and what `upscale` would give."""
     with sandboxed(source):
@@ -81,7 +82,7 @@ def _show(description: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.option("--json", "json_", is_flag=True, help="Print the full headers as JSON on stdout.")
+@common.json_output
 def models(*, json_: bool) -> None:
     """List the shipped models."""
     from slidesr.model.weights import list_models

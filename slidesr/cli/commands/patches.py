@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slidesr.cli import options as common
 from slidesr.cli.show import as_json, console, facts, progress_bar, stoppable, time_text
 from slidesr.errors import SlidesrError
 from slidesr.patches.options import SPLITS, PatchOptions
@@ -115,7 +116,7 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
     show_default=True,
     help="Threads that read slides.",
 )
-@click.option("--json", "json_", is_flag=True, help="Print the result as JSON on stdout.")
+@common.json_output
 def patches(
     slides: tuple[Path, ...],
     output: Path,

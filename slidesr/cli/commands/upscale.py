@@ -148,7 +148,7 @@ class _ScaleType(click.Choice[str]):
     is_flag=True,
     help="Show where the time goes, and write OUTPUT.trace.json for ui.perfetto.dev.",
 )
-@click.option("--json", "json_", is_flag=True, help="Print the result as JSON on stdout.")
+@common.json_output
 @click.pass_context
 def upscale(
     context: click.Context,

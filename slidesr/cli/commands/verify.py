@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from slidesr.cli import options as common
 from slidesr.cli.show import as_json, console, inert
 from slidesr.errors import SlidesrError
 from slidesr.runtime.sandbox import sandboxed
@@ -25,7 +26,7 @@ _STYLES = {"ok": "green", "failed": "bold red"}
 @click.option(
     "--full", is_flag=True, help="Decode every tile, rather than at most 64 of each level."
 )
-@click.option("--json", "json_", is_flag=True, help="Print all findings as JSON on stdout.")
+@common.json_output
 def verify(source: Path, *, full: bool, json_: bool) -> None:
     """Open a slide with every independent reader installed, and show where they disagree.
 

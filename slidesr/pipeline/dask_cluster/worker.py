@@ -66,9 +66,9 @@ def upscale_blocks(
 
 def block_text(blocks: Blocks) -> str:
     """Names blocks in a message."""
-    first, at = blocks[0], blocks[0].source
+    first = blocks[0]
     more = f" and the {len(blocks) - 1} after it" if len(blocks) > 1 else ""
-    return f"block {first.index}{more} (source {at.x},{at.y},{at.width},{at.height})"
+    return f"block {first.index}{more} (source {first.source})"
 
 
 class _OpenJob:

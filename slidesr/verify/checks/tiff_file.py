@@ -8,10 +8,11 @@ from importlib.metadata import version
 from lxml.etree import XMLSyntaxError
 from ome_types import OME, from_xml, validate_xml
 
+from slidesr.errors import reason
 from slidesr.geometry import Mpp
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.by_tifffile import TifffileReader
-from slidesr.verify.readers.reader import Facts, UnreadableError, reason
+from slidesr.verify.readers.reader import Facts, UnreadableError
 
 _SAMPLED_TILES = 64  # of each level
 _UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "nm": 1e-3}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import zarr
 
+from slidesr.errors import reason
 from slidesr.geometry import Box, Size
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.by_zarr import ZarrReader
-from slidesr.verify.readers.reader import UnreadableError, reason
+from slidesr.verify.readers.reader import UnreadableError
 
 _SAMPLED_CHUNKS = 64  # of each level
 _AXES = ["c", "y", "x"]

@@ -12,8 +12,9 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from slidesr.errors import reason
 from slidesr.geometry import Box, Mpp, Pixels, Size
-from slidesr.verify.readers.reader import Facts, NotInstalledError, UnreadableError, reason
+from slidesr.verify.readers.reader import Facts, NotInstalledError, UnreadableError
 
 _JAR_VARIABLE = "SLIDESR_BIOFORMATS_JAR"
 _PROBE = Path(__file__).with_name("Probe.java")

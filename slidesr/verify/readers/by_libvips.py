@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from slidesr.errors import reason
 from slidesr.geometry import Box, Mpp, Pixels, Size
-from slidesr.verify.readers.reader import Facts, NotInstalledError, UnreadableError, reason
+from slidesr.verify.readers.reader import Facts, NotInstalledError, UnreadableError
 
 _NO_RESOLUTION = 1.0  # pixels per millimetre: what libvips reports without a resolution
 

@@ -8,8 +8,9 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from slidesr.errors import reason
 from slidesr.geometry import Box, Mpp, Pixels, Size
-from slidesr.verify.readers.reader import Facts, UnreadableError, reason
+from slidesr.verify.readers.reader import Facts, UnreadableError
 
 _MAX_WHOLE_PX = 1 << 24
 

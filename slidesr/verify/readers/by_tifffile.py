@@ -9,8 +9,9 @@ import numpy as np
 import tifffile
 import zarr
 
+from slidesr.errors import reason
 from slidesr.geometry import Box, Mpp, Pixels, Size
-from slidesr.verify.readers.reader import Facts, UnreadableError, reason
+from slidesr.verify.readers.reader import Facts, UnreadableError
 
 _LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD", "LZMA"}
 _UM = {2: 25_400.0, 3: 10_000.0}  # of a resolution unit: inch, centimetre

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import zarr
 
+from slidesr.errors import reason
 from slidesr.geometry import Box, Mpp, Pixels, Size
-from slidesr.verify.readers.reader import Facts, UnreadableError, reason
+from slidesr.verify.readers.reader import Facts, UnreadableError
 
 Array: TypeAlias = "zarr.Array[Any]"
 _UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}

@@ -45,9 +45,3 @@ class UnreadableError(Exception):
 
 class NotInstalledError(Exception):
     """The reader is not installed; the message says how to install it."""
-
-
-def reason(error: Exception) -> str:
-    """An error's message on one printable line of at most 120 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(each if each.isprintable() else "?" for each in text)[:120]
