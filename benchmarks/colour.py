@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from slidesr.geometry import Box, Mpp
+from slidesr.geometry import Box, Mpp, Pixels
 from slidesr.imaging.resample import bicubic_down
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.copy import write_plain
@@ -40,7 +40,6 @@ from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
 
-_U8 = npt.NDArray[np.uint8]
 _F64 = npt.NDArray[np.float64]
 _BOX_PX = 8
 _CELL_PX = 32
@@ -58,7 +57,9 @@ class Difference:
     shift: float
 
 
-def colour_difference(low: _U8, high: _U8, scale: int, tissue: npt.NDArray[np.bool_]) -> Difference:
+def colour_difference(
+    low: Pixels, high: Pixels, scale: int, tissue: npt.NDArray[np.bool_]
+) -> Difference:
     """Compares u8[h, w, 3] with u8[h*s, w*s, 3] where `tissue`, bool[h, w], is true."""
     reduced = _means(high, scale)
     pixel = _ciede2000(low.astype(np.float64), reduced)[tissue]
@@ -93,14 +94,14 @@ def slide_of(images: list[Path], scale: int, path: Path) -> Path:
     facts = Metadata(Mpp(_UM_OF_FOLDERS * scale, _UM_OF_FOLDERS * scale), None, None)
     height, width = sheet.shape[:2]
 
-    def pixels(box: Box) -> _U8:
-        part: _U8 = sheet[box.clipped(Box(0, 0, width, height)).slices]
+    def pixels(box: Box) -> Pixels:
+        part: Pixels = sheet[box.clipped(Box(0, 0, width, height)).slices]
         return part
 
     return write_plain(path, Box(0, 0, width, height), pixels, facts)
 
 
-def _downsampled(image: _U8, scale: int) -> _U8:
+def _downsampled(image: Pixels, scale: int) -> Pixels:
     height, width = (side // scale * scale for side in image.shape[:2])
     return bicubic_down(image[:height, :width], scale)
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from material import write_slide
 
-from slidesr.geometry import Box
+from slidesr.geometry import Box, Pixels
 from slidesr.output.compression import Compression
 from slidesr.output.format import Format
 from slidesr.pipeline.job import Job
@@ -22,15 +21,13 @@ from slidesr.pipeline.prepare import open_model, prepared
 from slidesr.pipeline.run import upscale
 from slidesr.slide import open_slide
 
-_U8 = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class Ours:
     """A job of the whole command, all tissue, and the pixels of its region including the halo."""
 
     job: Job
-    surroundings: _U8
+    surroundings: Pixels
 
     @property
     def phase_px(self) -> int:
@@ -38,12 +35,12 @@ class Ours:
         return self.job.model.spec.generator.phase_px
 
     @property
-    def image(self) -> _U8:
+    def image(self) -> Pixels:
         """Input of the peers, u8[side, side, 3]: the region, shifted to start at a window."""
         region = self.job.plan.region.moved(-self.phase_px, -self.phase_px)
         return np.ascontiguousarray(self._read(region))
 
-    def network_alone(self) -> _U8:
+    def network_alone(self) -> Pixels:
         """Runs the model on the tiles of the command's plan, from memory to memory."""
         plan, model = self.job.plan, self.job.model
         result = np.empty((plan.output.height, plan.output.width, 3), np.uint8)
@@ -61,7 +58,7 @@ class Ours:
         """Runs the whole command: read, network, pyramid, JPEG, OME-TIFF."""
         upscale(self.job)
 
-    def without_loss(self) -> _U8:
+    def without_loss(self) -> Pixels:
         """Runs the whole command with lossless compression; returns its pixels."""
         stored = Format(Compression("lzw"))
         upscale(replace(self.job, options=replace(self.job.options, format=stored)))
@@ -69,7 +66,7 @@ class Ours:
             frame = output.frame()
             return frame.read(frame.size.box)
 
-    def _read(self, box: Box) -> _U8:
+    def _read(self, box: Box) -> Pixels:
         outer = self.job.plan.region.grown(self.job.model.halo_px)
         return self.surroundings[box.within(outer).slices]
 

@@ -44,12 +44,11 @@ from pipelines import (
 from rounds import Ratio, Round, alternating, markdown, undisturbed
 from spans import Span, interior
 
+from slidesr.geometry import Pixels
 from slidesr.imaging.metrics import psnr_db
 from slidesr.model.weights import default_model, find_model, read_model
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
 from slidesr.nets.generator import GeneratorSpec
-
-_U8 = npt.NDArray[np.uint8]
 
 _SCALE = 4
 _LEAST_DB = 40  # below this, a row computes a different function
@@ -66,7 +65,7 @@ class Row:
     halo_px: str
     work: Callable[[], object]
     patches: Sequence[Span] = ()
-    pixels: Callable[[], _U8] | None = None  # for rows that are compared with the network alone
+    pixels: Callable[[], Pixels] | None = None  # for rows that are compared with the network alone
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def _peer_row(peer: str, network: Network, scene: Scene) -> Row:
     halo = f"{monai_overlap_px(scene)}, blended" if is_monai else str(scene.overlap_px // 2)
     patches = scene.patches(monai_overlap_px(scene) if is_monai else scene.overlap_px)
 
-    def work() -> _U8:
+    def work() -> Pixels:
         return run(network, scene)
 
     return Row(halo, work, patches, work)
@@ -228,7 +227,9 @@ def _windows_without_seams(spec: GeneratorSpec) -> int:
     return -(-2 * _reach_px(spec) // spec.grid_px)
 
 
-def _likeness(output: _U8, ours: _U8, inside: npt.NDArray[np.bool_], edge_px: int) -> Likeness:
+def _likeness(
+    output: Pixels, ours: Pixels, inside: npt.NDArray[np.bool_], edge_px: int
+) -> Likeness:
     """Compares two images; `inside` applies to both axes, and image edges are not seams."""
     if not inside.any():
         raise SystemExit("patches have no interior: increase --patch")

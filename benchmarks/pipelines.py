@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import dask.array as da
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
@@ -26,13 +25,13 @@ from rounds import Run, measured
 from spans import Span, spans
 from torch import Tensor
 
+from slidesr.geometry import Pixels
 from slidesr.model.device import Engine
 from slidesr.model.weights import default_model, find_model, read_model
 from slidesr.nets.generator import Generator
 from slidesr.nets.inference_form import folded, same_on_any_threads
 from slidesr.nets.layers import as_pixels, as_tensor, map_from_windows, windows_from_map
 
-_U8 = npt.NDArray[np.uint8]
 Network = Callable[[Tensor], Tensor]
 """f32[n, 3, h, w] in 0..1 -> f32[n, 3, h*scale, w*scale]; h and w are whole windows."""
 
@@ -43,7 +42,7 @@ _MONAI_OVERLAP = 0.25
 class Scene:
     """A square image in memory, u8[side, side, 3], and its division into patches (source px)."""
 
-    image: _U8
+    image: Pixels
     scale: int
     window_px: int
     patch_px: int
@@ -131,7 +130,7 @@ def as_ours(trained: Generator, engine: Engine) -> Network:
 
 
 @torch.inference_mode()
-def tile_loop(network: Network, scene: Scene) -> _U8:
+def tile_loop(network: Network, scene: Scene) -> Pixels:
     """Real-ESRGAN's `tile_process`: whole image and whole output on the device."""
     whole, scale = as_tensor(scene.image).to(scene.device), scene.scale
     height, width = (side * scale for side in scene.image.shape[:2])
@@ -146,7 +145,7 @@ def tile_loop(network: Network, scene: Scene) -> _U8:
 
 
 @torch.inference_mode()
-def monai(network: Network, scene: Scene) -> _U8:
+def monai(network: Network, scene: Scene) -> Pixels:
     """MONAI's sliding window: image and output on the host, windows on the device."""
     output = sliding_window_inference(
         as_tensor(scene.image),
@@ -161,7 +160,7 @@ def monai(network: Network, scene: Scene) -> _U8:
     return as_pixels(cast(Tensor, output))
 
 
-def dask(network: Network, scene: Scene) -> _U8:
+def dask(network: Network, scene: Scene) -> Pixels:
     """dask's `map_overlap`: a chunk is a patch without its halo.
 
     Chunks run one after the other, since torch already uses all cores. dask's threads are slower:
@@ -173,7 +172,7 @@ def dask(network: Network, scene: Scene) -> _U8:
     output_sides = tuple(side * scale for side in sides)
 
     @torch.inference_mode()
-    def enlarged(block: _U8, block_info: Any = None) -> _U8:
+    def enlarged(block: Pixels, block_info: Any = None) -> Pixels:
         info = block_info[0]
         output = as_pixels(network(as_tensor(block).to(scene.device)))
         ends = zip(info["chunk-location"], info["num-chunks"], strict=True)
@@ -192,4 +191,4 @@ def dask(network: Network, scene: Scene) -> _U8:
         chunks=(output_sides, output_sides, (3,)),
         meta=np.empty((0, 0, 0), np.uint8),
     )
-    return cast(_U8, result.compute(scheduler="synchronous"))
+    return cast(Pixels, result.compute(scheduler="synchronous"))

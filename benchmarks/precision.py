@@ -15,12 +15,11 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-import numpy.typing as npt
 from machine import parser, record
 from material import texture
 from rounds import markdown
 
-from slidesr.geometry import Box
+from slidesr.geometry import Box, Pixels
 from slidesr.imaging.image_files import image_paths, read_rgb
 from slidesr.imaging.metrics import psnr_db
 from slidesr.imaging.resample import bicubic_down
@@ -28,7 +27,6 @@ from slidesr.model.device import Engine
 from slidesr.model.model import load_model
 from slidesr.model.weights import default_model
 
-_U8 = npt.NDArray[np.uint8]
 _SCALE, _SIDE_PX = 4, 256
 
 
@@ -79,7 +77,7 @@ def main() -> None:
     record("precision", content, choices)
 
 
-def _tiles(choices: argparse.Namespace) -> Iterator[_U8]:
+def _tiles(choices: argparse.Namespace) -> Iterator[Pixels]:
     """Yields high-resolution tiles, evenly spaced over the folder, of whole windows."""
     if choices.folder is None:
         for index in range(min(choices.tiles, 16)):
@@ -92,7 +90,7 @@ def _tiles(choices: argparse.Namespace) -> Iterator[_U8]:
         yield read_rgb(paths[len(paths) * index // count])[:_SIDE_PX, :_SIDE_PX]
 
 
-def _cost(name: str, tiles: list[_U8], device: str) -> Cost:
+def _cost(name: str, tiles: list[Pixels], device: str) -> Cost:
     exact, fast = (load_model(name, Engine.choose(device, kind)) for kind in ("fp32", "bf16"))
     low = [bicubic_down(tile, _SCALE) for tile in tiles]
     ours = [fast.enlarge(image) for image in low]

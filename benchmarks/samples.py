@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from slidesr.geometry import Pixels
 from slidesr.imaging.image_files import image_paths, read_rgb
 from slidesr.imaging.resample import bicubic_down, bicubic_up
 from slidesr.model.device import Engine
 from slidesr.model.model import load_model
 
-_U8 = npt.NDArray[np.uint8]
 _SHOWN_PX, _GAP_PX, _ROWS = 192, 4, 2
 
 
@@ -30,7 +29,7 @@ def main(folder: Path, out: Path) -> None:
         print(out / f"x{scale}.webp")
 
 
-def _row(image: _U8, scale: int) -> _U8:
+def _row(image: Pixels, scale: int) -> Pixels:
     high = image[: image.shape[0] // 16 * 16, : image.shape[1] // 16 * 16]
     low = bicubic_down(high, scale)
     outputs = [
@@ -41,7 +40,7 @@ def _row(image: _U8, scale: int) -> _U8:
     return _stacked([part[:_SHOWN_PX, :_SHOWN_PX] for part in shown], axis=1)
 
 
-def _stacked(parts: list[_U8], *, axis: int) -> _U8:
+def _stacked(parts: list[Pixels], *, axis: int) -> Pixels:
     shape = [parts[0].shape[0], parts[0].shape[1], 3]
     shape[axis] = _GAP_PX
     gap = np.full(shape, 255, np.uint8)

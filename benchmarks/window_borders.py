@@ -14,18 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from slidesr.geometry import Box
+from slidesr.geometry import Box, Pixels
 from slidesr.model.device import Engine
 from slidesr.model.model import Upscaler, load_model
 from slidesr.model.weights import default_model
 from slidesr.slide import open_slide
 
-_U8 = npt.NDArray[np.uint8]
 
-
-def border_ratio(upscaler: Upscaler, read: Callable[[Box], _U8], region: Box) -> float:
+def border_ratio(upscaler: Upscaler, read: Callable[[Box], Pixels], region: Box) -> float:
     """Ratio of the mean squared step across window borders to that at the same places without.
 
     `region` has the size of whole windows, in source pixels, and is offset by half a window like
@@ -44,7 +41,7 @@ def border_ratio(upscaler: Upscaler, read: Callable[[Box], _U8], region: Box) ->
     return on_border / inside
 
 
-def _energy(image: _U8, first_px: int, every_px: int) -> float:
+def _energy(image: Pixels, first_px: int, every_px: int) -> float:
     """Sums the squared steps onto every n-th column and row, starting at `first_px`."""
     energy = 0.0
     for pixels in (image, image.swapaxes(0, 1)):

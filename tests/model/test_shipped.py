@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import openslide
 import pytest
 from PIL import Image
@@ -14,13 +13,12 @@ from skimage.data import immunohistochemistry
 from window_borders import border_ratio
 
 from slidesr.cli import run
-from slidesr.geometry import Box
+from slidesr.geometry import Box, Pixels
 from slidesr.model.device import Engine
 from slidesr.model.model import Model, load_model
 from slidesr.model.weights import list_models
 from slidesr.slide import open_slide
 
-_U8 = npt.NDArray[np.uint8]
 REAL_SLIDES = Path(__file__).parents[3] / "shared/data/slides"
 
 
@@ -32,9 +30,9 @@ def model(request: pytest.FixtureRequest) -> Model:
     return load_model(request.param, Engine.choose("cpu"))
 
 
-def regions(side: int) -> Iterator[tuple[Callable[[Box], _U8], Box]]:
+def regions(side: int) -> Iterator[tuple[Callable[[Box], Pixels], Box]]:
     """Places to look at: the embedded section, and real slides where there are any."""
-    section: _U8 = immunohistochemistry()  # type: ignore[no-untyped-call]
+    section: Pixels = immunohistochemistry()  # type: ignore[no-untyped-call]
     yield (lambda box: section[box.slices]), Box(64, 64, side, side)
     for name, x, y in (
         ("CMU-1-Small-Region.svs", 960, 1280),
@@ -63,13 +61,13 @@ class Stepped:
     def __init__(self, scale: int, step: int) -> None:
         self.scale, self.step = scale, step  # in grey levels
 
-    def upscale(self, tiles: _U8) -> _U8:
+    def upscale(self, tiles: Pixels) -> Pixels:
         low = tiles[0, 2:-2, 2:-2]
         cells = ((np.indices(low.shape[:2]) + self.window_px // 2) // self.window_px).sum(axis=0)
         brighter = (cells % 2 * self.step).repeat(self.scale, 0).repeat(self.scale, 1)
         size = low.shape[1] * self.scale, low.shape[0] * self.scale
         high = np.array(Image.fromarray(low).resize(size, Image.Resampling.BICUBIC))
-        stepped: _U8 = (high.clip(0, 255 - self.step) + brighter[..., None]).astype(np.uint8)
+        stepped: Pixels = (high.clip(0, 255 - self.step) + brighter[..., None]).astype(np.uint8)
         return stepped[None]
 
 
@@ -90,7 +88,7 @@ WA_SRGAN = [
 @pytest.mark.parametrize("name", WA_SRGAN)
 def test_no_grid_of_sub_pixels_shows(name: str) -> None:
     """A pattern of period 2, which a pixel shuffle may write, stays below half a grey level."""
-    section: _U8 = immunohistochemistry()  # type: ignore[no-untyped-call]
+    section: Pixels = immunohistochemistry()  # type: ignore[no-untyped-call]
     made = load_model(name, Engine.choose("cpu")).enlarge(section[160:224, 160:224]).mean(axis=2)
     signs = np.where(np.arange(len(made)) % 2, -1, 1)
     for pattern in (signs, signs[:, None], signs * signs[:, None]):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +13,7 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 from support.models import tiny_generator
 
-from slidesr.geometry import Box, Size
+from slidesr.geometry import Box, Pixels, Size
 from slidesr.model.device import Engine
 from slidesr.model.model import Model, Upscaler
 from slidesr.pipeline.block_upscaler import BlockUpscaler
@@ -23,7 +22,6 @@ from slidesr.regions.tissue_mask import Tissue, all_tissue
 from slidesr.slide import Frame
 from slidesr.tiling import CELL_PX, TilePlan
 
-_U8 = npt.NDArray[np.uint8]
 _GLASS = (240, 238, 242)
 
 
@@ -35,7 +33,7 @@ class Nearest:
     def __init__(self, batch_size: int = 1) -> None:
         self.tiles, self.source_px, self.batch_size = 0, 0, batch_size
 
-    def upscale(self, tiles: _U8) -> _U8:
+    def upscale(self, tiles: Pixels) -> Pixels:
         self.tiles += len(tiles)
         halo = self.halo_px
         inside = tiles[:, halo:-halo, halo:-halo]
@@ -48,21 +46,21 @@ def tiny_model(scale: int = 2) -> Model:
     return Model(*tiny_generator(scale, window=32), "", Engine("cpu", "fp32"))
 
 
-def texture(width: int, height: int) -> _U8:
-    section: _U8 = immunohistochemistry()  # type: ignore[no-untyped-call]
+def texture(width: int, height: int) -> Pixels:
+    section: Pixels = immunohistochemistry()  # type: ignore[no-untyped-call]
     return np.ascontiguousarray(np.tile(section, (2, 2, 1))[100 : 100 + height, 60 : 60 + width])
 
 
-def frame_of(image: _U8) -> Frame:
-    def read(box: Box) -> _U8:
+def frame_of(image: Pixels) -> Frame:
+    def read(box: Box) -> Pixels:
         return image[box.slices]
 
     return Frame(Size(image.shape[1], image.shape[0]), None, None, 1.0, 0, read)
 
 
 def painted(
-    image: _U8, plan: TilePlan, upscaler: Upscaler, tissue: Tissue, tuner: Tuner | None = None
-) -> _U8:
+    image: Pixels, plan: TilePlan, upscaler: Upscaler, tissue: Tissue, tuner: Tuner | None = None
+) -> Pixels:
     """The whole output, put together from blocks."""
     blocks_of = BlockUpscaler(frame_of(image), plan, tissue, upscaler, tuner)
     canvas = np.zeros((plan.output.height, plan.output.width, 3), np.uint8)
@@ -132,7 +130,7 @@ def test_a_tile_is_cut_where_that_saves_more_than_halos_cost() -> None:
     assert tiles == {"corners": (4, 4), "cross": (12, 32), "all": (1, 64)}
 
 
-def _bicubic(image: _U8, scale: int) -> _U8:
+def _bicubic(image: Pixels, scale: int) -> Pixels:
     """Bicubic of the image mirrored at its borders."""
     height, width = image.shape[:2]
     padded = Image.fromarray(np.pad(image, ((8, 8), (8, 8), (0, 0)), mode="symmetric"))
@@ -162,7 +160,9 @@ def test_plain_glass_becomes_one_colour_and_is_told() -> None:
         ),  # specks
     ],
 )
-def test_glass_that_can_be_told_from_the_shared_tile_is_kept(spoil: Callable[[_U8], _U8]) -> None:
+def test_glass_that_can_be_told_from_the_shared_tile_is_kept(
+    spoil: Callable[[Pixels], Pixels],
+) -> None:
     image = spoil(np.full((64, 64, 3), _GLASS, np.uint8))
     stub = Nearest()
     plan = plan_for(Box(0, 0, 64, 64), stub, 1, 0)
