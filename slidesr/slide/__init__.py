@@ -2,6 +2,6 @@
 
 from slidesr.slide._frame import Frame
 from slidesr.slide._slide import Slide, open_slide
-from slidesr.slide.sources.source import Level
+from slidesr.slide.sources.source import Choice, Level
 
-__all__ = ["Frame", "Level", "Slide", "open_slide"]
+__all__ = ["Choice", "Frame", "Level", "Slide", "open_slide"]

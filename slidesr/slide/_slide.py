@@ -14,6 +14,7 @@ from PIL import Image
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Mpp, Pixels
+from slidesr.imaging.window import WindowChoice
 from slidesr.regions.tissue_detection import find_tissue
 from slidesr.regions.tissue_mask import Tissue
 from slidesr.runtime.closeable import Closeable
@@ -40,7 +41,8 @@ class Slide(Closeable):
     """An open slide. Reads from several threads; use it as a context manager.
 
     Sizes and pixel sizes are those of level 0. `background` is the colour under transparent pixels;
-    `bounds` is the scanned part, if the file states it. `properties` are all properties of the
+    `bounds` is the scanned part, if the file states it. `choice` is which of the file's images is
+    read and how; `window` is that of 16-bit samples. `properties` are all properties of the
     file under OpenSlide's names, including private ones; `provenance` is what slidesr wrote into a
     file of its own.
     """
@@ -63,6 +65,7 @@ class Slide(Closeable):
         self.background = about.background
         self.bounds = about.bounds
         self.properties, self.provenance = about.properties, about.provenance
+        self.choice, self.window = about.choice, about.window
         self._source, self._about, self._filled = source, about, filled
 
     def close(self) -> None:
@@ -185,17 +188,22 @@ class Slide(Closeable):
 
 
 def open_slide(
-    path: Path, *, mpp: Mpp | None = None, icc: str = "keep", fill: bool = False
+    path: Path,
+    *,
+    mpp: Mpp | None = None,
+    icc: str = "keep",
+    window: WindowChoice = None,
+    fill: bool = False,
 ) -> Slide:
     """Opens a slide or image with the first of the four readers that supports it.
 
     `mpp` overrides the pixel size of level 0. `icc` is one of `imaging.icc.ICC_CHOICES` and applies
-    to pixels and profile. With `fill`, unreadable tiles are background and listed in
-    `Slide.filled_tiles`; without it, reading them raises SlidesrError. Raises RefusedError for a
-    file that no reader supports.
+    to pixels and profile. `window` is for samples of 16 bits, which are refused without one. With
+    `fill`, unreadable tiles are background and listed in `Slide.filled_tiles`; without it, reading
+    them raises SlidesrError. Raises RefusedError for a file that no reader supports.
     """
-    filling = FillingSource(partial(_source, path)) if fill else None
-    source = filling or _source(path)
+    filling = FillingSource(partial(_source, path, window)) if fill else None
+    source = filling or _source(path, window)
     with ExitStack() as undo:
         undo.callback(source.close)
         filled = filling.filled if filling else frozenset[tuple[int, Box]]()
@@ -204,12 +212,12 @@ def open_slide(
     return slide
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path, window: WindowChoice) -> Source:
     """OpenSlide, unless another reader sees more of the file."""
     if is_store(path):
         from slidesr.slide.sources.by_zarr import ZarrSource  # zarr takes 0.2 s to import
 
-        return ZarrSource(path)
+        return ZarrSource(path, window)
     check_file(path)
     vendor = OpenSlideSource.vendor(path)
     refuse_names_elsewhere(path, vendor)

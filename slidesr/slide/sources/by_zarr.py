@@ -17,6 +17,7 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from slidesr.errors import RefusedError, SlidesrError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.imaging.window import WindowChoice
 from slidesr.runtime.paths import as_typed, is_remote
 from slidesr.slide._checks import check_sane
 from slidesr.slide._metadata import mpp_from_um, number
@@ -35,7 +36,7 @@ def metadata_crc(path: Path) -> int:
 class ZarrSource:
     """The first image of a store: 8-bit RGB with axes c, y, x in any order; t and z of size 1."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, window: WindowChoice = None) -> None:
         self._path, self._open = path, ExitStack()
         try:
             with ExitStack() as undo:

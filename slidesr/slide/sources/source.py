@@ -12,6 +12,7 @@ from PIL import Image
 
 from slidesr.errors import RefusedError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.imaging.window import Window, WindowChoice
 
 RGB: TypeAlias = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
@@ -30,11 +31,24 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which image of a file is read, why, how its samples become RGB, and what is left out.
+
+    `image` is empty where the file has one image without a name. For `slidesr info`.
+    """
+
+    image: str = ""
+    why: str = "the only image"
+    conversions: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class About:
     """The metadata of a file; sizes, `mpp`, `magnification` and `bounds` are those of level 0.
 
     `properties` are all properties of the file, including private ones; `provenance` is what
-    slidesr recorded about a file of its own.
+    slidesr recorded about a file of its own. `window` is None where the samples have 8 bits.
     """
 
     vendor: str
@@ -46,6 +60,8 @@ class About:
     bounds: Box | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    choice: Choice = Choice()
+    window: Window | None = None
 
 
 class Source(Protocol):
@@ -97,3 +113,17 @@ def unreadable(path: Path, reason: object) -> RefusedError:
     return RefusedError(
         f"{path}: not a slide or image that slidesr can read: {printable(str(reason))}"
     )
+
+
+def too_deep(path: Path) -> RefusedError:
+    """The error for samples of 16 bits that were given no window."""
+    return RefusedError(
+        f"{path}: its samples have 16 bits. Say which of them become black and white, for example"
+        " --window 0,4095, or --window auto for the range of bits that they use."
+    )
+
+
+def refuse_idle_window(path: Path, window: WindowChoice) -> None:
+    """Raises RefusedError for a window that was given for samples of 8 bits."""
+    if isinstance(window, Window):
+        raise RefusedError(f"{path}: its samples have 8 bits, so --window {window} has no meaning.")
