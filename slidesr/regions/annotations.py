@@ -31,7 +31,7 @@ _EXCLUDED = re.compile(r"^_2$|exclu", re.IGNORECASE)  # `_2` is Camelyon16's "no
 _NO_LESION = re.compile(  # `normal` is Camelyon17's, `Ignore*` is QuPath's
     rf"{_EXCLUDED.pattern}|^normal|^benign|^ignore|^non[-_ ]", re.IGNORECASE
 )
-_NO_CLASS = re.compile(r"^_[01]$|^None$")  # names that say nothing: Camelyon16's and ASAP's
+_CAMELYON_TUMOUR = re.compile(r"^_[01]$")  # Camelyon16's tumours
 _DOUBTFUL = re.compile(  # the classes that QuPath offers besides Tumor and Ignore*
     r"^(stroma|immune cells|necrosis|other|region|positive|negative)\b", re.IGNORECASE
 )
@@ -112,18 +112,19 @@ def _joined(
 def _why_empty(found: str, faults: list[str], kinds: Collection[str], *, is_used: bool) -> str:
     if not found:
         return f"{'; '.join(['holds no area', *faults])}. {_DRAW}"
+    has = "; ".join([f"it has {found}", *faults])
     if is_used:
-        return f"its areas are flat or wholly cut out; it has {found}. {_DRAW}"
+        return f"its areas are flat or wholly cut out; {has}. {_DRAW}"
     if kinds:
-        return f"holds no area of kind {', '.join(kinds)}; it has {found}. Give --lesion another."
+        return f"holds no area of kind {', '.join(kinds)}; {has}. Give --lesion one of these."
     named = " Or name the class that is lesion with --lesion." if _DETECTED in found else ""
-    return f"holds no area to use; it has {found}. {_DRAW}{named}"
+    return f"holds no area to use; {has}. {_DRAW}{named}"
 
 
 def _warn_of_doubt(path: Path, lesions: Iterable[Kind]) -> None:
     """Warns where classes that nobody named as lesions may be something else."""
-    names = dict.fromkeys(kind.deciding[0] for kind in lesions if kind.deciding)
-    said = [name for name in names if not _NO_CLASS.search(name)]
+    names = dict.fromkeys(kind.deciding[0] for kind in lesions if kind.name)
+    said = [name for name in names if not _CAMELYON_TUMOUR.search(name)]
     if len(said) > 1 or any(map(_DOUBTFUL.search, said)):
         _log.warning(
             "%s: taken as lesion: %s. Name what is lesion with --lesion.",
@@ -133,10 +134,10 @@ def _warn_of_doubt(path: Path, lesions: Iterable[Kind]) -> None:
 
 def _found(shapes: Iterable[Shape], use: _Use) -> str:
     """The kinds of the areas, the most frequent first: `Tumor 12, Exclusion 1 (cut out)`."""
-    counts = Counter((shape.kind.name, use(shape.kind)) for shape in shapes if shape.areas)
+    counts = Counter((_label(shape.kind), use(shape.kind)) for shape in shapes if shape.areas)
     return _enumerated(
-        f"{name or 'no class'} {count}{f' ({how})' if how else ''}"
-        for (name, how), count in counts.most_common()
+        f"{label} {count}{f' ({how})' if how else ''}"
+        for (label, how), count in counts.most_common()
     )
 
 
@@ -145,7 +146,7 @@ def _faults(shapes: Iterable[Shape]) -> list[str]:
     kinds: dict[Fault, Counter[str]] = {fault: Counter() for fault in Fault}
     for shape in shapes:
         if shape.fault:
-            kinds[shape.fault][shape.kind.name or "no class"] += 1
+            kinds[shape.fault][_label(shape.kind)] += 1
     return [
         f"{fault}: {counts.total()} ({_enumerated(f'{k} {n}' for k, n in counts.most_common())})"
         for fault, counts in kinds.items()
@@ -153,12 +154,18 @@ def _faults(shapes: Iterable[Shape]) -> list[str]:
     ]
 
 
+def _label(kind: Kind) -> str:
+    if len(kind.name) > _MOST_LETTERS:
+        return f"{kind.name[:_MOST_LETTERS]}..."
+    return kind.name or "no class"
+
+
 def _enumerated(texts: Iterable[str]) -> str:
     """
     >>> _enumerated(["a", "b"])
     'a, b'
     """
-    every = [text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..." for text in texts]
+    every = list(texts)
     more = f" and {len(every) - _MOST_NAMES} more" if len(every) > _MOST_NAMES else ""
     return ", ".join(every[:_MOST_NAMES]) + more
 
