@@ -94,10 +94,8 @@ def pixel_size(path: Path, image: Multiscale) -> Mpp | None:
         return None
     if not scales:
         return None
-    x_um, y_um = (
-        _um(path, image, [s[image.axes.index(name)] for s in scales], name) for name in "xy"
-    )
-    return mpp_from_um(path, x_um, y_um)
+    scale = [math.prod(each) for each in zip(*scales, strict=True)]
+    return _sized(path, image, dict(zip(image.axes, scale, strict=True)))
 
 
 def _axes(words: Words, version: str, dimensions: int) -> tuple[str, ...]:
@@ -152,14 +150,18 @@ def _scale(transformation: Words, count: int) -> list[float]:
         raise UnfitError("its scale is not one number for each axis") from error
 
 
-def _um(path: Path, image: Multiscale, scales: Sequence[float], name: str) -> float | None:
-    axis = image.words["axes"][image.axes.index(name)] if "axes" in image.words else None
-    unit = axis.get("unit") if isinstance(axis, Mapping) else None
-    scale = math.prod(scales)
-    factor = um_from_unit(str(unit or ""))
-    if factor is not None:
-        return scale * factor
-    if unit or scale != 1:
-        shown = f"the unit {printable(str(unit))!r} is unknown" if unit else "its scale has no unit"
-        _log.warning("%s: no pixel size along %s: %s", path, name, shown)
-    return None
+def _sized(path: Path, image: Multiscale, scale: Mapping[str, float]) -> Mpp | None:
+    told = image.words.get("axes") or [None] * len(image.axes)
+    units = dict(zip(image.axes, map(_unit, told), strict=True))
+    factors = {name: um_from_unit(units[name]) for name in "xy"}
+    um = {name: None if um is None else scale[name] * um for name, um in factors.items()}
+    unknown = [units[name] for name in "xy" if factors[name] is None]
+    if any(unknown) or (unknown and any(scale[name] != 1 for name in "xy")):
+        shown = " and ".join(f"the unit {unit!r}" if unit else "no unit" for unit in set(unknown))
+        _log.warning("%s: its pixel size is unknown: its scale has %s", path, printable(shown))
+    return mpp_from_um(path, um["x"], um["y"])
+
+
+def _unit(axis: object) -> str:
+    """The unit of an axis; empty where it has none."""
+    return str(axis.get("unit") or "") if isinstance(axis, Mapping) else ""
