@@ -9,12 +9,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slidesr.errors import printable
 from slidesr.slide.sources.ngff.words import UnfitError, Words, objects
 
 _COLOURS = ("red", "green", "blue")
 _TINTS = {"ff0000": 0, "00ff00": 1, "0000ff": 2}
-_LABEL = re.compile(r"(?:channel[ _:-]*)?(r|g|b|a|red|green|blue|alpha)(?:[ _:-]*channel)?")
-_NO_NAME = re.compile(r"(?:(?:channel|ch|c)?[ _:-]*[\d:]*)")
+_LABEL = re.compile(
+    r"(?:channel[ _:-]*)?(r|g|b|a|red|green|blue|alpha)(?:[ _:-]*channel)?", re.IGNORECASE
+)
+_NO_NAME = re.compile(r"(?:channel|ch|c)?[ _:-]*[\d:]*", re.IGNORECASE)
 _ALPHA = 3
 _CURE = "If they are, label them Red, Green and Blue in its omero metadata"
 
@@ -40,12 +43,12 @@ class _Channel:
     def name(self) -> int | None:
         """0, 1 or 2 where the label is red, green or blue, 3 where it is alpha."""
         found = _LABEL.fullmatch(self.label)
-        return "rgba".index(found[1][0]) if found else None
+        return "rgba".index(found[1][0].lower()) if found else None
 
     @property
     def tint(self) -> int | None:
         """0, 1 or 2 where the colour is pure red, green or blue."""
-        return _TINTS.get(self.colour)
+        return _TINTS.get(self.colour.lower())
 
     @property
     def is_unnamed(self) -> bool:
@@ -54,12 +57,12 @@ class _Channel:
     @property
     def is_grey(self) -> bool:
         """Whether it is shown in white or a grey."""
-        return re.fullmatch(r"(?!00)([0-9a-f]{2})\1\1", self.colour) is not None
+        return re.fullmatch(r"(?!00)([0-9a-f]{2})\1\1", self.colour.lower()) is not None
 
     @property
     def is_other(self) -> bool:
         """Whether it has a colour that is neither grey nor pure red, green or blue."""
-        is_colour = re.fullmatch(r"[0-9a-f]{6}", self.colour) is not None
+        is_colour = re.fullmatch(r"[0-9a-f]{6}", self.colour.lower()) is not None
         return is_colour and self.tint is None and not self.is_grey
 
     def __str__(self) -> str:
@@ -91,7 +94,7 @@ def _told(words: Words, count: int) -> list[_Channel]:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(value).strip().casefold().removeprefix("#")
+    return "" if value is None else printable(str(value)).strip().removeprefix("#")
 
 
 def _grey(told: Sequence[_Channel]) -> Channels:
@@ -132,7 +135,9 @@ def _by_colour(told: Sequence[_Channel]) -> list[int | None] | None:
     """The roles by pure colours, unless labels object: other ones, or names of other channels."""
     tints = [channel.tint for channel in told]
     names = [channel.name for channel in told]
-    others = {channel.label for channel in told if channel.name is None and not channel.is_unnamed}
+    others = {
+        channel.label.lower() for channel in told if channel.name is None and not channel.is_unnamed
+    }
     if set(tints) != {0, 1, 2} or len(others) == len(told):
         return None
     fits = all(name in (None, tint) for name, tint in zip(names, tints, strict=True))
