@@ -141,7 +141,8 @@ def three(draw: st.DrawFn) -> Roles:
         (shifted, colours, None),
         ([labels[0], labels[0], labels[2]], no_colours, None),
     ]
-    chosen = draw(st.sampled_from([None, *ways]))
+    right = [way for way in ways if way[2] is not None]
+    chosen = draw(st.sampled_from([None, *ways, *right, *right]))
     if chosen is None:
         return Roles(None, (0, 1, 2))
     return Roles(list(zip(chosen[0], chosen[1], strict=True)), chosen[2])
@@ -166,20 +167,24 @@ def four(draw: st.DrawFn) -> Roles:
     coloured = [(f"Channel {at}", colour) for at, (_, colour) in enumerate(said)]
     dyes = list(zip(draw(st.permutations(FOREIGN)), [colour for _, colour in said], strict=True))
     others = [Roles(each, None) for each in (None, coloured, dyes, said[:3])]
-    return draw(st.sampled_from([right, right, Roles(labelled, order, right.alpha), *others]))
+    return draw(
+        st.sampled_from([right, right, right, Roles(labelled, order, right.alpha), *others])
+    )
 
 
 @st.composite
 def samples(draw: st.DrawFn, count: int, fill: int) -> list[NDArray[Any]]:
     """One to three levels of [c, y, x], with a part that may be chunks that are left out."""
-    usual = ["|u1"] * 4 + ["<u2", ">u2"] * 2
+    usual = ["|u1"] * 10 + ["<u2", ">u2"] * 5
     dtype = np.dtype(draw(st.sampled_from([*usual, "|i1", "<f4", "<u4", ">i2"])))
     bits = draw(st.sampled_from([8, 9, 12, 16])) if dtype.itemsize > 1 else 7
-    shape = (count, draw(st.integers(1, 40)), draw(st.integers(2, 40)))
+    shape = (count, draw(st.integers(1, 24)), draw(st.integers(2, 24)))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     level = rng.integers(0, 2**bits if dtype.str[1:] != "u1" else 256, shape)
     level = level.astype(dtype) if dtype.str[1:] != "i2" else (level % 2**15).astype(dtype)
     level[:, 5:30, 5:30] = fill
+    if dtype.str[1:] == "u2" and draw(st.booleans()):
+        level[:, 1:2, 1:2] = 2**bits  # a bright place, which coarser levels do not have
     levels = [level]
     for _ in range(draw(st.integers(0, 2))):
         if levels[-1].shape[1:] != (1, 1):
@@ -189,15 +194,15 @@ def samples(draw: st.DrawFn, count: int, fill: int) -> list[NDArray[Any]]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    count = draw(st.sampled_from([0, 1, 2, 3, 3, 3, 3, 4]))
+    count = draw(st.sampled_from([0, 1, *[3] * 9, *[4] * 3, 2]))
     kinds = {0: grey(), 1: grey(), 2: st.just(Roles(None, None)), 3: three(), 4: four()}
     roles = draw(kinds[count])
-    version = draw(st.sampled_from(["0.2", "0.3", *["0.4", "0.5"] * 3, "0.6"]))
+    version = draw(st.sampled_from(["0.2", "0.3", *["0.4", "0.5"] * 5, "0.6"]))
     letters = "yx" + "c" * (count > 0) + draw(st.sampled_from(["", "", "t", "z", "tz", "q"]))
     axes = "".join(draw(st.permutations(letters)))
     if version == "0.2":  # which implies the axes
         axes, count = "tczyx", max(count, 1)
-    planes = {name: draw(st.sampled_from([1] * 6 + [2])) for name in axes if name not in "cyx"}
+    planes = {name: draw(st.sampled_from([1] * 12 + [2])) for name in axes if name not in "cyx"}
     unit = draw(st.sampled_from(list(UNITS)))
     factor = UNITS[unit] or 1.0
     fill = draw(st.sampled_from([0, 0, 7, 100]))
@@ -210,16 +215,16 @@ def cases(draw: st.DrawFn) -> Case:
         channels=roles.said,
         unit=unit,
         scale=(0.25 / factor, 0.5 / factor),
-        chunk=draw(st.sampled_from([3, 8, 20, 64])),
+        chunk=draw(st.sampled_from([5, 8, 16, 64])),
         order=draw(st.sampled_from("CF")),
         separator=draw(st.sampled_from("./")),
         fill=fill,
         is_sharded=draw(st.booleans()),
     )
-    layout = draw(st.sampled_from(["plain", "plain", "zip", "first", "last", "zipped", "twins"]))
+    layout = draw(st.sampled_from([*["plain", "zip", "first", "last", "zipped"] * 3, "twins"]))
     deep = image.levels[0].dtype.itemsize > 1
     windows: list[WindowChoice] = [None, "auto", Window(0, 4095)]
-    windows += ["auto", "auto", Window(9, 3000)] if deep else [None, None]
+    windows += ["auto", "auto", Window(9, 3000)] * 2 if deep else [None] * 6
     return Case(image, roles, layout, draw(st.sampled_from(windows)))
 
 
