@@ -20,6 +20,7 @@ from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Mpp
 from slidesr.imaging.window import Window
 from slidesr.slide import Slide, open_slide
+from slidesr.slide._stamp import stamp_of
 
 PICTURE = stained(120, 90)
 PLANES = PICTURE.transpose(2, 0, 1)
@@ -268,6 +269,7 @@ def test_16_bits_need_a_window(tmp_path: Path) -> None:
         assert np.abs(shown(slide).astype(int) - PICTURE).max() <= 1
     with open_slide(path, window=Window(2500, 2501)) as slide:
         assert set(np.unique(shown(slide))) == {0, 255}
+    assert stamp_of(Path(f"file://{path}"))[1]  # needs no window
     shallow = SLIDE.write(tmp_path / "b.zarr")
     open_slide(shallow, window="auto").close()
     with pytest.raises(RefusedError, match="8 bits"):

@@ -184,7 +184,9 @@ def samples(draw: st.DrawFn, count: int, fill: int) -> list[NDArray[Any]]:
     level = level.astype(dtype) if dtype.str[1:] != "i2" else (level % 2**15).astype(dtype)
     level[:, 5:30, 5:30] = fill
     if dtype.str[1:] == "u2" and draw(st.booleans()):
-        level[:, 1:2, 1:2] = 2**bits  # a bright place, which coarser levels do not have
+        level[:, 1:2, 1:2] = (
+            2**bits - 1 + (bits < 16)
+        )  # a bright place, which coarser levels do not have
     levels = [level]
     for _ in range(draw(st.integers(0, 2))):
         if levels[-1].shape[1:] != (1, 1):
