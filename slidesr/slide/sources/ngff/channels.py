@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from slidesr.errors import printable
 from slidesr.slide.sources.ngff.words import UnfitError, Words, objects
 
-_COLOURS = ("red", "green", "blue")
 _TINTS = {"ff0000": 0, "00ff00": 1, "0000ff": 2}
 _LABEL = re.compile(
     r"(?:channel[ _:-]*)?(r|g|b|a|red|green|blue|alpha)(?:[ _:-]*channel)?", re.IGNORECASE
@@ -104,13 +103,12 @@ def _grey(told: Sequence[_Channel]) -> Channels:
             f"its only channel ({channel}) has a colour, as in fluorescence; slidesr reads a grey"
             " one. If it is, give it the colour FFFFFF in its omero metadata"
         )
-    return Channels((0, 0, 0), conversions=("one grey channel shown as red, green and blue",))
+    return Channels((0, 0, 0), conversions=("grey to RGB",))
 
 
 def _three(told: Sequence[_Channel]) -> Channels:
     if all(channel.is_unnamed and not channel.colour for channel in told):
-        what = "three channels without colours or names taken as red, green and blue"
-        return Channels((0, 1, 2), conversions=(what,))
+        return Channels((0, 1, 2), conversions=("three unnamed channels taken as RGB",))
     roles = _by_colour(told)
     if roles is None:
         roles = _by_label(told)
@@ -127,7 +125,7 @@ def _four(told: Sequence[_Channel]) -> Channels:
     fourth = next(at for at, role in enumerate(roles) if role not in (0, 1, 2))
     rgb = _in_order(roles)
     if roles[fourth] == _ALPHA:
-        return Channels(rgb.rgb, fourth, (*rgb.conversions, "transparency laid over white"))
+        return Channels(rgb.rgb, fourth, (*rgb.conversions, "RGBA over white"))
     return Channels(rgb.rgb, None, rgb.conversions, (f"channel {fourth} ({told[fourth]})",))
 
 
@@ -158,10 +156,9 @@ def _by_label(told: Sequence[_Channel]) -> list[int | None] | None:
 
 def _in_order(roles: Sequence[int | None]) -> Channels:
     red, green, blue = (roles.index(role) for role in range(3))
-    stored = [_COLOURS[role] for role in roles if role in (0, 1, 2)]
+    stored = "".join("RGB"[role] for role in roles if role in (0, 1, 2))
     is_sorted = red < green < blue
-    what = f"channels stored as {', '.join(stored)} put in the order red, green, blue"
-    return Channels((red, green, blue), conversions=() if is_sorted else (what,))
+    return Channels((red, green, blue), conversions=() if is_sorted else (f"{stored} to RGB",))
 
 
 def _foreign(told: Sequence[_Channel]) -> UnfitError:
