@@ -65,6 +65,22 @@ def test_fluorescence_is_refused_with_its_names(tmp_path: Path) -> None:
     assert "(DAPI 0000FF, FITC 00FF00, TRITC FF0000) are not red, green" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    "channels",
+    [
+        [("Blue", "FF0000"), ("Green", "00FF00"), ("Red", "0000FF")],  # one says otherwise
+        [("", "FF0000"), ("", "FF0000"), ("", "0000FF")],
+        [("", "00FFFF"), ("", "FF00FF"), ("", "FFFF00")],
+        [("", "808080")] * 3,
+        [("", "red"), ("", "green"), ("", "blue")],  # no colours of omero
+        RGB[:2],
+    ],
+)
+def test_channels_that_are_not_plainly_rgb_are_refused(channels: Any, tmp_path: Path) -> None:
+    path = replace(SLIDE, channels=channels).write(tmp_path / "a.zarr")
+    assert "channels" in refusal(path)
+
+
 @pytest.mark.parametrize("axes", ["yx", "cyx", "tczyx"])
 def test_one_channel_is_grey_unless_it_is_coloured(axes: str, tmp_path: Path) -> None:
     grey = Image([PLANES[:1]], axes=axes, channels=[("a", "808080")])
@@ -299,3 +315,11 @@ def test_an_automatic_window_looks_at_chunks_spread_over_a_large_level(
     path = replace(DEEP, levels=[bright]).write(tmp_path / "a.zarr")
     with open_slide(path, window="auto") as slide:
         assert slide.window == Window(0, 65_535)
+
+
+def test_a_broken_chunk_tells_an_automatic_window_nothing(tmp_path: Path) -> None:
+    path = replace(DEEP, levels=DEEP.levels[:1]).write(tmp_path / "a.zarr")
+    (path / "0/0/0/0").write_bytes(b"spoilt")
+    with open_slide(path, window="auto", fill=True) as slide:
+        assert slide.window == Window(0, 4095)
+        assert (shown(slide)[:16, :16] == 255).all()

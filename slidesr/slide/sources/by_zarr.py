@@ -152,8 +152,14 @@ class ZarrSource:
         most = min(count, _MOST_CHUNKS, max(1, _MOST_SAMPLES // math.prod(array.chunks)))
         step = (count - 1) / max(1, most - 1)
         boxes = [self._chunk(level, round(at * step)) for at in range(most)]
-        rgb = list(self._channels.rgb)
-        return max(int(self._samples(level, box)[..., rgb].max()) for box in boxes)
+        return max(self._brightest(level, box) for box in boxes)
+
+    def _brightest(self, level: int, box: Box) -> int:
+        """The largest sample of a box; 0 where it is broken, as reading checks each sample."""
+        try:
+            return int(self._samples(level, box)[..., list(self._channels.rgb)].max())
+        except SlidesrError:
+            return 0
 
     def _chunk(self, level: int, index: int) -> Box:
         """A chunk's place in the level, counted row by row."""
