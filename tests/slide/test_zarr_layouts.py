@@ -128,6 +128,15 @@ def test_the_largest_image_of_bioformats2raw_is_read(
         assert slide.choice.left_out == ("label image (0), 40 x 40 px",)
 
 
+def test_another_image_that_is_left_out_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = bioformats2raw(tmp_path / "a.zarr", [LABEL, SLIDE, LABEL], ["macro", "a", "region 2"])
+    open_slide(path).close()
+    warned = [each.getMessage() for each in caplog.records]
+    assert warned == ["a.zarr: holds several images; the largest is read, not region 2 (2)"]
+
+
 def test_hostile_xml_beside_the_images_gives_no_names(tmp_path: Path) -> None:
     path = bioformats2raw(tmp_path / "a.zarr", [SLIDE, LABEL], ["a", "b"])
     entity = '<!DOCTYPE O [<!ENTITY e SYSTEM "file:///etc/passwd">]><O><Image Name="&e;"/></O>'

@@ -72,3 +72,16 @@ def test_a_scale_of_zero_fails(tmp_path: Path) -> None:
     found = outcomes(Image([PICTURE], scale=(0, 0)).write(tmp_path / "a.zarr"))
     assert found["scales"].outcome is Verdict.FAILED
     assert found["pixel size"].outcome is Verdict.ABSENT
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_label_is_not_the_slide_though_it_is_larger(zipped: bool, tmp_path: Path) -> None:
+    slide = replace(STORES["rgb"], levels=[PICTURE[:, :50, :60]])
+    path = bioformats2raw(tmp_path / "a.zarr", [STORES["rgb"], slide], ["Label image", "slide"])
+    if zipped:
+        path = Path(shutil.make_archive(str(path), "zip", path))
+    reader = ZarrReader(path)
+    with open_slide(path) as opened:
+        assert opened.choice.image == "slide (1)"
+        assert reader.facts.levels == (opened.size,)
+    reader.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias, cast
+from zipfile import ZipFile
 
 import numpy as np
 import zarr
@@ -25,6 +28,8 @@ _UM_BY_UNIT = {
     **dict.fromkeys(("meter", "metre", "m"), 1e6),
 }
 _COLOURS = ("ff0000", "00ff00", "0000ff")
+_BESIDES = re.compile(r"\b(label|macro|thumbnail|overview|barcode)\b", re.IGNORECASE)
+_XML = "OME/METADATA.ome.xml"
 
 
 class ZarrReader:
@@ -34,7 +39,7 @@ class ZarrReader:
         self.name = f"zarr {zarr.__version__}"
         store = ZipStore(path, mode="r") if path.is_file() else None
         try:
-            self.group = _image_group(zarr.open_group(store or path, mode="r"))
+            self.group = _image_group(path, zarr.open_group(store or path, mode="r"))
             self.metadata = _metadata(self.group)
             multiscale = self.metadata["multiscales"][0]
             self.version = _version(self.group, multiscale)
@@ -134,15 +139,33 @@ def _arrays(group: zarr.Group) -> list[Array]:
     return [cast(Array, group[dataset["path"]]) for dataset in datasets]
 
 
-def _image_group(root: zarr.Group) -> zarr.Group:
-    """The group itself, or the one with the most samples of those that bioformats2raw numbers."""
+def _image_group(path: Path, root: zarr.Group) -> zarr.Group:
+    """The group itself, or the largest that bioformats2raw numbers and does not call a label."""
     if "bioformats2raw.layout" not in _metadata(root) or "multiscales" in _metadata(root):
         return root
-    groups = [group for name, group in root.groups() if name.isdecimal()]
-    sizes = [math.prod(_arrays(group)[0].shape[-2:]) for group in groups]
-    if sizes.count(max(sizes)) > 1:
+    names = sorted((name for name, _ in root.groups() if name.isdecimal()), key=int)
+    groups = [cast(zarr.Group, root[name]) for name in names]
+    titles = _titles(path)
+    titles = titles if len(titles) == len(groups) else [""] * len(groups)
+    ranks = [
+        (not _BESIDES.search(title), math.prod(_arrays(group)[0].shape[-2:]))
+        for title, group in zip(titles, groups, strict=True)
+    ]
+    if ranks.count(max(ranks)) > 1:
         raise ValueError("several of its images are the largest")
-    return groups[sizes.index(max(sizes))]
+    return groups[ranks.index(max(ranks))]
+
+
+def _titles(path: Path) -> list[str]:
+    """The names of the images in OME-XML; empty where it has none."""
+    try:
+        with ZipFile(path) if path.is_file() else nullcontext() as archive:
+            xml = archive.read(_XML) if archive else (path / _XML).read_bytes()
+    except (OSError, KeyError):
+        return []
+    images: list[bytes] = re.findall(rb"<(?:\w+:)?Image\b[^>]*>", xml)
+    names = [re.search(rb'\bName="([^"]*)"', image) for image in images]
+    return [name[1].decode(errors="replace") if name else "" for name in names]
 
 
 def _scale(axes: list[str], part: dict[str, Any]) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -17,8 +19,10 @@ from slidesr.slide.sources.ngff.multiscale import Multiscale, open_multiscale
 from slidesr.slide.sources.ngff.words import UnfitError, Words, group_at, objects, words_of
 from slidesr.slide.sources.source import Choice
 
+_log = logging.getLogger(__name__)
 _MOST_IMAGES = 256
 _MOST_XML_BYTES = 1 << 24  # of a slide's OME-XML; kilobytes are usual
+_BESIDES = re.compile(r"\b(label|macro|thumbnail|overview|barcode)\b", re.IGNORECASE)
 _XML = "OME/METADATA.ome.xml"
 
 
@@ -63,28 +67,31 @@ def _first(group: zarr.Group, words: Words) -> Found:
 
 
 def _largest(path: Path, root: zarr.Group) -> Found:
-    """The largest of the images of bioformats2raw: the others are labels, macros and the like."""
+    """The largest of the images whose name is not that of a label, a macro or a thumbnail.
+
+    Warns where it leaves out another.
+    """
     found = {name: _numbered(root, name) for name in _image_names(path, root)}
     if not found:
         raise UnfitError("it has the layout of bioformats2raw, but no image")
+    titles = _shown(found, _titles(path))
+    besides = {name for name in found if _BESIDES.search(titles[name])}
     areas = {name: each.image.sizes[0].area for name, each in found.items()}
-    best = [name for name in found if areas[name] == max(areas.values())]
+    ranks = {name: (name not in besides, areas[name]) for name in found}
+    best = [name for name in found if ranks[name] == max(ranks.values())]
     if len(best) > 1:
         raise UnfitError(f"its images {' and '.join(best)} are equally large. Give one's folder")
-    shown = _shown(found, _titles(path))
-    others = tuple(
-        f"{shown[name]}, {each.image.sizes[0]} px"
-        for name, each in found.items()
-        if name != best[0]
-    )
+    others = [name for name in found if name != best[0]]
+    for name in others:
+        if name not in besides:
+            _log.warning(
+                "%s: holds several images; the largest is read, not %s", path.name, titles[name]
+            )
     one = found[best[0]]
     why = f"the largest of {len(found)} images" if others else "the only image"
-    return Found(
-        one.image,
-        one.group,
-        one.words,
-        Choice(shown[best[0]], why, (), others + one.choice.left_out),
-    )
+    left_out = (f"{titles[name]}, {found[name].image.sizes[0]} px" for name in others)
+    choice = Choice(titles[best[0]], why, (), (*left_out, *one.choice.left_out))
+    return Found(one.image, one.group, one.words, choice)
 
 
 def _numbered(root: zarr.Group, name: str) -> Found:
