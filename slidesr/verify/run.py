@@ -48,11 +48,11 @@ def verify(path: Path, *, full: bool = False) -> Verification:
         for reader in readers:
             stack.callback(reader.close)
         if readers:
-            findings += _compared(readers, file, full=full, is_ours=is_ours)
+            findings += _compared(readers, full=full, is_ours=is_ours)
     return Verification(path, tuple(findings + own))
 
 
-def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: bool) -> list[Finding]:
+def _compared(readers: Sequence[Reader], *, full: bool, is_ours: bool) -> list[Finding]:
     tiff = next((each for each in readers if isinstance(each, TifffileReader)), None)
     store = next((each for each in readers if isinstance(each, ZarrReader)), None)
     facts_by_reader = {reader.name: reader.facts for reader in readers}
@@ -64,7 +64,7 @@ def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: boo
     if store is not None:
         own = [
             zarr_store.chunks_decode(store, full=full),
-            zarr_store.schema_holds(path, store),
+            zarr_store.schema_holds(store),
             zarr_store.scales_fit(store),
             zarr_store.shows_as_rgb(store),
         ]

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 
 from slidesr.errors import RefusedError
-from slidesr.runtime.paths import is_zarr_folder
+from slidesr.runtime.paths import is_store, is_zarr_folder
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.by_libvips import LibvipsReader
@@ -60,6 +60,8 @@ def kind_of(path: Path) -> tuple[Kind, Path]:
         raise RefusedError(f"{path}: a folder that contains neither OME-Zarr nor DICOM")
     if not path.is_file() or not path.stat().st_size:
         raise RefusedError(f"{path}: not a slide: it is empty, or no regular file")
+    if is_store(path):
+        return Kind.ZARR, path
     if _head(path, 0, 4) in _TIFF_MAGIC:
         return Kind.TIFF, path
     return Kind.DICOM if _is_dicom(path) else Kind.OTHER, path
