@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -32,10 +33,13 @@ class ZarrReader:
             datasets = multiscale["datasets"]
             self.arrays = [cast(Array, group[dataset["path"]]) for dataset in datasets]
             self.scales = [_scale(self.axes, dataset) for dataset in datasets]
+            profile = attributes.get("slidesr", {}).get("icc_profile")
+            self._profile = None if profile is None else b64decode(profile)
             self._x, self._y = self.axes.index("x"), self.axes.index("y")
         except Exception as error:  # zarr's own, and those of unexpected metadata
             raise UnreadableError(reason(error)) from error
-        self.facts = Facts(tuple(map(self._size, self.arrays)), self._mpp())
+        sizes = tuple(map(self._size, self.arrays))
+        self.facts = Facts(sizes, self._mpp(), icc_profile=self._profile)
 
     def read(self, level: int, box: Box) -> Pixels:
         """The first plane along every axis except c, y and x."""
