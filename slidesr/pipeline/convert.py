@@ -12,6 +12,7 @@ from slidesr.output.format import SUFFIXES, Format
 from slidesr.output.metadata import Metadata
 from slidesr.output.staging import Target, identity_of
 from slidesr.output.writer import check_output
+from slidesr.runtime.names import check_name
 from slidesr.slide import Slide, open_slide
 from slidesr.tiling import TilePlan
 
@@ -33,6 +34,7 @@ def convert(
     build their pyramid anew, and go on where they were stopped. Raises RefusedError for what cannot
     be converted, before anything is written.
     """
+    check_name(output)
     with open_slide(source) as slide:
         if output.name.lower().endswith(SUFFIXES):
             check_output(output, source, overwrite=overwrite)

@@ -21,6 +21,7 @@ from slidesr.pipeline.job import Job
 from slidesr.pipeline.options import Options
 from slidesr.regions.annotations import read_roi, roi_mask
 from slidesr.regions.tissue_mask import Tissue, all_tissue, read_mask
+from slidesr.runtime.names import check_name
 from slidesr.runtime.paths import is_remote
 from slidesr.slide import Frame, Slide, open_slide
 from slidesr.tiling import TilePlan
@@ -112,6 +113,7 @@ def output_for(source: Path, output: Path | None, scale: int) -> Path:
     """The output that the user names; in an existing folder, or by default, NAME.x4.ome.tif."""
     if output is None:
         return default_output(source, scale)
+    check_name(output)
     if output.is_dir() and output.suffix != ".zarr":
         return default_output(source, scale, output)
     return output
