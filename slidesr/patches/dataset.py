@@ -26,6 +26,7 @@ from slidesr.patches.options import SPLITS, PatchOptions
 from slidesr.patches.sources import Material
 from slidesr.runtime.atomic_files import locked_folder, whole_file
 from slidesr.runtime.closeable import Closeable
+from slidesr.runtime.dicom_folder import dicom_files
 from slidesr.runtime.names import check_name
 
 _RECORD, _ROWS, _MANIFEST = "patches.json", "patches.csv", "manifest.csv"
@@ -204,9 +205,10 @@ def _plain(options: PatchOptions) -> dict[str, Any]:
 
 def _identity(item: Material) -> dict[str, Any]:
     """Identifies a slide of this name without reading all of it."""
+    files = dicom_files(item.slide) if item.slide.is_dir() else [item.slide]
     annotation = item.annotation.read_bytes() if item.annotation else None
     return {
-        "bytes": item.slide.stat().st_size,
+        "bytes": sum(file.stat().st_size for file in files),
         "annotation": hashlib.sha256(annotation).hexdigest() if annotation is not None else "",
     }
 

@@ -12,6 +12,7 @@ from slidesr.output.format import SUFFIXES, Format
 from slidesr.output.metadata import Metadata
 from slidesr.output.staging import Target, identity_of
 from slidesr.output.writer import check_output
+from slidesr.runtime.dicom_folder import slide_file
 from slidesr.runtime.names import check_name
 from slidesr.slide import Slide, open_slide
 from slidesr.tiling import TilePlan
@@ -49,7 +50,7 @@ def convert(
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
     if facts.mpp is None:
         raise RefusedError(f"{source}: no pixel size in the file, and DICOM must have one.")
-    return write_dicom(source, output, size, facts, overwrite=overwrite)
+    return write_dicom(slide_file(source), output, size, facts, overwrite=overwrite)
 
 
 def _facts(slide: Slide) -> Metadata:

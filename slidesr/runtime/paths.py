@@ -54,6 +54,11 @@ def is_zarr_folder(path: Path) -> bool:
     return path.is_dir() and any((path / marker).is_file() for marker in ZARR_MARKERS)
 
 
+def name_of(path: Path) -> str:
+    """The name of a file or folder, also of `.` and `..`."""
+    return path.resolve().name if path.name in ("", "..") else path.name
+
+
 def is_remote(path: Path) -> bool:
     """Whether a path is a URL; a local folder may be called `ab:` too."""
     return _URL.match(str(path)) is not None and not path.exists()

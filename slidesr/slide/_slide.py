@@ -18,6 +18,7 @@ from slidesr.imaging.window import WindowChoice
 from slidesr.regions.tissue_detection import find_tissue
 from slidesr.regions.tissue_mask import Tissue
 from slidesr.runtime.closeable import Closeable
+from slidesr.runtime.dicom_folder import slide_file
 from slidesr.runtime.paths import check_file, is_store
 from slidesr.slide._checks import refuse_names_elsewhere
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
@@ -218,6 +219,7 @@ def _source(path: Path, window: WindowChoice) -> Source:
         from slidesr.slide.sources.by_zarr import ZarrSource  # zarr takes 0.2 s to import
 
         return ZarrSource(path, window)
+    path = slide_file(path)
     check_file(path)
     vendor = OpenSlideSource.vendor(path)
     refuse_names_elsewhere(path, vendor)
