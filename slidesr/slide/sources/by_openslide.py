@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,9 +22,17 @@ from slidesr.slide._metadata import (
     number,
     provenance_from_description,
 )
-from slidesr.slide.sources.source import RGB, WHITE, About, Level, over_background, unreadable
+from slidesr.slide.sources.source import (
+    RGB,
+    WHITE,
+    About,
+    Choice,
+    Level,
+    over_background,
+    unreadable,
+)
 
-_log = logging.getLogger(__name__)
+_ASSOCIATED = re.compile(r"openslide\.associated\.(.+)\.width$")
 
 
 class OpenSlideSource:
@@ -98,11 +106,12 @@ def _about(path: Path, slide: OpenSlide) -> About:
         levels=tuple(map(Level, sizes, slide.level_downsamples, tiles)),
         mpp=resolution.mpp,
         magnification=resolution.magnification,
-        icc_profile=_icc_profile(path, slide),
+        icc_profile=_icc_profile(slide),
         background=_background(properties.get("openslide.background-color")),
         bounds=_bounds(properties),
         properties=properties,
         provenance=provenance_from_description(_description(properties)),
+        choice=Choice(why="the slide that OpenSlide finds", left_out=_left_out(properties)),
     )
 
 
@@ -114,6 +123,21 @@ def _completed(about: About, tiff: About) -> About:
         provenance=tiff.provenance,
         choice=tiff.choice,
     )
+
+
+def _left_out(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """The label, overview and other associated images, by their sizes alone.
+
+    >>> _left_out({f"openslide.associated.label.{side}": "90" for side in ("width", "height")})
+    ('label (90 x 90)',)
+    """
+    found = [match[1] for match in map(_ASSOCIATED.match, properties) if match]
+    return tuple(f"{name} ({_associated_size(properties, name)})" for name in found)
+
+
+def _associated_size(properties: Mapping[str, str], name: str) -> str:
+    sides = (properties.get(f"openslide.associated.{name}.{side}") for side in ("width", "height"))
+    return " x ".join(side or "?" for side in sides)
 
 
 def _description(properties: Mapping[str, str]) -> str:
@@ -138,12 +162,12 @@ def _resolution(path: Path, properties: Mapping[str, str]) -> Resolution:
     return Resolution(mpp_from_um(path, x_um, y_um), magnification)
 
 
-def _icc_profile(path: Path, slide: OpenSlide) -> bytes | None:
+def _icc_profile(slide: OpenSlide) -> bytes | None:
+    """The profile; no bytes where OpenSlide finds it broken, which `under_profile` tells of."""
     try:
         profile = slide.color_profile
-    except (PyCMSError, OSError) as error:
-        _log.warning("%s: its colour profile is invalid: %s", path, printable(str(error)))
-        return None
+    except (PyCMSError, OSError):
+        return b""
     return profile.tobytes() if profile else None
 
 

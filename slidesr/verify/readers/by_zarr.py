@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -49,7 +50,8 @@ class ZarrReader:
             self._x, self._y = self.axes.index("x"), self.axes.index("y")
             self.scales = [_scale(self.axes, dataset) for dataset in multiscale["datasets"]]
             mpp = self._mpp(told, _scale(self.axes, multiscale))
-            self.facts = Facts(tuple(map(self._size, self.arrays)), mpp)
+            sizes = tuple(map(self._size, self.arrays))
+            self.facts = Facts(sizes, mpp, icc_profile=_profile(self.group))
         except Exception as error:  # zarr's own, and those of unexpected metadata
             raise UnreadableError(reason(error)) from error
         self._store = store
@@ -166,6 +168,13 @@ def _titles(path: Path) -> list[str]:
     images: list[bytes] = re.findall(rb"<(?:\w+:)?Image\b[^>]*>", xml)
     names = [re.search(rb'\bName="([^"]*)"', image) for image in images]
     return [name[1].decode(errors="replace") if name else "" for name in names]
+
+
+def _profile(group: zarr.Group) -> bytes | None:
+    """The ICC profile that slidesr stores beside the image."""
+    attributes: dict[str, Any] = dict(group.attrs)
+    profile = attributes.get("slidesr", {}).get("icc_profile")
+    return None if profile is None else b64decode(profile)
 
 
 def _scale(axes: list[str], part: dict[str, Any]) -> dict[str, float]:
