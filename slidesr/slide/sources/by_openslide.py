@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,8 +37,8 @@ _ASSOCIATED = re.compile(r"openslide\.associated\.(.+)\.width$")
 class OpenSlideSource:
     """One OpenSlide handle; it never reads the label or macro image.
 
-    `tiff` is what our own reader found in a TIFF that OpenSlide calls generic: resolution, choice
-    and provenance are taken from it. OpenSlide's errors are sticky: after a failed read all others
+    `tiff` is what our own reader found in a TIFF that OpenSlide calls generic: its resolution and
+    choice hold. OpenSlide's errors are sticky: after a failed read all others
     fail, so reopen the slide.
     """
 
@@ -51,8 +50,7 @@ class OpenSlideSource:
             raise unreadable(path, str(error).removeprefix(f"Reading {path}: ")) from error
         with ExitStack() as undo:
             undo.callback(self.close)
-            about = _about(path, self._slide)
-            self.about = _completed(about, tiff) if tiff else about
+            self.about = _about(path, self._slide, tiff)
             undo.pop_all()
         self._grids = {
             i: CellGrid(level.size, partial(self._read_near, i), cell_px=CELL_PX)
@@ -92,7 +90,7 @@ class OpenSlideSource:
         return over_background(region, self.about.background)
 
 
-def _about(path: Path, slide: OpenSlide) -> About:
+def _about(path: Path, slide: OpenSlide, tiff: About | None) -> About:
     try:
         properties = dict(slide.properties)
         sizes = [Size(*dimensions) for dimensions in slide.level_dimensions]
@@ -100,7 +98,7 @@ def _about(path: Path, slide: OpenSlide) -> About:
     except (OpenSlideError, ValueError) as error:
         raise unreadable(path, error) from error
     check_sane(path, sizes, [tile for tile in tiles if tile])
-    resolution = _resolution(path, properties)
+    resolution = _resolution(path, properties, tiff)
     return About(
         vendor=properties["openslide.vendor"],
         levels=tuple(map(Level, sizes, slide.level_downsamples, tiles)),
@@ -111,18 +109,12 @@ def _about(path: Path, slide: OpenSlide) -> About:
         bounds=_bounds(properties),
         properties=properties,
         provenance=provenance_from_description(_description(properties)),
-        choice=Choice(why="the slide that OpenSlide finds", left_out=_left_out(properties)),
+        choice=tiff.choice if tiff else _choice(properties),
     )
 
 
-def _completed(about: About, tiff: About) -> About:
-    return replace(
-        about,
-        mpp=tiff.mpp,
-        magnification=tiff.magnification or about.magnification,
-        provenance=tiff.provenance,
-        choice=tiff.choice,
-    )
+def _choice(properties: Mapping[str, str]) -> Choice:
+    return Choice(why="the slide that OpenSlide finds", left_out=_left_out(properties))
 
 
 def _left_out(properties: Mapping[str, str]) -> tuple[str, ...]:
@@ -156,9 +148,11 @@ def _tiles(properties: Mapping[str, str], levels: int) -> list[Size | None]:
     ]
 
 
-def _resolution(path: Path, properties: Mapping[str, str]) -> Resolution:
-    x_um, y_um = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+def _resolution(path: Path, properties: Mapping[str, str], tiff: About | None) -> Resolution:
     magnification = number(properties.get("openslide.objective-power"))
+    if tiff:
+        return Resolution(tiff.mpp, tiff.magnification or magnification)
+    x_um, y_um = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     return Resolution(mpp_from_um(path, x_um, y_um), magnification)
 
 
