@@ -14,6 +14,7 @@ from slidesr.slide._metadata import Resolution, mpp_from_um, number
 
 _log = logging.getLogger(__name__)
 _UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4}
+_MAX_DIRECTORIES = 4096  # more are in no slide
 _PRIMARIES = {0xFF0000: "R", 0x00FF00: "G", 0x0000FF: "B"}
 _NAMES = {"red": "R", "green": "G", "blue": "B", "r": "R", "g": "G", "b": "B"}
 
@@ -44,7 +45,7 @@ class OmeImage:
 
         Without TiffData, or without IFD in it, they are numbered from 0.
         """
-        planes = self.planes(samples)
+        planes = min(self.planes(samples), _MAX_DIRECTORIES)
         found: list[int] = []
         for first, count in self._ranges or ((None, None),):
             start = len(found) if first is None else first

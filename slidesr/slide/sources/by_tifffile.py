@@ -22,9 +22,9 @@ from slidesr.slide.sources.source import (
     unreadable,
 )
 from slidesr.slide.sources.tiff.colour import to_rgb
-from slidesr.slide.sources.tiff.directory import Directory
+from slidesr.slide.sources.tiff.directory import Alpha, Directory
 from slidesr.slide.sources.tiff.images import Chosen, TiffImage, choose_image
-from slidesr.slide.sources.tiff.tiles import StoredLevel, TileCache
+from slidesr.slide.sources.tiff.tiles import StoredLevel, TileCache, ToRgb
 
 _MAX_STRIP_BYTES = 1 << 30  # of a whole image in one strip
 _ICC_PROFILE_TAG = 34675
@@ -121,18 +121,25 @@ class TiffSource:
             return None
         if window is None:
             raise too_deep(self._path)
-        if isinstance(window, Window):
-            return window
-        return Window.of_bits(self._levels[-1].largest_sample(_SAMPLED_TILES))
+        if window == "auto":
+            return Window.of_bits(self._levels[-1].largest_sample(_SAMPLED_TILES))
+        if window.low and first.alpha is Alpha.ASSOCIATED:
+            raise unreadable(
+                self._path, "its colours are multiplied by alpha, so a window must start at 0"
+            )
+        return window
 
-    def _converter(self, directory: Directory) -> Any:
+    def _converter(self, directory: Directory) -> ToRgb:
+        colours = directory.colour.samples
+
         def convert(samples: NDArray[Any]) -> Pixels:
-            if self._window and self._is_checked and samples.max() > self._window.high:
+            window = self._window
+            if window and self._is_checked and samples[..., :colours].max() > window.high:
                 raise ValueError(
-                    f"a sample of {samples.max()} is above the window {self._window} that was found"
+                    f"a sample of {samples.max()} is above the window {window} that was found"
                     " automatically. Give a larger one with --window"
                 )
-            return to_rgb(directory, samples, self._window)
+            return to_rgb(directory, samples, window)
 
         return convert
 

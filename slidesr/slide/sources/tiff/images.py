@@ -57,6 +57,11 @@ class TiffImage:
         return _BESIDES.search(self.name) is not None
 
     @property
+    def rank(self) -> tuple[bool, int]:
+        """The highest is the slide."""
+        return not self.is_besides, self.size.area
+
+    @property
     def title(self) -> str:
         return f"{printable(self.name) or 'unnamed'} ({self.size} px)"
 
@@ -77,9 +82,8 @@ def choose_image(path: Path, tiff: TiffFile) -> Chosen:
     images = _images(path, tiff)
     if not images:
         raise unreadable(path, "it holds none of the images that its OME-XML describes")
-    ranked = sorted(images, key=lambda image: (not image.is_besides, image.size.area))[::-1]
-    image, others = ranked[0], ranked[1:]
-    if others and (others[0].is_besides, others[0].size) == (image.is_besides, image.size):
+    image, *others = sorted(images, key=lambda image: image.rank, reverse=True)
+    if others and others[0].rank == image.rank:
         raise unreadable(
             path,
             f"it holds several images of {image.size} px, {image.title} and {others[0].title}, and"
@@ -255,7 +259,7 @@ def _pyramid(first: Directory, reduced: Sequence[Directory]) -> list[Directory]:
     below = [
         each
         for each in subifds or fitting
-        if not each.is_mask and each.orientation == first.orientation
+        if not each.is_mask and (each.orientation, each.bits) == (first.orientation, first.bits)
     ]
     below.sort(key=lambda each: -each.size.area)
     levels = [first, *below]

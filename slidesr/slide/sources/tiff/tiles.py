@@ -97,10 +97,13 @@ class StoredLevel:
         return np.concatenate(filled, axis=2) if len(filled) > 1 else found
 
     def largest_sample(self, most_tiles: int) -> int:
-        """The largest sample of at most about `most_tiles` tiles, evenly spread."""
+        """The largest colour sample of at most about `most_tiles` tiles, evenly spread."""
         step = max(1, self.tile_count // most_tiles)
         tiles = (self.samples(index) for index in range(0, self.tile_count, step))
-        return max((int(tile.max()) for tile in tiles if tile is not None), default=0)
+        colours = self._directories[0].colour.samples
+        return max(
+            (int(tile[..., :colours].max()) for tile in tiles if tile is not None), default=0
+        )
 
     def _rgb(self, index: int) -> Pixels:
         """A tile as RGB, cut to the part that lies in the image."""
