@@ -20,7 +20,7 @@ from material import texture
 from rounds import markdown
 
 from slidesr.geometry import Box, Pixels
-from slidesr.imaging.image_files import image_paths, read_rgb
+from slidesr.slide.image_files import image_paths, read_rgb
 from slidesr.imaging.metrics import psnr_db
 from slidesr.imaging.resample import bicubic_down
 from slidesr.model.device import Engine

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from slidesr.imaging.image_files import image_paths, read_rgb
+from slidesr.slide.image_files import image_paths, read_rgb
 from slidesr.model.device import Engine
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
 from slidesr.train.data import PatchSampler

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slidesr.benchmark.results import Subject
 from slidesr.errors import RefusedError
-from slidesr.imaging.image_files import group_of, image_paths, image_size
+from slidesr.slide.image_files import group_of, image_paths, image_size
 
 _MANIFEST = "manifest.csv"
 

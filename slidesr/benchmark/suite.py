@@ -25,10 +25,10 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
 from slidesr.imaging import metrics
 from slidesr.imaging.degradation import Scanner, scanned
-from slidesr.imaging.image_files import image_size, read_rgb
 from slidesr.imaging.resample import bicubic_down, through_jpeg
 from slidesr.model.weights import sha256_of
 from slidesr.runtime.ordered_map import ordered_map
+from slidesr.slide.image_files import image_size, read_rgb
 
 _F64 = NDArray[np.float64]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")

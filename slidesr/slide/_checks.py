@@ -23,14 +23,20 @@ _MAX_INDEX_BYTES = 1 << 20  # a real index has a few kilobytes
 _NAMED_FILE = re.compile(r"^\s*([^=#\[]*(?:file|image)[^=]*?)\s*=\s*(.*?)\s*$", re.I | re.M)
 
 
-def check_sane(path: Path, sizes: Sequence[Size], tiles: Sequence[Size]) -> None:
+def check_sane(
+    path: Path,
+    sizes: Sequence[Size],
+    tiles: Sequence[Size],
+    *,
+    max_tile_bytes: int = MAX_TILE_BYTES,
+) -> None:
     """Refuses a file whose level or tile sizes no real slide has."""
     for size in sizes:
         if max(size.width, size.height) > _MAX_SIDE_PX or size.area > _MAX_AREA_PX:
             raise unreadable(path, f"a level of {size} px is larger than any real slide")
     for tile in tiles:
-        if tile.area * 4 > MAX_TILE_BYTES:
-            raise unreadable(path, f"a tile of {tile} px takes over {MAX_TILE_BYTES >> 20} MiB")
+        if tile.area * 4 > max_tile_bytes:
+            raise unreadable(path, f"a tile of {tile} px takes over {max_tile_bytes >> 20} MiB")
     if len(sizes) > _MAX_LEVELS:
         raise unreadable(path, f"{len(sizes)} levels are more than any real slide has")
     for finer, coarser in pairwise(sizes):

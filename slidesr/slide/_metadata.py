@@ -10,13 +10,11 @@ from pathlib import Path
 
 from lxml import etree
 
-from slidesr.errors import printable
 from slidesr.geometry import Mpp
 
 _log = logging.getLogger(__name__)
 _UM_PER_INCH = 25_400.0
 _UM_PER_RESOLUTION_UNIT = {2: _UM_PER_INCH, 3: 10_000.0}  # TIFF tag 296: inch, centimetre
-_UM_PER_OME_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4}
 # What programs write by default, without a microscope.
 _SCREEN_AND_PRINT_DPI = (72, 96, 150, 300, 600)
 _SANE_UM = (0.01, 1000.0)
@@ -50,22 +48,6 @@ def mpp_from_tiff_tags(path: Path, x: float, y: float, unit: int) -> Mpp | None:
     return mpp_from_um(path, um / x, um / y)
 
 
-def resolution_from_ome(path: Path, xml: str) -> Resolution:
-    """The pixel size and the objective's magnification of the first image in OME-XML."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    try:
-        root = etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError as error:
-        _log.warning("%s: its OME-XML is invalid: %s", path, printable(str(error)))
-        return Resolution()
-    image = root.find("{*}Image")
-    pixels = image.find("{*}Pixels") if image is not None else None
-    if pixels is None:
-        return Resolution()
-    x_um, y_um = (_um_from_ome(pixels.attrib, f"PhysicalSize{axis}") for axis in "XY")
-    return Resolution(mpp_from_um(path, x_um, y_um), _magnification_from_ome(root, image))
-
-
 def provenance_from_description(text: str) -> dict[str, str]:
     """The key-value pairs of an image description that slidesr wrote; empty for others.
 
@@ -91,20 +73,6 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 < value < math.inf else None
-
-
-def _um_from_ome(attributes: dict[str, str], name: str) -> float | None:
-    size = number(attributes.get(name))
-    # "µ" has two code points; the schema's is the micro sign, some writers take the Greek letter.
-    unit = attributes.get(f"{name}Unit", "µm").replace("\N{GREEK SMALL LETTER MU}", "µ")
-    factor = _UM_PER_OME_UNIT.get(unit)
-    return None if size is None or factor is None else size * factor
-
-
-def _magnification_from_ome(root: etree._Element, image: etree._Element) -> float | None:
-    settings = image.find("{*}ObjectiveSettings")
-    objectives = {o.get("ID"): o.get("NominalMagnification") for o in root.iter("{*}Objective")}
-    return number(objectives.get(settings.get("ID"))) if settings is not None else None
 
 
 def _is_sane(um: float) -> bool:

@@ -24,10 +24,10 @@ from slidesr.slide._frame import Frame, level_frame, resampled_frame
 from slidesr.slide._stamp import Stamp, stamp_of
 from slidesr.slide.sources.by_openslide import OpenSlideSource
 from slidesr.slide.sources.by_pillow import ImageSource
-from slidesr.slide.sources.by_tifffile import TiffSource, tiff_layout
+from slidesr.slide.sources.by_tifffile import TiffSource, is_tiff, refuse_odd_samples
 from slidesr.slide.sources.filling import FillingSource
 from slidesr.slide.sources.icc import under_profile
-from slidesr.slide.sources.source import Source
+from slidesr.slide.sources.source import Source, refuse_idle_window
 
 _TOLERANCE = 0.01  # resolutions within this are equal
 _MAX_RATIO = 1024
@@ -213,7 +213,7 @@ def open_slide(
 
 
 def _source(path: Path, window: WindowChoice) -> Source:
-    """OpenSlide, unless another reader sees more of the file."""
+    """The one door: every file passes the checks of its kind, whichever library reads it."""
     if is_store(path):
         from slidesr.slide.sources.by_zarr import ZarrSource  # zarr takes 0.2 s to import
 
@@ -221,20 +221,28 @@ def _source(path: Path, window: WindowChoice) -> Source:
     check_file(path)
     vendor = OpenSlideSource.vendor(path)
     refuse_names_elsewhere(path, vendor)
-    layout = tiff_layout(path) if vendor in (None, "generic-tiff") else None
+    if is_tiff(path) and vendor in (None, "generic-tiff"):
+        return _tiff_source(path, window, known=vendor is not None)
     if vendor is None:
-        is_plain = layout is None or not (layout.is_ome or layout.is_tiled)
-        return ImageSource(path) if is_plain else TiffSource(path)
+        return ImageSource(path, window)
+    refuse_idle_window(path, window)
+    if is_tiff(path):
+        refuse_odd_samples(path)
+    return OpenSlideSource(path)
+
+
+def _tiff_source(path: Path, window: WindowChoice, *, known: bool) -> Source:
+    """OpenSlide where it is `known` to it and sees the same, else our own reader."""
+    own = TiffSource(path, window)
+    if not (known and own.is_plain):
+        return own
     try:
-        source = OpenSlideSource(path)
-    except RefusedError as error:
-        if layout is None or "compression" not in str(error):
-            raise
-        return TiffSource(path)  # tifffile supports more compressions, such as JPEG XL
-    if layout is None or not layout.is_ome or layout.levels <= len(source.about.levels):
-        return source
-    source.close()
-    return TiffSource(path)  # a pyramid in SubIFDs, which OpenSlide does not see
+        other = OpenSlideSource(path, own.about)
+    except RefusedError:
+        return own  # tifffile supports more compressions, such as JPEG XL
+    sizes = [[level.size for level in source.about.levels] for source in (own, other)]
+    (other if sizes[0] != sizes[1] else own).close()
+    return own if sizes[0] != sizes[1] else other
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Pixels
 from slidesr.imaging.degradation import Scanner, compressed, scanned
-from slidesr.imaging.image_files import group_of, image_paths, read_rgb
 from slidesr.imaging.resample import bicubic_down
+from slidesr.slide.image_files import group_of, image_paths, read_rgb
 from slidesr.train.stain_augmentation import drawn_jitter
 
 _log = logging.getLogger(__name__)

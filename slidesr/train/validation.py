@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
 from slidesr.imaging import metrics
-from slidesr.imaging.image_files import group_of, image_paths, read_rgb
 from slidesr.imaging.resample import bicubic_down
 from slidesr.model.device import mixed_precision
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.layers import as_pixels, as_tensor, bicubic
+from slidesr.slide.image_files import group_of, image_paths, read_rgb
 
 _SHOWN_PX = 256
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.color import hed2rgb
 
 from slidesr.benchmark.judges.nuclei import find_nuclei, matched_nuclei, nuclei_scores
-from slidesr.imaging.image_files import read_rgb
+from slidesr.slide.image_files import read_rgb
 
 U8 = NDArray[np.uint8]
 REAL = Path(__file__).parents[3] / "shared/data/nuclei"

@@ -27,13 +27,13 @@ from tifffile import TiffWriter
 from slidesr.cli import run
 from slidesr.errors import BusyError, RefusedError
 from slidesr.geometry import Size
-from slidesr.imaging.image_files import group_of, image_paths, read_rgb
 from slidesr.patches.dataset import split_slides
 from slidesr.patches.make import PatchProgress, PatchSummary, make_patches
 from slidesr.patches.options import SPLITS, PatchOptions
 from slidesr.patches.sampling import blur, places, tissue_share, tissue_shares
 from slidesr.patches.sources import find_material
 from slidesr.slide import open_slide
+from slidesr.slide.image_files import group_of, image_paths, read_rgb
 from slidesr.train.data import DataRecipe, PatchSampler
 
 U8 = NDArray[np.uint8]

@@ -18,7 +18,7 @@ from slidesr.benchmark.pairs import ImagePair
 from slidesr.benchmark.results import Found, by_data
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
-from slidesr.imaging.image_files import image_size, read_rgb
+from slidesr.slide.image_files import image_size, read_rgb
 
 _TUMOR, _NORMAL = "tumor", "normal"
 _RIDGE = 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from slidesr.slide._metadata import (
     mpp_from_um,
     number,
     provenance_from_description,
-    resolution_from_ome,
 )
 from slidesr.slide.sources.source import RGB, WHITE, About, Level, over_background, unreadable
 
@@ -30,10 +30,12 @@ _log = logging.getLogger(__name__)
 class OpenSlideSource:
     """One OpenSlide handle; it never reads the label or macro image.
 
-    OpenSlide's errors are sticky: after a failed read all others fail, so reopen the slide.
+    `tiff` is what our own reader found in a TIFF that OpenSlide calls generic: resolution, choice
+    and provenance are taken from it. OpenSlide's errors are sticky: after a failed read all others
+    fail, so reopen the slide.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tiff: About | None = None) -> None:
         self._path = path
         try:
             self._slide = OpenSlide(path)
@@ -41,7 +43,8 @@ class OpenSlideSource:
             raise unreadable(path, str(error).removeprefix(f"Reading {path}: ")) from error
         with ExitStack() as undo:
             undo.callback(self.close)
-            self.about = _about(path, self._slide)
+            about = _about(path, self._slide)
+            self.about = _completed(about, tiff) if tiff else about
             undo.pop_all()
         self._grids = {
             i: CellGrid(level.size, partial(self._read_near, i), cell_px=CELL_PX)
@@ -103,6 +106,16 @@ def _about(path: Path, slide: OpenSlide) -> About:
     )
 
 
+def _completed(about: About, tiff: About) -> About:
+    return replace(
+        about,
+        mpp=tiff.mpp,
+        magnification=tiff.magnification or about.magnification,
+        provenance=tiff.provenance,
+        choice=tiff.choice,
+    )
+
+
 def _description(properties: Mapping[str, str]) -> str:
     """The description that may hold slidesr's provenance, of a TIFF or a DICOM file."""
     tiff = properties.get("tiff.ImageDescription")
@@ -120,12 +133,9 @@ def _tiles(properties: Mapping[str, str], levels: int) -> list[Size | None]:
 
 
 def _resolution(path: Path, properties: Mapping[str, str]) -> Resolution:
-    """From OME-XML if there is any, else from OpenSlide, which also reads the TIFF tags."""
     x_um, y_um = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     magnification = number(properties.get("openslide.objective-power"))
-    description = properties.get("tiff.ImageDescription", "")
-    ome = resolution_from_ome(path, description) if "<OME" in description else Resolution()
-    return Resolution(ome.mpp or mpp_from_um(path, x_um, y_um), ome.magnification or magnification)
+    return Resolution(mpp_from_um(path, x_um, y_um), magnification)
 
 
 def _icc_profile(path: Path, slide: OpenSlide) -> bytes | None:

@@ -1,28 +1,32 @@
-"""Plain images: PNG, JPEG, WebP, untiled TIFF and others that Pillow reads."""
+"""Plain images: PNG, JPEG, WebP, BMP and PPM, read by Pillow."""
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 
-from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, TiffImageFile
+import imagecodecs
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from slidesr.errors import RefusedError
-from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.geometry import Box, Pixels, Size
+from slidesr.imaging.window import Window, WindowChoice
 from slidesr.runtime.paths import IMAGE_FORMATS
-from slidesr.slide._metadata import mpp_from_tiff_tags
+from slidesr.slide._orientation import Orientation
 from slidesr.slide.sources.source import (
     WHITE,
     About,
+    Choice,
     levels_from_sizes,
     over_background,
+    refuse_idle_window,
+    too_deep,
     unreadable,
 )
 
@@ -30,29 +34,31 @@ _MAX_PX = 2**28  # a gigabyte
 _MAX_PX_PER_BYTE = 1000  # of a JPEG: plain white takes one byte for 200 px
 _MAX_SCANS = 64  # of a progressive JPEG: each scan takes as long as the whole image; ten are usual
 _EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_ORIENTATION = 274  # of EXIF
+_FORMATS = tuple(name for name in IMAGE_FORMATS if name != "TIFF")
 
 _limit_lock = Lock()
 
 
 class ImageSource:
-    """An image held in memory by Pillow: at most 4 bytes a pixel and 268 megapixels."""
+    """An image held in memory: at most 4 bytes a pixel and 268 megapixels.
 
-    def __init__(self, path: Path) -> None:
-        try:
-            with _without_pixel_limit():
-                image = Image.open(path, formats=IMAGE_FORMATS)
-            with image:
-                _check(path, image)
-                self.about = _about(path, image)
-                with _stderr_muted() if image.format == "TIFF" else nullcontext():
-                    image.load()
-                self._image = image
-        except (RefusedError, MemoryError):
-            raise
-        except UnidentifiedImageError as error:
-            raise unreadable(path, "unknown format") from error
-        except Exception as error:  # Pillow's decoders raise anything on a broken file
-            raise unreadable(path, error) from error
+    Turned as its EXIF orientation says; over white where it is transparent.
+    """
+
+    def __init__(self, path: Path, window: WindowChoice = None) -> None:
+        with opened_image(path) as image:
+            _check(path, image)
+            about = _about(image)
+            if _is_deep(image):
+                used, image_8 = _windowed(path, image, window)
+                about = replace(about, window=used)
+            else:
+                refuse_idle_window(path, window)
+                image.load()
+                image_8 = image
+            self._image = ImageOps.exif_transpose(image_8)
+        self.about = about
 
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside the image, which is the only level."""
@@ -61,6 +67,27 @@ class ImageSource:
 
     def close(self) -> None:
         """Does nothing: the file is closed already."""
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """A plain image whose pixels are not yet decoded. Raises RefusedError for other files."""
+    try:
+        with _without_pixel_limit():
+            image = Image.open(path, formats=_FORMATS)
+        with image:
+            yield image
+    except (RefusedError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise unreadable(path, "unknown format") from error
+    except Exception as error:  # Pillow's decoders raise anything on a broken file
+        raise unreadable(path, error) from error
+
+
+def shown_size(image: Image.Image) -> Size:
+    """The size of an image once it is turned as its EXIF orientation says."""
+    return _orientation(image).size(Size(image.width, image.height))
 
 
 @contextmanager
@@ -74,27 +101,16 @@ def _without_pixel_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-@contextmanager
-def _stderr_muted() -> Iterator[None]:
-    """Redirects file descriptor 2: Pillow's libtiff writes to it directly, past Python."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
 def _check(path: Path, image: Image.Image) -> None:
     if image.width * image.height > _MAX_PX:
         raise RefusedError(
             f"{path}: an image of {image.width} x {image.height} px would be held in memory whole. "
             "Convert it to a tiled TIFF, for example with vips tiffsave --tile --pyramid."
         )
-    if image.mode not in _EIGHT_BIT_MODES:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a photograph of a phone, with its depth map
+        raise unreadable(path, f"it is an animation or a stack of {frames} pictures")
+    if not _is_deep(image) and image.mode not in _EIGHT_BIT_MODES:
         raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
     held = path.stat().st_size
     if image.format == "JPEG" and image.width * image.height > _MAX_PX_PER_BYTE * held:
@@ -109,19 +125,44 @@ def _scans(path: Path) -> int:
         return sum(1 for _ in re.finditer(rb"\xff\xda", data))
 
 
-def _about(path: Path, image: Image.Image) -> About:
-    size = Size(image.width, image.height)
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the samples have 16 bits, of which Pillow would drop the lower ones in silence.
+
+    Its raw modes say so, such as `RGB;16B` of a PNG; a PPM states its largest sample.
+    """
+    for _, _, _, arguments in getattr(image, "tile", ()):
+        raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
+        if ";16" in str(raw) or any(isinstance(each, int) and each > 255 for each in rest):
+            return True
+    return image.mode.startswith("I")
+
+
+def _windowed(path: Path, image: Image.Image, window: WindowChoice) -> tuple[Window, Image.Image]:
+    """The window that is used, and the image with 8 bits."""
+    if image.format != "PNG":
+        raise unreadable(path, "its samples have 16 bits. Convert it to TIFF or PNG")
+    if window is None:
+        raise too_deep(path)
+    samples = imagecodecs.png_decode(path.read_bytes())
+    used = window if isinstance(window, Window) else Window.of_bits(int(samples.max()))
+    eight = np.squeeze(used.to_8_bit(samples))
+    shown = Image.fromarray(eight)
+    shown.getexif().update(image.getexif())
+    return used, shown
+
+
+def _orientation(image: Image.Image) -> Orientation:
+    value = image.getexif().get(_ORIENTATION, 1)
+    return Orientation.of_tag(value if isinstance(value, int) else 1)
+
+
+def _about(image: Image.Image) -> About:
+    turned = not _orientation(image).is_as_stored
+    conversions = ["turned by its EXIF orientation"] if turned else []
+    conversions += [] if image.mode == "RGB" else [f"{image.mode} to RGB"]
     return About(
         vendor=(image.format or "image").lower(),
-        levels=levels_from_sizes([size]),
-        mpp=_mpp(path, image),
+        levels=levels_from_sizes([shown_size(image)]),
         icc_profile=image.info.get("icc_profile"),
+        choice=Choice(conversions=tuple(conversions)),
     )
-
-
-def _mpp(path: Path, image: Image.Image) -> Mpp | None:
-    """From the tags of a TIFF; the resolution of a PNG or JPEG is for screen and print."""
-    if not isinstance(image, TiffImageFile):
-        return None
-    x, y, unit = (image.tag_v2.get(tag, 0) for tag in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT))
-    return mpp_from_tiff_tags(path, float(x), float(y), int(unit))

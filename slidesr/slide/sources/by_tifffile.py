@@ -1,204 +1,175 @@
-"""TIFF pyramids that OpenSlide does not read whole: OME-TIFF with SubIFDs, newer compressions."""
+"""TIFF: the pixels of the image that is the slide, decoded by tifffile and imagecodecs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from io import BytesIO
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock
+from typing import Any
 
-import numpy as np
-from PIL import Image
-from tifffile import TIFF, TiffFile, TiffPage, TiffPageSeries
+from numpy.typing import NDArray
+from tifffile import TiffFile, TiffPage
 
 from slidesr.errors import RefusedError, SlidesrError, printable
-from slidesr.geometry import Box, Mpp, Pixels, Size
+from slidesr.geometry import Box, Pixels, Size
+from slidesr.imaging.window import Window, WindowChoice
 from slidesr.slide._checks import MAX_TILE_BYTES, check_sane
-from slidesr.slide._metadata import (
-    Resolution,
-    mpp_from_tiff_tags,
-    provenance_from_description,
-    resolution_from_ome,
-)
+from slidesr.slide._metadata import provenance_from_description
 from slidesr.slide.sources.source import (
-    WHITE,
     About,
     levels_from_sizes,
-    over_background,
+    refuse_idle_window,
+    too_deep,
     unreadable,
 )
+from slidesr.slide.sources.tiff.colour import to_rgb
+from slidesr.slide.sources.tiff.directory import Directory
+from slidesr.slide.sources.tiff.images import Chosen, TiffImage, choose_image
+from slidesr.slide.sources.tiff.tiles import StoredLevel, TileCache
 
+_MAX_STRIP_BYTES = 1 << 30  # of a whole image in one strip
 _ICC_PROFILE_TAG = 34675
-_SPARSE = 255  # the value of tiles that are not stored
-# Codecs that take the size from the tile's own bytes, by their number in the TIFF. Pillow reads
-# that size without decoding; imagecodecs decodes gigabytes before it finds that they do not fit.
-_SELF_SIZED_CODECS = {
-    **dict.fromkeys((6, 7, 33007, 34892), "JPEG"),
-    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG2000"),
-}
+_SAMPLED_TILES = 64
+_USUAL_TILE_PX = 2048  # OpenSlide's cache holds few larger ones, and decodes them for each read
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 
 
-@dataclass(frozen=True)
-class TiffLayout:
-    """How the first image of a TIFF is stored."""
-
-    is_ome: bool
-    is_tiled: bool
-    levels: int
+def is_tiff(path: Path) -> bool:
+    """Whether a file starts as a TIFF does."""
+    with path.open("rb") as file:
+        return file.read(4) in _TIFF_MAGIC
 
 
-def tiff_layout(path: Path) -> TiffLayout | None:
-    """The layout of a TIFF; None for other files and for a TIFF that tifffile cannot parse."""
-    # On a broken file tifffile raises a dozen exception classes, among them TypeError, IndexError
-    # and ZeroDivisionError.
+def refuse_odd_samples(path: Path) -> None:
+    """Refuses a scanner's TIFF that OpenSlide would show wrongly: not of 8 bits, or to be turned.
+
+    What tifffile cannot parse is left to OpenSlide, which knows the scanners' own ways.
+    """
     try:
-        with _opened(path) as tiff:
-            series = tiff.series[0]
-            return TiffLayout(bool(tiff.is_ome), _page(series).is_tiled, len(series.levels))
+        with TiffFile(path, _multifile=False) as tiff:
+            found = [Directory.of(page) for page in tiff.pages if isinstance(page, TiffPage)]
     except MemoryError:
         raise
-    except Exception:
-        return None
+    except Exception:  # as in `TiffSource`
+        return
+    largest = max(found, key=lambda each: each.size.area)
+    if largest.bits != 8:
+        raise unreadable(path, f"its samples have {largest.bits} bits, and OpenSlide reads 8")
+    if not largest.orientation.is_as_stored:
+        raise unreadable(path, "its orientation tag turns it, which OpenSlide does tile by tile")
 
 
 class TiffSource:
-    """The first series of a TIFF, decoded tile by tile or strip by strip."""
+    """The image of a TIFF that is the slide: `choose_image` says which.
 
-    def __init__(self, path: Path) -> None:
+    `is_plain` where other readers show the same pixels: the first directory, 8-bit RGB in tiles of
+    a usual size, nothing to be turned or merged.
+    """
+
+    def __init__(self, path: Path, window: WindowChoice = None) -> None:
         self._path = path
         try:
-            self._tiff = _opened(path)
-        except MemoryError:
-            raise
-        except Exception as error:  # a dozen classes, see `tiff_layout`
-            raise unreadable(path, error) from error
-        try:
-            levels = self._tiff.series[0].levels
-            self.about = _about(path, self._tiff, levels)
-            self._levels = [TiffTiles(_page(level)) for level in levels]
+            with ExitStack() as undo:
+                # The XML of an OME-TIFF can name other files, anywhere: never open them.
+                self._tiff = undo.enter_context(TiffFile(path, _multifile=False))
+                chosen = choose_image(path, self._tiff)
+                self._open_levels(chosen.image, window)
+                self.about = self._about(chosen)
+                self._undo = undo.pop_all()
         except (RefusedError, MemoryError):
-            self.close()
             raise
+        # On a broken file tifffile raises a dozen exception classes, among them TypeError,
+        # IndexError and ZeroDivisionError.
         except Exception as error:
-            self.close()
             raise unreadable(path, error) from error
 
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside the level."""
         try:
-            samples = self._levels[level].read(box)
+            stored = self._levels[level].read(self._orientation.stored_box(box, self._sizes[level]))
         except MemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # each codec has its own
             raise SlidesrError(
                 f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
                 f"of that level: {printable(str(error))}"
             ) from error
-        if samples.shape[2] == 3:
-            return samples
-        return over_background(
-            Image.fromarray(samples.squeeze(axis=2) if samples.shape[2] == 1 else samples), WHITE
-        )
+        return stored if self._orientation.is_as_stored else self._orientation.shown(stored)
 
     def close(self) -> None:
-        self._tiff.close()
+        self._undo.close()
 
+    def _open_levels(self, image: TiffImage, window: WindowChoice) -> None:
+        first = image.levels[0][0]
+        self.is_plain = (
+            all(len(level) == 1 and level[0].is_plain for level in image.levels)
+            and first.is_tiled
+            and first.tile.area <= _USUAL_TILE_PX**2
+            and first.page.offset == self._tiff.pages.first.offset
+        )
+        for level in image.levels:
+            for directory in level:
+                _check_whole(self._path, self._tiff, directory.page)
+        limit = MAX_TILE_BYTES if first.is_tiled else _MAX_STRIP_BYTES
+        stored, tiles = _sizes(image)
+        check_sane(self._path, stored, tiles, max_tile_bytes=limit)
+        self._orientation = first.orientation
+        self._sizes = [first.orientation.size(size) for size in stored]
+        cache = TileCache(max(tiles, key=lambda tile: tile.area))
+        self._levels = [
+            StoredLevel(number, level, self._converter(level[0]), cache)
+            for number, level in enumerate(image.levels)
+        ]
+        self._window = self._chosen_window(first, window)
+        self._is_checked = window == "auto"
 
-class TiffTiles:
-    """Reads boxes of a directory with interleaved u8 samples. Thread-safe."""
-
-    def __init__(self, page: TiffPage) -> None:
-        self._page, self._file = page, page.parent.filehandle
-        self._size = Size(page.imagewidth, page.imagelength)
-        self._tile = Size(page.chunks[1], page.chunks[0])
-        self._columns = -(-self._size.width // self._tile.width)
-        rows = -(-self._size.height // self._tile.height)
-        if len(page.dataoffsets) < self._columns * rows:
-            raise ValueError(f"{len(page.dataoffsets)} of {self._columns * rows} tiles are stored")
-        self._decode = page.decode  # tifffile creates it lazily, not thread-safe
-        self._lock = Lock()
-
-    def read(self, box: Box) -> Pixels:
-        """u8[h, w, samples] of a box inside the image; sparse tiles are 255."""
-        pixels = np.full((box.height, box.width, self._page.samplesperpixel), _SPARSE, np.uint8)
-        across, down = self._tile.width, self._tile.height
-        for row in range(box.y // down, -(-box.bottom // down)):
-            for column in range(box.x // across, -(-box.right // across)):
-                tile = Box(column * across, row * down, across, down)
-                shared = tile.clipped(self._size.box).clipped(box)
-                decoded = self._decoded(row * self._columns + column, tile)
-                if decoded is not None:
-                    pixels[shared.within(box).slices] = decoded[shared.within(tile).slices]
-        return pixels
-
-    def _decoded(self, index: int, tile: Box) -> Pixels | None:
-        """A tile, u8[h, w, samples]; None if sparse. A strip at the bottom may have fewer rows."""
-        data, page = self._stored(index), self._page
-        if not data:
+    def _chosen_window(self, first: Directory, window: WindowChoice) -> Window | None:
+        if first.bits <= 8:
+            refuse_idle_window(self._path, window)
             return None
-        stored = tile if page.is_tiled else tile.clipped(self._size.box)
-        shape = (stored.height, stored.width, page.samplesperpixel)
-        codec = _SELF_SIZED_CODECS.get(page.compression)
-        if codec:
-            _check_size(data, codec, stored)
-        elif page.compression in TIFF.IMAGE_COMPRESSIONS:
-            out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
-            pixels: Pixels = TIFF.DECOMPRESSORS[page.compression](data, out=out)
-            return pixels.reshape(shape)
-        decoded = self._decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-        return np.asarray(decoded[0], np.uint8).reshape(shape)
+        if window is None:
+            raise too_deep(self._path)
+        if isinstance(window, Window):
+            return window
+        return Window.of_bits(self._levels[-1].largest_sample(_SAMPLED_TILES))
 
-    def _stored(self, index: int) -> bytes:
-        offset, count = self._page.dataoffsets[index], self._page.databytecounts[index]
-        with self._lock:
-            self._file.seek(offset)
-            data: bytes = self._file.read(count) if offset else b""
-        if offset and len(data) < count:
-            raise ValueError(f"{len(data)} of {count} bytes of a tile are stored")
-        return data
+    def _converter(self, directory: Directory) -> Any:
+        def convert(samples: NDArray[Any]) -> Pixels:
+            if self._window and self._is_checked and samples.max() > self._window.high:
+                raise ValueError(
+                    f"a sample of {samples.max()} is above the window {self._window} that was found"
+                    " automatically. Give a larger one with --window"
+                )
+            return to_rgb(directory, samples, self._window)
+
+        return convert
+
+    def _about(self, chosen: Chosen) -> About:
+        image, page = chosen.image, chosen.image.levels[0][0].page
+        tiles = [self._orientation.size(level[0].tile) for level in image.levels]
+        mpp = image.resolution.mpp
+        profile = page.tags.get(_ICC_PROFILE_TAG)
+        return About(
+            vendor="ome-tiff" if self._tiff.is_ome else "tiff",
+            levels=levels_from_sizes(self._sizes, tiles),
+            mpp=self._orientation.mpp(mpp) if mpp else None,
+            magnification=image.resolution.magnification,
+            icc_profile=bytes(profile.value) if profile else None,
+            properties=_properties(page),
+            provenance=provenance_from_description(page.description),
+            choice=chosen.choice,
+            window=self._window,
+        )
 
 
-def _opened(path: Path) -> TiffFile:
-    # The XML of an OME-TIFF can name other files, anywhere on the disk: never open them.
-    return TiffFile(path, _multifile=False)
-
-
-def _page(level: TiffPageSeries) -> TiffPage:
-    return level.keyframe
-
-
-def _about(path: Path, tiff: TiffFile, levels: list[TiffPageSeries]) -> About:
-    for level in levels:
-        _check_rgb(path, level)
-        _check_whole(path, tiff, _page(level))
-    sizes = [Size(level.shape[1], level.shape[0]) for level in levels]
-    tiles = [Size(page.chunks[1], page.chunks[0]) for page in map(_page, levels)]
-    check_sane(path, sizes, tiles)
-    ome = resolution_from_ome(path, tiff.ome_metadata) if tiff.ome_metadata else Resolution()
-    profile = _page(levels[0]).tags.get(_ICC_PROFILE_TAG)
-    return About(
-        vendor="ome-tiff" if tiff.is_ome else "tiff",
-        levels=levels_from_sizes(sizes, tiles),
-        mpp=ome.mpp or _mpp_from_tags(path, _page(levels[0])),
-        magnification=ome.magnification,
-        icc_profile=bytes(profile.value) if profile else None,
-        properties=_properties(_page(levels[0])),
-        provenance=provenance_from_description(_page(levels[0]).description),
-    )
+def _sizes(image: TiffImage) -> tuple[list[Size], list[Size]]:
+    """The sizes of the levels and of their tiles, as stored."""
+    first = [level[0] for level in image.levels]
+    return [each.size for each in first], [each.tile for each in first]
 
 
 def _properties(page: TiffPage) -> dict[str, str]:
     """The string tags of a directory, under the names that OpenSlide uses."""
     return {f"tiff.{tag.name}": tag.value for tag in page.tags if isinstance(tag.value, str)}
-
-
-def _check_rgb(path: Path, level: TiffPageSeries) -> None:
-    if level.dtype != np.uint8:
-        raise unreadable(path, f"its samples are {level.dtype}, not 8-bit")
-    if len(level.pages) != 1:
-        raise unreadable(path, f"a level has {len(level.pages)} pages, not one")
-    if level.axes != "YX" and not (level.axes == "YXS" and level.shape[2] in (3, 4)):
-        raise unreadable(path, f"its axes are {level.axes} {level.shape}, not rows, columns, RGB")
 
 
 def _check_whole(path: Path, tiff: TiffFile, page: TiffPage) -> None:
@@ -207,18 +178,3 @@ def _check_whole(path: Path, tiff: TiffFile, page: TiffPage) -> None:
         raise unreadable(path, f"a stored tile takes over {MAX_TILE_BYTES >> 20} MiB")
     if end > tiff.filehandle.size:
         raise unreadable(path, f"it is cut off: {tiff.filehandle.size} bytes of at least {end}")
-
-
-def _mpp_from_tags(path: Path, page: TiffPage) -> Mpp | None:
-    if "XResolution" not in page.tags:  # tifffile would return 1 pixel per inch
-        return None
-    x, y = page.resolution
-    return mpp_from_tiff_tags(path, x, y, int(page.resolutionunit))
-
-
-def _check_size(data: bytes, codec: str, stored: Box) -> None:
-    """Refuses a tile of over four times its area; up to that codecs pad their last blocks."""
-    with Image.open(BytesIO(data), formats=(codec,)) as image:
-        size = Size(*image.size)
-    if size.area > 4 * stored.area:
-        raise ValueError(f"a tile of {stored.width} x {stored.height} px declares {size} px")

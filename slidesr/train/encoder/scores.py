@@ -12,8 +12,8 @@ from torch import Tensor
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
-from slidesr.imaging.image_files import image_paths, read_rgb
 from slidesr.nets.encoder import Encoder, perceptual_distance
+from slidesr.slide.image_files import image_paths, read_rgb
 from slidesr.train.data import tensor_from_images
 from slidesr.train.encoder.views import ViewSampler, ViewsRecipe, degraded
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from slidesr.errors import RefusedError
+from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Pixels, Size
-from slidesr.runtime.paths import IMAGE_FORMATS, check_file
+from slidesr.runtime.paths import check_file
+from slidesr.slide._slide import open_slide
+from slidesr.slide.sources.by_pillow import opened_image, shown_size
+from slidesr.slide.sources.by_tifffile import is_tiff
 
 _SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
@@ -31,22 +29,22 @@ def group_of(path: Path, folder: Path) -> str:
 
 
 def image_size(path: Path) -> Size:
-    """Reads only the header; raises RefusedError if it is not an image."""
-    with _opened(path) as image:
-        return Size(*image.size)
+    """The size as shown; of plain images only the header is read. Errors as of `read_rgb`."""
+    check_file(path)
+    if is_tiff(path):
+        with open_slide(path) as slide:
+            return slide.size
+    with opened_image(path) as image:
+        return shown_size(image)
 
 
 def read_rgb(path: Path) -> Pixels:
-    """Reads u8[h, w, 3] in 0..255; raises RefusedError if it cannot be decoded."""
-    with _opened(path) as image:
-        return np.array(image.convert("RGB"))
+    """Reads u8[h, w, 3] in 0..255, turned and converted as slides are.
 
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    check_file(path)
+    Raises RefusedError for what is not a readable image of 8 bits.
+    """
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            yield image
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RefusedError(f"{path}: not a readable image: {error}") from error
+        with open_slide(path) as image:
+            return image.frame().read(image.size.box)
+    except SlidesrError as error:  # a broken tile is bad input here
+        raise RefusedError(str(error)) from error

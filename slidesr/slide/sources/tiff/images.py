@@ -1,0 +1,275 @@
+"""Which images a TIFF has, which of them is the slide, and which are left out.
+
+An image is a full directory with its pyramid: its SubIFDs, or the reduced directories of the main
+chain that fit below it. OME-XML says which directories are images, and what their planes mean; in
+other files each directory that does not declare itself reduced is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from tifffile import TiffFile, TiffPage
+
+from slidesr.errors import printable
+from slidesr.geometry import Mpp, Size
+from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags
+from slidesr.slide._ome import OmeImage, parse_ome
+from slidesr.slide.sources.source import Choice, unreadable
+from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
+
+_log = logging.getLogger(__name__)
+_BESIDES = re.compile(r"\b(label|macro|thumbnail|overview|barcode)\b", re.IGNORECASE)
+_MAX_DIRECTORIES = 4096
+_RESOLUTION_TAG = "XResolution"
+_LEVELS_OFF_PX = 2  # of a level's side: some writers round up, some down
+
+Level = tuple[Directory, ...]
+"""One directory, or three of grey that are R, G and B."""
+
+
+@dataclass(frozen=True)
+class TiffImage:
+    """An image of a TIFF; its levels are the largest first, all as stored.
+
+    `problem` says why it cannot be read rightly, and is empty where it can.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    resolution: Resolution
+    problem: str = ""
+    conversions: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """The size of level 0, as stored."""
+        return self.levels[0][0].size
+
+    @property
+    def is_besides(self) -> bool:
+        """Whether its name is that of a label, a macro or a thumbnail."""
+        return _BESIDES.search(self.name) is not None
+
+    @property
+    def title(self) -> str:
+        return f"{printable(self.name) or 'unnamed'} ({self.size} px)"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The image that is the slide, and why."""
+
+    image: TiffImage
+    choice: Choice
+
+
+def choose_image(path: Path, tiff: TiffFile) -> Chosen:
+    """The largest image whose name is not that of a label, a macro or a thumbnail.
+
+    Raises RefusedError where it cannot be read rightly, or two are equally large.
+    """
+    images = _images(path, tiff)
+    if not images:
+        raise unreadable(path, "it holds none of the images that its OME-XML describes")
+    ranked = sorted(images, key=lambda image: (not image.is_besides, image.size.area))[::-1]
+    image, others = ranked[0], ranked[1:]
+    if others and (others[0].is_besides, others[0].size) == (image.is_besides, image.size):
+        raise unreadable(
+            path,
+            f"it holds several images of {image.size} px, {image.title} and {others[0].title}, and"
+            " nothing says which is the slide. Extract one, for example with tiffsplit",
+        )
+    if image.problem:
+        raise unreadable(path, image.problem)
+    for name in (other.title for other in others if not other.is_besides):
+        _log.warning("%s: holds several images; the largest is read, not %s", path.name, name)
+    return Chosen(image, _choice(image, others))
+
+
+def _choice(image: TiffImage, others: Sequence[TiffImage]) -> Choice:
+    why = f"the largest of {len(others) + 1} images" if others else "the only image"
+    return Choice(
+        image=printable(image.name),
+        why=why,
+        conversions=(*image.levels[0][0].conversions, *image.conversions),
+        left_out=tuple(other.title for other in others),
+    )
+
+
+def _images(path: Path, tiff: TiffFile) -> list[TiffImage]:
+    if len(tiff.pages) > _MAX_DIRECTORIES:
+        raise unreadable(path, f"it has over {_MAX_DIRECTORIES} directories")
+    chain = [_whole_page(page) for page in tiff.pages]
+    ome = parse_ome(path, tiff.ome_metadata) if tiff.ome_metadata else ()
+    if ome:
+        return list(_ome_images(ome, chain))
+    return list(_plain_images(path, tiff, [Directory.of(page) for page in chain]))
+
+
+def _whole_page(page: object) -> TiffPage:
+    if not isinstance(page, TiffPage):
+        raise TypeError(f"a directory is a {type(page).__name__}")
+    return page
+
+
+# ---- OME-TIFF ------------------------------------------------------------------------------------
+
+
+def _ome_images(images: Sequence[OmeImage], chain: Sequence[TiffPage]) -> Iterator[TiffImage]:
+    """The images that OME-XML describes, of which the file has a directory."""
+    reduced = [Directory.of(page) for page in chain if page.subfiletype & 1]
+    for ome in images:
+        start = next(iter(ome.directories(samples=1)))
+        if start >= len(chain):
+            continue
+        samples = chain[start].samplesperpixel
+        here = [chain[at] for at in ome.directories(samples) if at < len(chain)]
+        pyramids = [_pyramid(Directory.of(page), reduced) for page in here]
+        image = TiffImage(ome.name, tuple((level,) for level in pyramids[0]), ome.resolution)
+        problem = _ome_problem(ome, len(here), ome.planes(samples))
+        if problem or len(here) == 1:
+            yield replace(image, problem=problem or _first_problem(image.levels))
+        else:
+            yield _merged(image, pyramids, ome.primaries)
+
+
+def _ome_problem(ome: OmeImage, here: int, planes: int) -> str:
+    """Why an image of so many planes, of which some are here, cannot be one picture."""
+    if ome.is_elsewhere:
+        return "a part of it lies in another file, which its OME-XML names. Join them first"
+    if ome.size_z > 1:
+        return f"it has {ome.size_z} focal planes. Extract one, for example with bfconvert -z 0"
+    if ome.size_t > 1:
+        return (
+            f"it has {ome.size_t} time points. Extract one, for example with bfconvert -timepoint 0"
+        )
+    if here < planes:
+        return f"its OME-XML describes {planes} planes, and the file holds {here}"
+    if planes > 1 and not (planes == 3 and ome.primaries):
+        return (
+            f"it has {planes} channels of grey, which it does not call red, green and blue."
+            " Merge them to RGB, or extract one, for example with bfconvert -channel 0"
+        )
+    return ""
+
+
+def _merged(image: TiffImage, pyramids: Sequence[list[Directory]], primaries: str) -> TiffImage:
+    """An image whose channels are directories of grey."""
+    ordered = [pyramids[primaries.index(name)] for name in "RGB"]
+    levels = tuple(zip(*ordered, strict=False))
+    first = levels[0]
+    alike = all(
+        len({(each.size, each.tile, each.bits, each.orientation) for each in level}) == 1
+        and all(each.colour is Colour.GREY and each.samples == 1 for each in level)
+        for level in levels
+    )
+    problem = _first_problem(levels)
+    if not alike:
+        problem = problem or f"its channels differ in more than colour: {first[0].size} px"
+    as_rgb = tuple(
+        (replace(level[0], colour=Colour.RGB, alpha=Alpha.NONE), *level[1:]) for level in levels
+    )
+    merged = "channels named red, green and blue merged"
+    return replace(image, levels=as_rgb, problem=problem, conversions=(merged,))
+
+
+# ---- other TIFFs ---------------------------------------------------------------------------------
+
+
+def _plain_images(path: Path, tiff: TiffFile, chain: Sequence[Directory]) -> Iterator[TiffImage]:
+    """The full directories of the main chain with their pyramids, largest first."""
+    full = [each for each in chain if not (each.is_reduced or each.is_mask)] or list(chain[:1])
+    full.sort(key=lambda each: -each.size.area)
+    below = [each for each in chain if each.is_reduced]
+    below += [each for each in full[1:] if _is_level_unsaid(full[0], each)]
+    used: set[int] = set()
+    for first in full:
+        if first.page.offset in used:
+            continue
+        levels = _pyramid(first, [each for each in below if each.page.offset not in used])
+        used |= {each.page.offset for each in levels}
+        image = TiffImage(
+            _name(first.page),
+            tuple((level,) for level in levels),
+            Resolution(_mpp(path, first.page)),
+        )
+        problem = _hidden_planes(tiff, first) or _first_problem(image.levels)
+        yield replace(image, problem=problem)
+
+
+def _is_level_unsaid(first: Directory, other: Directory) -> bool:
+    """Whether a directory is a level by its size, a whole fraction, though it does not say so."""
+    factor = round(first.size.width / other.size.width)
+    return (
+        factor >= 2
+        and (first.colour, first.bits, first.samples, first.is_tiled)
+        == (other.colour, other.bits, other.samples, other.is_tiled)
+        and _fits(first.size, other.size, factor)
+    )
+
+
+def _hidden_planes(tiff: TiffFile, first: Directory) -> str:
+    """Planes that other metadata tells of: of ImageJ, of tifffile, of microscopes."""
+    series = next((s for s in tiff.series if s.keyframe.offset == first.page.offset), None)
+    if series is None or not (tiff.is_imagej or tiff.is_shaped or tiff.is_lsm or tiff.is_stk):
+        return ""
+    planes = series.size // max(1, first.size.area * first.samples)
+    if planes < 2:
+        return ""
+    return f"it holds {planes} planes ({series.axes}), and slidesr reads one picture. Extract one"
+
+
+def _name(page: TiffPage) -> str:
+    """The page's name, or the kind of image that its description starts with."""
+    name = page.tags.valueof(285, "")
+    text = name if isinstance(name, str) and name else page.description
+    found = _BESIDES.search(text[:200])
+    return found.group().lower() if found else name if isinstance(name, str) else ""
+
+
+def _mpp(path: Path, page: TiffPage) -> Mpp | None:
+    if _RESOLUTION_TAG not in page.tags:  # tifffile would return 1 pixel per inch
+        return None
+    x, y = page.resolution
+    return mpp_from_tiff_tags(path, x, y, int(page.resolutionunit))
+
+
+# ---- pyramids ------------------------------------------------------------------------------------
+
+
+def _pyramid(first: Directory, reduced: Sequence[Directory]) -> list[Directory]:
+    """A directory with its SubIFDs, or else with the reduced directories that fit below it."""
+    subifds = [Directory.of(_whole_page(page)) for page in first.page.pages or ()]
+    fitting = [
+        each
+        for each in reduced
+        if each.size.area < first.size.area
+        and _fits(first.size, each.size, first.size.width / each.size.width)
+    ]
+    below = [
+        each
+        for each in subifds or fitting
+        if not each.is_mask and each.orientation == first.orientation
+    ]
+    below.sort(key=lambda each: -each.size.area)
+    levels = [first, *below]
+    return [first, *(b for a, b in pairwise(levels) if b.size != a.size)]
+
+
+def _fits(first: Size, level: Size, factor: float) -> bool:
+    """Whether both sides are shrunk by one factor, give or take rounding."""
+    return (
+        abs(level.width * factor - first.width) <= _LEVELS_OFF_PX * factor
+        and abs(level.height * factor - first.height) <= _LEVELS_OFF_PX * factor
+    )
+
+
+def _first_problem(levels: Sequence[Level]) -> str:
+    found = (each.problem for level in levels for each in level)
+    return next((problem for problem in found if problem), "")
