@@ -80,8 +80,16 @@ class Spec:
         return self.compression == "jpeg"
 
     @property
+    def has_one_meaning(self) -> bool:
+        """Grey with two samples more may be three channels; inverse grey is not multiplied."""
+        is_channels = COLOURS[self.colour] == 1 and len(self.extra) > 1
+        return not is_channels and not (self.colour == "miniswhite" and PREMULTIPLIED in self.extra)
+
+    @property
     def must_open(self) -> bool:
         """The rule: unsigned samples of up to 8 bits without a window, those of 16 with one."""
+        if not self.has_one_meaning:
+            return False
         if self.depth == "uint16":
             return self.window is not None
         return (self.depth == "uint8" or self.bits < 8) and not isinstance(self.window, Window)
@@ -327,7 +335,8 @@ def test_any_tiff_shows_its_picture_or_is_refused_in_one_line(
                 open_slide(path, window=spec.window)
             assert str(caught.value).startswith(f"{path}: ")
             assert str(caught.value).isprintable()
-            assert spec.depth != "uint16" or "--window" in str(caught.value)
+            if spec.depth == "uint16" and spec.has_one_meaning:
+                assert "--window" in str(caught.value)
     finally:
         path.unlink()
 

@@ -163,7 +163,7 @@ def _signed(colour: int) -> int:
 def planes() -> OddFiles:
     """f01b and f02: stacks in depth or time, and pages of one size."""
     two = np.stack([T, 255 - T])
-    stack = r"(?i)plane|stack|depth|time|images of the same size|\bz\b|\bt\b"
+    stack = r"(?i)plane|stack|depth|time|several images of|\bz\b|\bt\b"
     rgb: dict[str, Any] = {"photometric": "rgb", **TILED}
     grey: dict[str, Any] = {"photometric": "minisblack"}
     for axis in "ZT":
@@ -171,11 +171,9 @@ def planes() -> OddFiles:
         yield OddFile(f"stack-{axis.lower()}.ome.tif", make, stack)
     make = partial(_ome, (np.stack([PLANES] * 2), ome_metadata("ZCYX"), {**TILED, **grey}))
     yield OddFile("stack-z-of-channels.ome.tif", make, stack + "|channel")
-    yield OddFile("pages-grey.tif", partial(_pages, list(PLANES), **TILED, **grey), stack + "|same")
-    yield OddFile("pages-rgb.tif", partial(_pages, list(two), **rgb), stack + "|same")
-    yield OddFile(
-        "pages-rgb-strips.tif", partial(_pages, list(two), photometric="rgb"), stack + "|same"
-    )
+    yield OddFile("pages-grey.tif", partial(_pages, list(PLANES), **TILED, **grey), stack)
+    yield OddFile("pages-rgb.tif", partial(_pages, list(two), **rgb), stack)
+    yield OddFile("pages-rgb-strips.tif", partial(_pages, list(two), photometric="rgb"), stack)
     imagej: dict[str, Any] = {"imagej": True}
     for axes, samples in {"ZYX": PLANES, "TYX": PLANES, "CYX": PLANES}.items():
         make = partial(_one, samples, imagej, metadata={"axes": axes}, **grey)
@@ -184,7 +182,7 @@ def planes() -> OddFiles:
     yield OddFile("imagej-rgb.tif", make, T)
     for name, truncate in (("one-ifd", True), ("ifd-each", False)):
         make = partial(_one, PLANES, {}, truncate=truncate, **grey)
-        yield OddFile(f"shaped-{name}.tif", make, stack + "|same")
+        yield OddFile(f"shaped-{name}.tif", make, stack)
     make = partial(_one, PLANES, {}, volumetric=True, tile=(16, 64, 64), **grey)
     yield OddFile("volume.tif", make, stack + "|volum")
 
@@ -207,7 +205,7 @@ def several_images() -> OddFiles:
     make = partial(_ome, slide, image(large, "Label image", (16, 16)))
     yield OddFile("larger-label-last.ome.tif", make, T, image="slide")
     equal = partial(_ome, slide, image(255 - T, "other"))
-    yield OddFile("two-equal.ome.tif", equal, r"(?i)same size|two|equal|several")
+    yield OddFile("two-equal.ome.tif", equal, r"(?i)several images of")
     label, order = (128, 96, "label", (16.0, 16.0)), (W, H, "slide", MPP)
     for ifds in ((1, 0), (0, 1)):
         xml = _xml([(label, ifds[0]), (order, ifds[1])])
