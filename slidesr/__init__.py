@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from slidesr.errors import BusyError, RefusedError, SlidesrError, StoppedError
     from slidesr.geometry import Box, Mpp, Size
+    from slidesr.imaging.window import Window
     from slidesr.model.model import Model
     from slidesr.model.weights import ModelSpec
     from slidesr.output.compression import Compression
@@ -41,6 +42,7 @@ _MODULES = {
     " profile upscale upscale_many",
     "slidesr.errors": "BusyError RefusedError SlidesrError StoppedError",
     "slidesr.geometry": "Box Mpp Size",
+    "slidesr.imaging.window": "Window",
     "slidesr.model.model": "Model",
     "slidesr.model.weights": "ModelSpec",
     "slidesr.output.compression": "Compression",
@@ -72,6 +74,7 @@ __all__ = [
     "StoppedError",
     "Summary",
     "Tissue",
+    "Window",
     "convert",
     "estimate",
     "find_tissue",

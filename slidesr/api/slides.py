@@ -11,6 +11,7 @@ from pathlib import Path
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Mpp, Size
+from slidesr.imaging.window import WindowChoice
 from slidesr.model.device import Engine
 from slidesr.model.model import Model
 from slidesr.model.model import load_model as _load_model
@@ -153,12 +154,13 @@ def profile(
         return summary, _profile_of(job, summary, watch)
 
 
-def open_slide(path: PathLike) -> Slide:
+def open_slide(path: PathLike, *, window: WindowChoice = None) -> Slide:
     """Opens a slide: TIFF, SVS, NDPI, MRXS, DICOM, OME-Zarr and more, or a plain image.
 
-    Use it as a context manager. Raises RefusedError for files that are no readable RGB slide.
+    Use it as a context manager. `window` is for samples of 16 bits, which are refused without one:
+    a `Window(low, high)`, or "auto". Raises RefusedError for files that are no readable RGB slide.
     """
-    return _open_slide(Path(path))
+    return _open_slide(Path(path), window=window)
 
 
 def find_tissue(slide: PathLike | Slide) -> Tissue:
@@ -196,16 +198,20 @@ def convert(
     output: PathLike,
     *,
     format: Format | None = None,
+    window: WindowChoice = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     overwrite: bool = False,
 ) -> Path:
     """Writes a slide in another container: .ome.tif, .tif, .ome.zarr, or a folder for DICOM.
 
     DICOM copies the stored tiles and takes no `format`; the others decode level 0 and build a new
-    pyramid. Raises RefusedError for what cannot be converted, before anything is written.
+    pyramid. For `window` see `open_slide`. Raises RefusedError for what cannot be converted, before
+    anything is written.
     """
     check_in_sandbox(Path(source))
-    return _convert(Path(source), Path(output), format, on_progress, overwrite=overwrite)
+    return _convert(
+        Path(source), Path(output), format, on_progress, window=window, overwrite=overwrite
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from slidesr.errors import RefusedError
+from slidesr.imaging.window import Window
 from slidesr.output.compression import COMPRESSIONS, Compression
 from slidesr.output.format import LAYOUTS, NGFF_VERSIONS, Format
 from slidesr.pipeline.options import PRECISIONS, Options
@@ -18,6 +19,21 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 DEFAULTS = Options()
 _FORMAT = DEFAULTS.format
 _LOSSY = tuple(name for name in COMPRESSIONS if name.startswith("jpeg"))
+
+
+class _WindowType(click.ParamType[Window | str]):
+    name = "auto|low,high"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Window | str:
+        if isinstance(value, Window):
+            return value
+        try:
+            return "auto" if value == "auto" else Window.parse(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither auto nor two rising samples LOW,HIGH", param, ctx)
+
 
 device = click.option(
     "--device", default=DEFAULTS.device, show_default=True, help="auto, cpu, cuda or cuda:N."
@@ -28,6 +44,11 @@ precision = click.option(
     default=DEFAULTS.precision,
     show_default=True,
     help="auto is bf16 where the device has it in hardware, else fp32.",
+)
+window = click.option(
+    "--window",
+    type=_WindowType(),
+    help="Samples of a 16-bit slide that become black and white, or auto: the bits in use.",
 )
 json_output = click.option(
     "--json", "json_", is_flag=True, help="Print the result as JSON on stdout."

@@ -93,7 +93,7 @@ def _cut_slide(
         return
     rows: list[PatchRow] = []
     check_in_sandbox(item.slide)
-    with open_slide(item.slide, mpp=options.level0_mpp) as slide:
+    with open_slide(item.slide, mpp=options.level0_mpp, window=options.window) as slide:
         cutter, found = _cutter(item, slide, patches, options)
         for rank, (label, boxes) in enumerate(found.items()):
             quota = (options.per_slide + len(found) - 1 - rank) // len(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Mpp
+from slidesr.imaging.window import WindowChoice
 
 SPLITS = ("train", "valid", "test")
 
@@ -21,6 +22,7 @@ class PatchOptions:
     mpp: float | None = None
     magnification: float | None = None
     source_mpp: float | None = None  # of level 0, where the file states none
+    window: WindowChoice = None  # of samples of 16 bits
     pairs: int | None = None  # also cut the same places of the level this many times coarser
     per_slide: int = 500  # at most; half of them tumour if a slide has both labels
     split: tuple[float, float, float] = (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slidesr.errors import RefusedError
+from slidesr.imaging.window import WindowChoice
 from slidesr.output.copy import copy_pixels
 from slidesr.output.dicom import write_dicom
 from slidesr.output.format import SUFFIXES, Format
@@ -25,20 +26,23 @@ def convert(
     format_: Format | None = None,
     report: OnBlocks = lambda done, of: None,
     *,
+    window: WindowChoice = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes `source` in the container that the output's name implies; a plain folder is DICOM.
 
     DICOM copies the tiles as they are stored and has no `format_`; the others decode level 0 and
-    build their pyramid anew, and go on where they were stopped. Raises RefusedError for what cannot
+    build their pyramid anew, and go on where they were stopped. `window` is for samples of 16
+    bits. Raises RefusedError for what cannot
     be converted, before anything is written.
     """
-    with open_slide(source) as slide:
+    with open_slide(source, window=window) as slide:
         if output.name.lower().endswith(SUFFIXES):
             check_output(output, source, overwrite=overwrite)
             _copy(slide, output, format_ or Format(), report, overwrite=overwrite)
             return output
         size, facts = slide.size, _facts(slide)
+        _check_copyable(slide)
     if format_ is not None:
         raise RefusedError(f"{output}: a folder is DICOM, which keeps tiles as they are stored.")
     if not output.parent.is_dir():
@@ -50,8 +54,20 @@ def convert(
     return write_dicom(source, output, size, facts, overwrite=overwrite)
 
 
+def _check_copyable(slide: Slide) -> None:
+    """Refuses what DICOM, whose tiles are copied as they are stored, would show wrongly."""
+    choice = slide.choice
+    if choice.conversions or slide.window:
+        how = ", ".join(choice.conversions) or f"window {slide.window}"
+        raise RefusedError(
+            f"{slide.path}: DICOM copies tiles as they are stored, and these are not plain RGB"
+            f" ({how}). Convert it to .ome.tif first, and that to DICOM."
+        )
+
+
 def _facts(slide: Slide) -> Metadata:
-    return Metadata(slide.mpp, slide.magnification, slide.icc_profile, dict(slide.provenance))
+    provenance = {**slide.provenance, **slide.window_note}
+    return Metadata(slide.mpp, slide.magnification, slide.icc_profile, provenance)
 
 
 def _copy(

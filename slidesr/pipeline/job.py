@@ -75,7 +75,7 @@ class Job:
             "compression": options.format,
             "metadata": (replace(self.metadata(), provenance={}), self._kept_metadata()),
             "way with bad tiles": options.on_bad_tile,
-            "way with colour": options.icc,
+            "way with colour": (options.icc, self.slide.window),
         }
         return identity_of(parts)
 
@@ -103,6 +103,7 @@ class Job:
             "source_level": str(self.frame.level),
             "source_region": str(region),
             "tissue_share": f"{self.tissue.share:.4f}",
+            **self.slide.window_note,
             **self._kept_metadata(),
         }
 

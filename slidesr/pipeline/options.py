@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slidesr.geometry import Box
+from slidesr.imaging.window import WindowChoice
 from slidesr.output.format import Format
 
 SCALES = (2, 4, 8, 16)
@@ -32,6 +33,7 @@ class Options:
     roi: Path | None = None  # annotations: GeoJSON or ASAP XML
     tissue: str = "auto"  # auto, all, or the path of a mask image
     on_bad_tile: str = "stop"  # or fill: unreadable source tiles become background
+    window: WindowChoice = None  # of 16-bit samples: `auto`, or those that become black and white
     icc: str = "keep"  # the slide's colour profile: keep, srgb or drop
     keep_metadata: tuple[str, ...] = ()  # names of slide properties to carry over
     format: Format = field(default_factory=Format)

@@ -100,7 +100,9 @@ def engine_for(options: Options) -> Engine:
 def opened_slide(source: Path, options: Options) -> Slide:
     """Opens the slide with the pixel size, colour profile and tile policy of the options."""
     fill = options.on_bad_tile == "fill"
-    return open_slide(source, mpp=_source_mpp(options), icc=options.icc, fill=fill)
+    return open_slide(
+        source, mpp=_source_mpp(options), icc=options.icc, window=options.window, fill=fill
+    )
 
 
 def frame_of(slide: Slide, options: Options) -> Frame:

@@ -77,6 +77,11 @@ class Slide(Closeable):
         return stamp_of(self.path)
 
     @property
+    def window_note(self) -> dict[str, str]:
+        """For the provenance of what is made of the slide: empty for samples of 8 bits."""
+        return {"source_window": str(self.window)} if self.window else {}
+
+    @property
     def filled_tiles(self) -> frozenset[tuple[int, Box]]:
         """The unreadable tiles found so far: level, and box in pixels of that level."""
         return frozenset(self._filled)

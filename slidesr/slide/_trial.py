@@ -14,7 +14,7 @@ _SIDE_PX = 16
 
 def read_samples(path: Path) -> None:
     """Reads three small boxes of each level, as many tiles. Raises what the readers raise."""
-    with open_slide(path, fill=True) as slide:
+    with open_slide(path, window="auto", fill=True) as slide:
         for level in range(min(_MOST_LEVELS, len(slide.levels))):
             frame = slide.frame(level=level)
             for box in _sample_boxes(frame.size):

@@ -1,10 +1,10 @@
 """Verifies one file: opens it with every reader and runs every check.
 
-The checks of levels, resolution, pixels, tiles and schemas use other libraries alone. Only two
-findings use slidesr's own reader: `open_slide` gives the provenance, whose format is slidesr's own,
-and the ICC profile, which Pillow then parses. The provenance also decides whether the file is one
-of ours, which every reader must be able to open. A file that `open_slide` refuses is verified as a
-foreign one, without these two findings.
+The checks of levels, resolution, pixels, tiles and schemas use other libraries alone. Only three
+findings use slidesr's own reader: `open_slide` says which image it reads and how, and gives the
+provenance, whose format is slidesr's own, and the ICC profile, which Pillow then parses. The
+provenance also decides whether the file is one of ours, which every reader must be able to open. A
+file that `open_slide` refuses is verified as a foreign one, and the findings say why.
 """
 
 from __future__ import annotations
@@ -83,9 +83,18 @@ def _own_findings(path: Path) -> tuple[list[Finding], bool]:
     try:
         with open_slide(path) as slide:
             is_ours = bool(slide.provenance) or slide.properties.get("tiff.Software") == "slidesr"
-            return [_profile(slide), _provenance(slide)], is_ours
-    except RefusedError:
-        return [], False
+            return [_image(slide), _profile(slide), _provenance(slide)], is_ours
+    except RefusedError as error:
+        refused = str(error).removeprefix(f"{path}: ")
+        return [Finding("image", _SELF, Verdict.ABSENT, f"slidesr refuses it: {refused}")], False
+
+
+def _image(slide: Slide) -> Finding:
+    """Which image of the file slidesr reads, and how."""
+    choice = slide.choice
+    left_out = [f"left out: {', '.join(choice.left_out)}"] if choice.left_out else []
+    detail = "; ".join(filter(None, (choice.image, choice.why, *choice.conversions, *left_out)))
+    return Finding("image", _SELF, Verdict.OK, detail)
 
 
 def _profile(slide: Slide) -> Finding:

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from slidesr.errors import RefusedError
+from slidesr.imaging.window import WindowChoice
 from slidesr.runtime.bundled_files import bundled_folder
 from slidesr.slide import Slide, open_slide
 from slidesr.view.tiles import TILE_PX, Tiles
@@ -69,26 +70,28 @@ class Exhibit:
 
 
 @contextmanager
-def exhibit(paths: Sequence[Path]) -> Iterator[Exhibit]:
+def exhibit(paths: Sequence[Path], window: WindowChoice = None) -> Iterator[Exhibit]:
     """Opens one or two slides, converted to sRGB if they have an ICC profile.
 
-    The last is the one that slidesr upscaled, by default the second. Raises RefusedError.
+    The last is the one that slidesr upscaled, by default the second. `window` is for the first,
+    where it has samples of 16 bits. Raises RefusedError.
     """
     if not 1 <= len(paths) <= 2:
         raise RefusedError("Give one slide, or two: before and after.")
     with ExitStack() as stack:
-        slides = [stack.enter_context(_opened(path)) for path in paths]
+        windows = (window, None)
+        slides = [stack.enter_context(_opened(*each)) for each in zip(paths, windows, strict=False)]
         if len(slides) == 2 and slides[0].provenance and not slides[1].provenance:
             slides.reverse()
         yield Exhibit(tuple(_placed(slides)))
 
 
-def _opened(path: Path) -> Slide:
-    slide = open_slide(path)
+def _opened(path: Path, window: WindowChoice) -> Slide:
+    slide = open_slide(path, window=window)
     if slide.icc_profile is None:
         return slide
     slide.close()
-    return open_slide(path, icc="srgb")
+    return open_slide(path, window=window, icc="srgb")
 
 
 def _placed(slides: Sequence[Slide]) -> Iterator[Placed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,27 @@ from rich.table import Table
 
 from slidesr.cli import options as common
 from slidesr.cli.show import as_json, bytes_text, facts, inert
+from slidesr.imaging.window import WindowChoice
 from slidesr.output.compression import Compression
 from slidesr.runtime.sandbox import sandboxed
 
 
 @click.command()
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@common.window
 @common.json_output
-def info(source: Path, *, json_: bool) -> None:
-    """Show what a slide is, and what `upscale` would give."""
+def info(source: Path, *, window: WindowChoice, json_: bool) -> None:
+    """Show what a slide is, which image of the file is read, and what `upscale` would give."""
     with sandboxed(source):
         from slidesr.slide import open_slide
 
-    with open_slide(source) as slide:
+    with open_slide(source, window=window) as slide:
         share = slide.find_tissue().share
         description: dict[str, Any] = {
             "file": source.name,
             "vendor": slide.vendor,
+            "image": asdict(slide.choice),
+            "window": str(slide.window) if slide.window else None,
             "width": slide.size.width,
             "height": slide.size.height,
             "levels": [
@@ -55,12 +60,26 @@ def info(source: Path, *, json_: bool) -> None:
         _show(description)
 
 
+def _image(
+    image: str, why: str, conversions: Sequence[str], left_out: Sequence[str]
+) -> dict[str, str]:
+    """What was decided, as rows; a plain file with one image has only the first."""
+    rows = {
+        "image": ": ".join(filter(None, (image, why))),
+        "read as": ", ".join(conversions),
+        "left out": ", ".join(left_out),
+    }
+    return {name: text for name, text in rows.items() if text}
+
+
 def _show(description: dict[str, Any]) -> None:
     levels = ", ".join(f"{level['width']} x {level['height']}" for level in description["levels"])
     facts(
         description["file"],
         {
             "vendor": description["vendor"],
+            **_image(**description["image"]),
+            **({"window": description["window"]} if description["window"] else {}),
             "levels": levels,
             "pixel": f"{description['mpp']:.4g} um" if description["mpp"] else "size unknown",
             "magnification": f"{description['magnification']:g}x"

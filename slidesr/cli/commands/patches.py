@@ -65,6 +65,7 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
 @click.option("--mpp", type=float, help="Resolution to cut at, in um per pixel.")
 @click.option("--magnification", type=float, help="Magnification to cut at, such as 20.")
 @click.option("--source-mpp", type=float, help="um per pixel of level 0, if the file lacks it.")
+@common.window
 @click.option(
     "--size",
     "size_px",

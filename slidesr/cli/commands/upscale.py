@@ -99,6 +99,7 @@ class _ScaleType(click.Choice[str]):
     help="Grey levels that --consistent leaves for JPEG errors; 0 for lossless slides.",
 )
 @common.stored
+@common.window
 @click.option(
     "--on-bad-tile",
     type=click.Choice(BAD_TILE_CHOICES),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from slidesr.cli import options as common
 from slidesr.cli.show import console, counted, line
 from slidesr.errors import printable
+from slidesr.imaging.window import WindowChoice
 from slidesr.runtime.sandbox import sandboxed
 
 if TYPE_CHECKING:
@@ -35,9 +37,16 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Write a folder of files instead, for any web server or to open from disk.",
 )
+@common.window
 @click.option("--overwrite", is_flag=True, help="Replace an older export.")
 def view(
-    files: tuple[Path, ...], port: int, folder: Path | None, *, no_browser: bool, overwrite: bool
+    files: tuple[Path, ...],
+    port: int,
+    folder: Path | None,
+    *,
+    window: WindowChoice,
+    no_browser: bool,
+    overwrite: bool,
 ) -> None:
     """Show a slide in the browser, or a slide before and after upscaling.
 
@@ -48,7 +57,7 @@ def view(
             trials.enter_context(sandboxed(file))
         from slidesr.view import exhibit
 
-    with exhibit(files) as shown:
+    with exhibit(files, window) as shown:
         if folder is None:
             _serve(shown, port, no_browser=no_browser)
         else:

@@ -119,7 +119,8 @@ def too_deep(path: Path) -> RefusedError:
     """The error for samples of 16 bits that were given no window."""
     return RefusedError(
         f"{path}: its samples have 16 bits. Say which of them become black and white, for example"
-        " --window 0,4095, or --window auto for the range of bits that they use."
+        " --window 0,4095, or --window auto for the range of bits that they use. With it"
+        " `slidesr convert` writes a slide of 8 bits."
     )
 
 

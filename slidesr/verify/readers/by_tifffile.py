@@ -18,26 +18,36 @@ _UM = {2: 25_400.0, 3: 10_000.0}  # of a resolution unit: inch, centimetre
 
 
 class TifffileReader:
-    """The first series of a TIFF, with the levels that tifffile finds."""
+    """The largest series of a TIFF, with the levels that tifffile finds."""
 
     def __init__(self, path: Path) -> None:
         self.name = f"tifffile {tifffile.__version__}"
         try:
             self._tiff = tifffile.TiffFile(path, _multifile=False)
-            series = self._tiff.series[0]
+            series = max(self._tiff.series, key=_area)
+            if series.axes not in ("YX", "YXS", "SYX"):
+                raise UnreadableError(f"its axes are {series.axes}, not rows, columns, samples")
             self._levels = series.levels
             self._arrays = [
                 zarr.open_array(series.aszarr(level=level), mode="r")
                 for level in range(len(self._levels))
             ]
+        except UnreadableError:
+            raise
         except Exception as error:  # a dozen classes on a broken file
             raise UnreadableError(reason(error)) from error
-        sizes = tuple(Size(level.shape[1], level.shape[0]) for level in self._levels)
+        sizes = tuple(
+            Size(level.keyframe.imagewidth, level.keyframe.imagelength) for level in self._levels
+        )
         self.facts = Facts(sizes, self._mpp())
 
     def read(self, level: int, box: Box) -> Pixels:
         try:
-            pixels = np.asarray(self._arrays[level][box.slices])
+            if self._levels[level].axes == "SYX":
+                pixels = np.asarray(self._arrays[level][(slice(None), *box.slices)])
+                pixels = pixels.transpose(1, 2, 0)
+            else:
+                pixels = np.asarray(self._arrays[level][box.slices])
         except Exception as error:  # as above
             raise UnreadableError(reason(error)) from error
         if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
@@ -104,6 +114,10 @@ class TifffileReader:
             return None
         um, (x, y) = _UM[int(page.resolutionunit)], page.resolution
         return Mpp(um / x, um / y) if x > 0 and y > 0 else None
+
+
+def _area(series: tifffile.TiffPageSeries) -> int:
+    return int(series.keyframe.imagewidth * series.keyframe.imagelength)
 
 
 def _name(page: tifffile.TiffPage) -> str:

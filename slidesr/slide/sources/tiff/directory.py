@@ -138,6 +138,8 @@ class Directory:
         """What is done to its samples, in words for the user; nothing to plain RGB."""
         if self.colour is not Colour.RGB:
             yield f"{self.colour.value[0]} to RGB"
+        if self.planes > 1:
+            yield "separate planes of samples joined"
         if self.alpha is not Alpha.NONE:
             yield f"{self.alpha.name.lower()} alpha over white"
         extra = self.samples - self.colour.samples - (self.alpha is not Alpha.NONE)
