@@ -20,12 +20,12 @@ from material import texture
 from rounds import markdown
 
 from slidesr.geometry import Box, Pixels
-from slidesr.slide.image_files import image_paths, read_rgb
 from slidesr.imaging.metrics import psnr_db
 from slidesr.imaging.resample import bicubic_down
 from slidesr.model.device import Engine
 from slidesr.model.model import load_model
 from slidesr.model.weights import default_model
+from slidesr.slide.image_files import image_paths, read_rgb
 
 _SCALE, _SIDE_PX = 4, 256
 

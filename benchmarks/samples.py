@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from slidesr.geometry import Pixels
-from slidesr.slide.image_files import image_paths, read_rgb
 from slidesr.imaging.resample import bicubic_down, bicubic_up
 from slidesr.model.device import Engine
 from slidesr.model.model import load_model
+from slidesr.slide.image_files import image_paths, read_rgb
 
 _SHOWN_PX, _GAP_PX, _ROWS = 192, 4, 2
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from slidesr.slide.image_files import image_paths, read_rgb
 from slidesr.model.device import Engine
 from slidesr.nets.cost import convolution_ceiling, flops_per_px
+from slidesr.slide.image_files import image_paths, read_rgb
 from slidesr.train.data import PatchSampler
 from slidesr.train.distributed import joined_processes
 from slidesr.train.loop import Sources, TrainingProgress, train

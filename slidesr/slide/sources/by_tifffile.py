@@ -47,11 +47,11 @@ def refuse_odd_samples(path: Path) -> None:
     try:
         with TiffFile(path, _multifile=False) as tiff:
             found = [Directory.of(page) for page in tiff.pages if isinstance(page, TiffPage)]
+            largest = max(found, key=lambda each: each.size.area)
     except MemoryError:
         raise
     except Exception:  # as in `TiffSource`
         return
-    largest = max(found, key=lambda each: each.size.area)
     if largest.bits != 8:
         raise unreadable(path, f"its samples have {largest.bits} bits, and OpenSlide reads 8")
     if not largest.orientation.is_as_stored:

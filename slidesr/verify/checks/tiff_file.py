@@ -7,9 +7,10 @@ from importlib.metadata import version
 
 from lxml.etree import XMLSyntaxError
 from ome_types import OME, from_xml, validate_xml
+from ome_types.model import Image
 
 from slidesr.errors import reason
-from slidesr.geometry import Mpp
+from slidesr.geometry import Mpp, Size
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.by_tifffile import TifffileReader
 from slidesr.verify.readers.reader import Facts, UnreadableError
@@ -51,11 +52,13 @@ def schema_holds(tiff: TifffileReader) -> tuple[Finding, Facts | None]:
         ome = from_xml(tiff.description)
     except (XMLSyntaxError, ValueError) as error:
         return Finding("schema", _BY_XML, Verdict.FAILED, reason(error)), None
-    pixels, size = ome.images[0].pixels, tiff.facts.levels[0]
-    if (pixels.size_x, pixels.size_y) != (size.width, size.height):
-        detail = f"it states {pixels.size_x} x {pixels.size_y} px, level 0 has {size} px"
+    size = tiff.facts.levels[0]
+    stated = {Size(each.pixels.size_x, each.pixels.size_y): each for each in ome.images[::-1]}
+    image = stated.get(size)
+    if image is None:
+        detail = f"it states {' and '.join(f'{each} px' for each in stated)}, level 0 has {size} px"
         return Finding("schema", _BY_XML, Verdict.FAILED, detail), None
-    facts = Facts(tiff.facts.levels, _mpp(ome), _magnification(ome))
+    facts = Facts(tiff.facts.levels, _mpp(image), _magnification(ome, image))
     return Finding("schema", _BY_XML, Verdict.OK, "valid OME-XML"), facts
 
 
@@ -70,16 +73,16 @@ def _chosen(tiff: TifffileReader, *, full: bool) -> Iterator[tuple[int, int, int
             yield level, *tiles[round(each * step)]
 
 
-def _mpp(ome: OME) -> Mpp | None:
-    pixels = ome.images[0].pixels
+def _mpp(image: Image) -> Mpp | None:
+    pixels = image.pixels
     x, y = pixels.physical_size_x, pixels.physical_size_y
     um_x = _UM.get(str(pixels.physical_size_x_unit.value))
     um_y = _UM.get(str(pixels.physical_size_y_unit.value))
     return Mpp(x * um_x, y * um_y) if x and y and um_x and um_y else None
 
 
-def _magnification(ome: OME) -> float | None:
-    settings = ome.images[0].objective_settings
+def _magnification(ome: OME, image: Image) -> float | None:
+    settings = image.objective_settings
     objectives = (each for instrument in ome.instruments for each in instrument.objectives)
     found = next((each for each in objectives if settings and each.id == settings.id), None)
     return found.nominal_magnification if found else None
