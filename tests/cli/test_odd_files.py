@@ -57,7 +57,7 @@ COMMANDS: dict[str, Command] = {
     "convert": lambda source, out: ["convert", str(source), str(out / "a.ome.tif")],
     "upscale": lambda source, out: [
         *("upscale", str(source), "-o", str(out / "a.ome.tif"), "--device", "cpu"),
-        *("--tissue", "all", "--compression", "deflate", "--model", _weights(out)),
+        *("--scale", "2", "--tissue", "all", "--compression", "deflate", "--model", _weights(out)),
     ],
     "patches": lambda source, out: [
         *("patches", str(source), "-o", str(out / "patches"), "--size", "64", "--split", "1,0,0"),
@@ -141,26 +141,26 @@ def test_what_one_command_refuses_all_refuse(
 ) -> None:
     source, out = file.write(tmp_path), tmp_path / "out"
     out.mkdir()
-    assert run(told(command, source, out, file)) == (1 if command == "patches" else 2)
+    cuts = command in ("patches", "benchmark")  # these go on with other slides, if there are any
+    assert run(told(command, source, out, file)) in ((1, 2) if cuts else (2,))
     said = capsys.readouterr().err
-    if command == "patches":  # goes on with the other slides, of which there are none here
-        assert str(source) in caplog.text
-        assert not list(out.rglob("*.png"))
-    else:
-        assert said.startswith("slidesr: ")
-        assert said.count("\n") == 1
-        assert not [each for each in out.iterdir() if each.name != "tiny.safetensors"]
+    assert said.startswith("slidesr: ")
+    assert said.count("\n") == 1
+    assert str(source) in (caplog.text + said if cuts else said)
+    assert not [path for path in out.rglob("*.*") if path.suffix in (".tif", ".png", ".html")]
 
 
 @pytest.mark.usefixtures("no_trial")
-@pytest.mark.parametrize("file", [each for each in NOWHERE if ".png" not in each.name], ids=named)
+@pytest.mark.parametrize("file", NOWHERE[:3], ids=named)
 def test_verify_says_that_slidesr_refuses(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: OddFile
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: OddFile,
 ) -> None:
-    source = file.write(tmp_path)
-    run(["verify", "--json", str(source)])
-    findings = json.loads(capsys.readouterr().out)["findings"]
-    assert any("slidesr" in each["by"] and str(source) in each["detail"] for each in findings)
+    monkeypatch.setenv("PATH", "")  # without Java, which takes five seconds
+    run(["verify", "--json", str(file.write(tmp_path))])
+    assert "slidesr refuses it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", EVERYWHERE, ids=named)
