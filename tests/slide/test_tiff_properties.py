@@ -37,7 +37,7 @@ from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.reader import NotInstalledError
 
 EXAMPLES = int(os.environ.get("SLIDESR_EXAMPLES", "100"))
-SOAK_EXAMPLES, EVERY_NTH_BY_BIOFORMATS = 500, 50
+SOAK_EXAMPLES, EVERY_NTH_BY_BIOFORMATS = 500, 4
 COLOURS = {"rgb": 3, "minisblack": 1, "miniswhite": 1, "palette": 1, "separated": 4, "ycbcr": 3}
 DEPTHS = {
     "uint8": 8, "uint16": 16, "uint32": 32, "int8": 8, "int16": 16, "float32": 32,
@@ -113,7 +113,7 @@ def specs(draw: st.DrawFn) -> Spec:
     is_jpeg = compression == "jpeg"
     can_have_extra = colour in ("rgb", "minisblack", "miniswhite") and DEPTHS[depth] >= 8
     kinds = st.sampled_from([(), (0,), (1,), (2,), (0, 0), (0, 2), (2, 0), (0, 1), (1, 0)])
-    extra = draw(kinds) if can_have_extra and not is_jpeg else ()
+    extra = draw(st.one_of(st.just(()), kinds)) if can_have_extra and not is_jpeg else ()
     samples = COLOURS[colour] + len(extra)
     levels = draw(st.integers(1, 3))
     least = 8 * 2 ** (levels - 1) if levels > 1 else 1
@@ -211,7 +211,7 @@ def _seen(spec: Spec, samples: Samples) -> U8:
         return np.full((*samples.shape[:2], 3), 255, np.uint8)
     if spec.colour == "palette":
         return (_palette(spec) >> 8).astype(np.uint8)[samples[..., 0]]
-    eight = _eight_bits(spec, samples)
+    eight = _eight_bits(spec, samples * (255 // (2**spec.bits - 1) if spec.bits < 8 else 1))
     colours, extra = eight[..., : COLOURS[spec.colour]], eight[..., COLOURS[spec.colour] :]
     rgb = _rgb(spec.colour, colours)
     for kind, values in zip(spec.extra, np.moveaxis(extra, 2, 0), strict=True):
@@ -223,8 +223,6 @@ def _seen(spec: Spec, samples: Samples) -> U8:
 
 
 def _eight_bits(spec: Spec, samples: Samples) -> U8:
-    if spec.bits < 8:
-        return np.asarray(samples * (255 // (2**spec.bits - 1)), np.uint8)
     if spec.depth != "uint16":
         return np.asarray(samples, np.uint8)
     if isinstance(spec.window, Window):
@@ -300,7 +298,7 @@ def _tags(spec: Spec) -> dict[str, Any]:
 
 # The test
 
-_number = itertools.count()
+_number, _plain_number = itertools.count(), itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +326,7 @@ def test_any_tiff_shows_its_picture_or_is_refused_in_one_line(
                 _check_pixels(spec, slide, levels)
                 _check_boxes(slide, corners)
             _check_by_libvips(spec, path, levels[0].seen)
-            if EXAMPLES > SOAK_EXAMPLES and number % EVERY_NTH_BY_BIOFORMATS == 0:
+            if EXAMPLES > SOAK_EXAMPLES:
                 _check_by_bioformats(spec, path, levels[0].seen)
         else:
             with pytest.raises(RefusedError) as caught:
@@ -382,27 +380,29 @@ def _check_boxes(slide: Slide, corners: list[tuple[float, ...]]) -> None:
 def _check_by_libvips(spec: Spec, path: Path, right: U8) -> None:
     """The picture that `_seen` expects is what libvips shows, where it has the same rules.
 
-    It leaves alpha to its users, and CMYK to profiles; samples of 16 bits have no window there.
+    It leaves alpha to its users, CMYK to profiles, and inverts all 16 bits, not those of a window.
     It does not turn YCbCr that is not JPEG into RGB, reads no tiles of separate planes, and mixes
     up (8.18) the two planes of grey with an extra sample.
     """
     pyvips = pytest.importorskip("pyvips")
+    is_deep, is_grey = spec.depth == "uint16", spec.colour in ("minisblack", "miniswhite")
     is_raw_ycbcr = spec.colour == "ycbcr" and not spec.is_lossy
     is_lost = spec.is_planar and (spec.tile is not None or spec.colour != "rgb")
-    is_other = spec.colour == "separated" or is_raw_ycbcr or spec.depth == "uint16"
-    if is_other or {ALPHA, PREMULTIPLIED} & {*spec.extra} or is_lost:
+    is_other = spec.colour == "separated" or (spec.colour == "miniswhite" and is_deep)
+    if is_other or is_raw_ycbcr or is_lost or {ALPHA, PREMULTIPLIED} & {*spec.extra}:
         return
     event("read by libvips too")
     image = pyvips.Image.tiffload_buffer(path.read_bytes()).autorot()
     samples = image.numpy().reshape(image.height, image.width, image.bands)
-    is_grey = spec.colour in ("minisblack", "miniswhite")
-    shown = as_rgb(samples[..., 0]) if is_grey else samples[..., :3]
-    _check_alike(spec, shown, right)
+    eight = _eight_bits(spec, samples)
+    _check_alike(spec, as_rgb(eight[..., 0]) if is_grey else eight[..., :3], right)
 
 
 def _check_by_bioformats(spec: Spec, path: Path, right: U8) -> None:
-    """Plain RGB, which is all that Bio-Formats gives without a rule of ours."""
+    """Some of the plain RGB, which is all that Bio-Formats gives without a rule of ours."""
     if (spec.colour, spec.depth, spec.extra, spec.orientation) != ("rgb", "uint8", (), 1):
+        return
+    if next(_plain_number) % EVERY_NTH_BY_BIOFORMATS:  # each starts a Java of its own
         return
     try:
         reader = BioFormatsReader(path)

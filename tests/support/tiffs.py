@@ -112,4 +112,4 @@ def by_pillow(samples: U8, mode: str) -> U8:
 def windowed(samples: NDArray[np.uint16], low: int, high: int) -> U8:
     """The reference of `Window.to_8_bit`."""
     share = (samples.astype(float) - low) / (high - low)
-    return np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(share.clip(0, 1) * 255), np.uint8)
