@@ -15,7 +15,7 @@ from slidesr.errors import RefusedError
 # The suffixes searched in a folder. A DICOM slide is many files, so one of them must be named.
 _SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".czi"}
 _MAX_PATCH_PX = 4096
-_ANNOTATIONS = (".xml", ".geojson", ".json")
+_ANNOTATIONS = (".xml", ".geojson", ".json", ".xml.gz", ".geojson.gz", ".json.gz")
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,17 @@ def test_geojson_gives_the_same_labels(archive: Path, tmp_path: Path) -> None:
     assert manifest(tmp_path / "geojson") == tumor(archive, tmp_path / "asap")
 
 
+@pytest.mark.parametrize("suffix", [".xml", ".geojson", ".json"])
+def test_a_gzipped_annotation_is_found_by_name(tmp_path: Path, suffix: str) -> None:
+    slide, annotation = tmp_path / "a.ome.tif", tmp_path / f"a{suffix}.gz"
+    slide.touch()
+    annotation.touch()
+    assert [item.annotation for item in find_material([slide])] == [annotation]
+    (tmp_path / f"a{suffix}").touch()
+    with pytest.raises(RefusedError, match="Keep one of them"):
+        find_material([slide])
+
+
 def test_tumour_and_normal_are_balanced(archive: Path, tmp_path: Path) -> None:
     rows = tumor(archive, tmp_path / "even", replace(EVERY, per_slide=11))
     assert sorted(row["label"] for row in rows) == ["normal"] * 5 + ["tumor"] * 6
@@ -528,7 +539,7 @@ def test_two_annotations_are_refused(desk: Path) -> None:
     [
         (["--level", "9"], "no level 9"),
         (["--size", "2000"], "smaller than a patch of 2000 px"),
-        (["--lesion", "Stroma"], "holds no area of kind Stroma"),
+        (["--lesion", "Stroma"], "no area of kind Stroma; it has _0 1 (not used), _1 1 (not used)"),
     ],
 )
 def test_what_a_slide_cannot_give_is_one_line(

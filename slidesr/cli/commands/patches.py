@@ -45,14 +45,15 @@ class _SharesType(click.ParamType[tuple[float, ...]]):
 @click.option(
     "--annotations",
     type=click.Path(path_type=Path),
-    help="Folder of NAME.xml (ASAP) or NAME.geojson with the lesions of NAME. [default: beside it]",
+    help="Folder of NAME.xml (ASAP), NAME.geojson or NAME.json (QuPath), or one of them gzipped,"
+    " with the lesions of NAME.  [default: beside it]",
 )
 @click.option(
     "--lesion",
     "lesions",
     multiple=True,
-    help="A group (ASAP) or class (QuPath) that is lesion; repeatable.  [default: all but"
-    " _2, exclusion, normal, benign, ignore]",
+    help="A group (ASAP) or class (QuPath; its first name is enough) that is lesion; repeatable."
+    "  [default: all that is drawn, but _2, exclusion, normal, benign, ignore]",
 )
 @click.option(
     "--unannotated",
