@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from support.odd_files import ODD_FILES, OddFile, T
-from support.tiffs import turned
+from support.odd_files import ODD_FILES, TILED, OddFile, T
+from support.tiffs import turned, written
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Size
@@ -63,6 +63,25 @@ def test_which_image_is_read_and_which_are_not_is_told(tmp_path: Path, file: Odd
         assert slide.choice.why
         (other,) = slide.choice.left_out
         assert any(name in other.lower() for name in ("macro", "label", "thumbnail", "overview"))
+
+
+def test_levels_that_are_images_of_their_own_are_not_left_out(tmp_path: Path) -> None:
+    (file,) = (each for each in READ if each.name == "levels-as-ome-images.ome.tif")
+    with open_slide(file.write(tmp_path)) as slide:
+        assert len(slide.levels) == 2
+        assert slide.choice.left_out == ()
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_a_long_and_narrow_slide_keeps_its_levels(tmp_path: Path, number: int) -> None:
+    """A biopsy of 125 x 1600 px: rounding its short side up is half a percent at level 2."""
+    sides = [(125, 1600), (63, 800), (32, 400), (16, 200)]
+    levels = [np.full((height, width, 3), width, np.uint8) for width, height in sides]
+    path = tmp_path / "a.tif"
+    path.write_bytes(written(levels, orientation=number, photometric="rgb", **TILED))
+    with open_slide(path) as slide:
+        found = [(level.size.width, level.size.height) for level in slide.levels]
+    assert found == [size if number == 1 else size[::-1] for size in sides]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

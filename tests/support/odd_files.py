@@ -129,9 +129,11 @@ def everywhere(
 def channels() -> OddFiles:
     """f01: grey channels as pages, which are RGB only where the OME-XML says so."""
 
-    def named(planes: Samples, **channel: Sequence[Any]) -> MakeFile:
+    def named(
+        planes: Samples, layout: dict[str, Any] = TILED, **channel: Sequence[Any]
+    ) -> MakeFile:
         metadata = ome_metadata("CYX", Channel=channel)
-        return partial(_ome, (planes, metadata, {"photometric": "minisblack", **TILED}))
+        return partial(_ome, (planes, metadata, {"photometric": "minisblack", **layout}))
 
     refused = r"(?i)channel"
     last_first = PLANES[::-1]
@@ -150,9 +152,26 @@ def channels() -> OddFiles:
     yield OddFile("channels-twice-red.ome.tif", named(PLANES, Name=["Red", "Red", "Blue"]), refused)
     yield OddFile("channels-two.ome.tif", named(PLANES[:2], Name=["Red", "Green"]), refused)
     four = np.concatenate([PLANES, PLANES[:1]])
+    names: dict[str, Any] = {"Name": ["Blue", "Green", "Red"]}
+    yield OddFile("channels-strips.ome.tif", named(last_first, layout=STRIPS, **names), T)
+    deep = np.ascontiguousarray(DEEP.transpose(2, 0, 1)[::-1])
+    right = windowed(DEEP, 0, 4095)
+    yield OddFile("channels-deep.ome.tif", named(deep, **names), right, window=TWELVE_BITS)
+    yield OddFile("channels-deep-auto.ome.tif", named(deep, **names), right, window="auto")
+    yield OddFile("channels-subifd.ome.tif", partial(_channels_in_pyramids, last_first, names), T)
     yield OddFile(
         "channels-four.ome.tif", named(four, Name=["Red", "Green", "Blue", "DAPI"]), refused
     )
+
+
+def _channels_in_pyramids(planes: Samples, channel: dict[str, Sequence[Any]]) -> bytes:
+    """Each channel with its own SubIFD."""
+    data, how = BytesIO(), {"photometric": "minisblack", **TILED}
+    first, second = halves(planes, "CYX")
+    with TiffWriter(data, ome=True) as tiff:
+        tiff.write(first, subifds=1, metadata=ome_metadata("CYX", Channel=channel), **how)
+        tiff.write(second, subfiletype=1, **how)
+    return data.getvalue()
 
 
 def _signed(colour: int) -> int:
@@ -199,16 +218,23 @@ def several_images() -> OddFiles:
     slide, macro = image(T, "slide"), image(small, "macro", (16, 16))
     yield OddFile("macro-first.ome.tif", partial(_ome, macro, slide), T, image="slide")
     yield OddFile("macro-last.ome.tif", partial(_ome, slide, macro), T, image="slide")
-    for name in ("label", "macro", "thumbnail", "overview"):
+    for name in ("label", "macro", "thumbnail", "overview", "macro_image", "S1_label"):
         make = partial(_ome, image(large, name, (16, 16)), slide)
         yield OddFile(f"larger-{name}-first.ome.tif", make, T, image="slide")
     make = partial(_ome, slide, image(large, "Label image", (16, 16)))
     yield OddFile("larger-label-last.ome.tif", make, T, image="slide")
+    for order, pages in {"last": [T, small], "first": [small, T]}.items():
+        make = partial(_pages, pages, **rgb)
+        yield OddFile(f"plain-other-{order}.tif", make, T)
+    half = halves(T)
+    for order, pages in {"last": half, "first": half[::-1]}.items():
+        yield OddFile(f"plain-half-{order}.tif", partial(_pages, pages, **rgb), T)
+    yield OddFile("levels-as-ome-images.ome.tif", partial(written, half, ome="YXS", **rgb), T)
     equal = partial(_ome, slide, image(255 - T, "other"))
     yield OddFile("two-equal.ome.tif", equal, r"(?i)several images of")
-    label, order = (128, 96, "label", (16.0, 16.0)), (W, H, "slide", MPP)
+    label, scan = (128, 96, "label", (16.0, 16.0)), (W, H, "slide", MPP)
     for ifds in ((1, 0), (0, 1)):
-        xml = _xml([(label, ifds[0]), (order, ifds[1])])
+        xml = _xml([(label, ifds[0]), (scan, ifds[1])])
         pages = [samples for _, samples in sorted(zip(ifds, (small, T), strict=True))]
         make = partial(_pages, pages, description=xml.encode(), **rgb)
         yield OddFile(f"ome-label-is-ifd-{ifds[0]}.ome.tif", make, T, image="slide")
@@ -262,7 +288,7 @@ def orientations() -> OddFiles:
     for number in range(1, 9):
         mpp = MPP[::-1] if number > 4 else MPP
         right = turned(T, number)
-        kinds = {
+        kinds: dict[str, MakeFile] = {
             "tiled.tif": flat(T, orientation=number),
             "strips.tif": in_strips(T, orientation=number),
             "subifd.ome.tif": pyramid(T, orientation=number),
@@ -290,7 +316,7 @@ def exif_orientations() -> OddFiles:
             yield OddFile(f"exif-{number}.{suffix}", make, right, None, tolerance=tolerance)
 
 
-def _image(samples: U8, suffix: str, **options: Any) -> bytes:
+def _image(samples: Samples, suffix: str, **options: Any) -> bytes:
     return _saved(Image.fromarray(samples), suffix, **options)
 
 
@@ -326,8 +352,17 @@ def deep_samples() -> OddFiles:
     for file in files:
         stem, _, suffix = file.name.partition(".")
         yield replace(file, right="--window")
-        for name, window in (("12-bits", TWELVE_BITS), ("auto", "auto")):
-            yield replace(file, name=f"{stem}-{name}.{suffix}", window=window)
+        yield replace(file, name=f"{stem}-12-bits.{suffix}", window=TWELVE_BITS)
+        yield replace(file, name=f"{stem}-auto.{suffix}", window="auto")
+    opaque = np.dstack([DEEP, np.full_like(fade, 65535)])
+    for name, kind in {"opaque": _ALPHA, "extra-large": _UNSPECIFIED}.items():
+        make = flat(opaque, extrasamples=[kind])
+        yield OddFile(f"deep-{name}-auto.tif", make, shown, window="auto")
+        yield OddFile(f"deep-{name}-12-bits.tif", make, shown, window=TWELVE_BITS)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = 6
+    turned_png = partial(_image, DEEP[..., 1], "png", exif=exif)
+    yield OddFile("deep-exif-6.png", turned_png, turned(grey, 6), None, window="auto")
     other = Window(1000, 3000)
     right = windowed(DEEP, other.low, other.high)
     yield OddFile("deep-narrow.tif", flat(DEEP), right, window=other)
@@ -340,11 +375,9 @@ def _deep_png(samples: NDArray[np.uint16]) -> bytes:
 
 def _refused_samples() -> OddFiles:
     idle = r"8 bits, so --window"
-    for name, make in {
-        "tif": flat(T),
-        "ome.tif": pyramid(T),
-        "png": partial(_image, T, "png"),
-    }.items():
+    shallow: dict[str, MakeFile] = {"tif": flat(T), "ome.tif": pyramid(T)}
+    shallow["png"] = partial(_image, T, "png")
+    for name, make in shallow.items():
         yield OddFile(f"shallow.{name}", make, idle, window=TWELVE_BITS)
     for dtype in ("uint32", "int8", "int16", "float16", "float32", "float64"):
         for window in (None, TWELVE_BITS, "auto"):
@@ -405,8 +438,8 @@ def colour_models() -> OddFiles:
     luma = np.array(Image.fromarray(T).convert("YCbCr"))
     yield from everywhere("ycbcr", luma, by_pillow(luma, "YCbCr"), photometric="ycbcr")
     for number, factors in enumerate(((2, 2), (2, 1), (1, 2))):
-        make = partial(_with_subsampling, flat(luma, photometric="ycbcr"), factors)
-        yield OddFile(f"ycbcr-subsampled-{number}.tif", make, r"(?i)subsampl|YCbCr|chroma")
+        other = partial(_with_subsampling, flat(luma, photometric="ycbcr"), factors)
+        yield OddFile(f"ycbcr-subsampled-{number}.tif", other, r"(?i)subsampl|YCbCr|chroma")
     for name in ("cielab", "icclab", "itulab"):
         for kind, make in {
             "tiled.tif": flat(T, photometric=name),
@@ -421,7 +454,7 @@ def few_bits() -> OddFiles:
     rng = np.random.default_rng(5)
     for bits in (1, 2, 4):
         values = GREY >> (8 - bits)
-        scaled = as_rgb(values * (255 // (2**bits - 1)))
+        scaled = as_rgb(np.asarray(values * (255 // (2**bits - 1)), np.uint8))
         how: dict[str, Any] = {"bitspersample": bits}
         name = f"bits-{bits}"
         yield from everywhere(f"{name}-grey", values, scaled, "YX", photometric="minisblack", **how)
@@ -442,6 +475,25 @@ def _with_subsampling(make: MakeFile, factors: tuple[int, int]) -> bytes:
     at = data.index(_SUBSAMPLING.to_bytes(2, "little") + b"\x03\x00\x02\x00\x00\x00")
     values = b"".join(factor.to_bytes(2, "little") for factor in factors)
     return data[: at + 8] + values + data[at + 12 :]
+
+
+def scanners() -> OddFiles:
+    """Kinds of Aperio's files, which OpenSlide opens: read rightly or refused, never otherwise."""
+    turn = [(_ORIENTATION, 3, 1, 6, True)]
+    um = (0.5, 0.5)
+    yield OddFile("aperio.svs", _aperio(T), T, um)
+    yield OddFile("aperio-window.svs", _aperio(T), r"8 bits, so --window", window=TWELVE_BITS)
+    yield OddFile("aperio-planar.svs", _aperio(PLANES, planarconfig="separate"), T, um)
+    yield OddFile("aperio-deep.svs", _aperio(DEEP), r"16 bits")
+    yield OddFile("aperio-orientation-6.svs", _aperio(T, extratags=turn), r"orientation")
+    zero = np.dstack([T, np.zeros_like(GREY)])
+    yield OddFile("aperio-extra.svs", _aperio(zero, extrasamples=[_UNSPECIFIED]), r"(?i)sample")
+
+
+def _aperio(samples: Samples, **tags: Any) -> MakeFile:
+    told = f"Aperio Image Library v10\r\n{W}x{H} [0,0 {W}x{H}] (64x64) RGB|AppMag = 20|MPP = 0.5"
+    how: dict[str, Any] = {"photometric": "rgb", **TILED} | tags
+    return partial(_pages, [samples], description=told.encode(), **how)
 
 
 def pictures() -> OddFiles:
@@ -469,6 +521,6 @@ def plain() -> OddFiles:
 ODD_FILES = tuple(
     chain(
         plain(), channels(), planes(), several_images(), orientations(), exif_orientations(),
-        deep_samples(), extra_samples(), colour_models(), few_bits(), pictures(),
+        deep_samples(), extra_samples(), colour_models(), few_bits(), scanners(), pictures(),
     )
 )  # fmt: skip
