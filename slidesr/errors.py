@@ -40,6 +40,11 @@ def explained(error: Exception) -> tuple[str, int]:
     match error:
         case SlidesrError():
             return str(error), error.exit_code
+        case OSError(errno=errno.ENAMETOOLONG):
+            return (
+                f"{error.filename}: {error.strerror}. Give a shorter one.",
+                RefusedError.exit_code,
+            )
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

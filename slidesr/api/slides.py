@@ -30,6 +30,7 @@ from slidesr.pipeline.profile import Profile, Stopwatch
 from slidesr.pipeline.run import Progress, Summary
 from slidesr.pipeline.run import estimate as _estimate
 from slidesr.regions.tissue_mask import Tissue
+from slidesr.runtime.names import beside, check_name
 from slidesr.runtime.paths import as_typed, is_remote
 from slidesr.runtime.sandbox import check_in_sandbox, sandboxed
 from slidesr.slide import Slide
@@ -230,13 +231,14 @@ def _check_folder(folder: Path) -> None:
             f"{as_typed(folder)}: many slides go into a local folder. To a URL give one at a time,"
             " as an .ome.zarr."
         )
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise RefusedError(f"{folder}: is a file. Many slides need a folder: give it with -o.")
 
 
 def _profile_of(job: Job, summary: Summary, watch: Stopwatch) -> Profile:
-    folder = Path() if is_remote(job.output) else job.output.parent
-    trace = folder / f"{job.output.name}.trace.json"
+    output = Path(job.output.name) if is_remote(job.output) else job.output
+    trace = beside(output, ".trace.json")
     trace.write_text(json.dumps(watch.chrome_trace()))
     engine = job.model.engine
     upscaled_px = summary.tissue_px - summary.resumed_px

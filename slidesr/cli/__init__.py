@@ -25,6 +25,7 @@ from slidesr.cli.commands.verify import verify
 from slidesr.cli.commands.view import view
 from slidesr.cli.show import LineHandler, console, inert
 from slidesr.errors import SlidesrError, StoppedError, explained
+from slidesr.runtime.standard_files import open_standard_files
 
 _received: list[int] = []  # signals that asked to stop
 
@@ -56,6 +57,7 @@ for _command in (
 
 def main() -> None:
     """The entry point of the `slidesr` command."""
+    open_standard_files()
     logger = logging.getLogger("slidesr")
     logger.addHandler(LineHandler())
     logger.setLevel(logging.INFO)

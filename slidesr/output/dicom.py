@@ -20,6 +20,7 @@ from slidesr.geometry import Size
 from slidesr.imaging.icc import srgb_profile
 from slidesr.output.metadata import Metadata, plain_text
 from slidesr.runtime.atomic_files import exchange, locked_folder, sync_folder
+from slidesr.runtime.names import hidden_beside
 from slidesr.runtime.paths import refuse_existing
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def write_dicom(
     missing or does not support the file, or the output exists.
     """
     _check(output, overwrite=overwrite)
-    part = output.with_name(f".{output.name}.part")
+    part = hidden_beside(output, ".part")
     part.mkdir(exist_ok=True)
     lock = locked_folder(part)
     try:
@@ -64,7 +65,7 @@ def write_dicom(
 
 
 def _check(output: Path, *, overwrite: bool) -> None:
-    old = output.with_name(f".{output.name}.old")
+    old = hidden_beside(output, ".old")
     if old.exists() and not output.exists():  # killed inside `exchange`, where it is not atomic
         old.rename(output)
     shutil.rmtree(old, ignore_errors=True)

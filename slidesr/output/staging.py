@@ -2,6 +2,8 @@
 
 .NAME.part         the staging file or folder
 .NAME.part.state   its `OutputCheckpoint`, if any, from which a stopped run resumes
+
+`runtime.names` shortens NAME where it is too long for these.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from slidesr.output.checkpoint import CheckpointTimer, OutputCheckpoint, discard
 from slidesr.output.metadata import Metadata
 from slidesr.runtime.atomic_files import exchange, sync_folder
 from slidesr.runtime.closeable import Closeable
+from slidesr.runtime.names import hidden_beside
 from slidesr.runtime.paths import as_typed, is_remote, refuse_existing
 from slidesr.tiling import TilePlan
 
@@ -246,11 +249,11 @@ def part_bytes(path: Path) -> int:
 
 
 def _hidden(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+    return hidden_beside(path, ".part")
 
 
 def _state_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part.state")
+    return hidden_beside(path, ".part.state")
 
 
 def _locked(hidden: Path, path: Path, *, is_folder: bool) -> int:

@@ -12,6 +12,7 @@ from slidesr.output.format import SUFFIXES, Format, is_zarr
 from slidesr.output.ome_tiff import OmeTiffWriter
 from slidesr.output.pyramid import EncodedBlock, UpscaledBlock
 from slidesr.output.staging import Target, sweep
+from slidesr.runtime.names import check_name
 from slidesr.runtime.paths import as_typed, is_remote, is_zarr_folder, refuse_existing
 
 BlockEncoder = Callable[[UpscaledBlock], EncodedBlock]
@@ -59,6 +60,7 @@ def check_output(output: Path, source: Path, *, overwrite: bool) -> None:
         if not is_zarr(output):
             raise RefusedError(f"{as_typed(output)}: only an .ome.zarr can be written to a URL.")
         return  # the store is checked when writing starts
+    check_name(output)
     if not output.name.lower().endswith(SUFFIXES):
         raise RefusedError(f"{output}: the name must end with one of {', '.join(SUFFIXES)}")
     if not output.parent.is_dir():

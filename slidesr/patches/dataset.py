@@ -26,8 +26,11 @@ from slidesr.patches.options import SPLITS, PatchOptions
 from slidesr.patches.sources import Material
 from slidesr.runtime.atomic_files import locked_folder, whole_file
 from slidesr.runtime.closeable import Closeable
+from slidesr.runtime.dicom_folder import dicom_files
+from slidesr.runtime.names import check_name
 
 _RECORD, _ROWS, _MANIFEST = "patches.json", "patches.csv", "manifest.csv"
+_PLACE = "_16777216_16777216.png"  # the longest ending of a patch's name
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class PatchFolder(Closeable):
     def take(self, material: Iterable[Material]) -> None:
         """Assigns each slide to a split, permanently; refuses a slide that has changed."""
         for item in material:
+            self._check_name(item)
             identity = _identity(item)
             known = self._slides.setdefault(item.name, identity)
             if not identity.items() <= known.items():
@@ -128,6 +132,15 @@ class PatchFolder(Closeable):
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 yield from csv.DictReader(file)
+
+    def _check_name(self, item: Material) -> None:
+        try:
+            check_name(self._path / f"{item.name}{_PLACE}")
+        except RefusedError as error:
+            raise RefusedError(
+                f"{item.slide}: its name is too long: patches are called NAME_X_Y.png. Give it a"
+                " shorter one."
+            ) from error
 
     def _partner(self, name: str) -> str:
         return f"{name}.x{self._options.pairs}"
@@ -192,9 +205,10 @@ def _plain(options: PatchOptions) -> dict[str, Any]:
 
 def _identity(item: Material) -> dict[str, Any]:
     """Identifies a slide of this name without reading all of it."""
+    files = dicom_files(item.slide) if item.slide.is_dir() else [item.slide]
     annotation = item.annotation.read_bytes() if item.annotation else None
     return {
-        "bytes": item.slide.stat().st_size,
+        "bytes": sum(file.stat().st_size for file in files),
         "annotation": hashlib.sha256(annotation).hexdigest() if annotation is not None else "",
     }
 

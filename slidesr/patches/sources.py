@@ -11,8 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from slidesr.errors import RefusedError
+from slidesr.runtime.dicom_folder import dicom_files, slide_file
+from slidesr.runtime.paths import name_of
 
-# The suffixes searched in a folder. A DICOM slide is many files, so one of them must be named.
+# The suffixes searched in a folder. A DICOM slide is many files, so its folder is to be named.
 _SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".czi"}
 _MAX_PATCH_PX = 4096
 _ANNOTATIONS = (".xml", ".geojson", ".json", ".xml.gz", ".geojson.gz", ".json.gz")
@@ -82,6 +84,9 @@ def _slides(given: Path) -> list[Path]:
         for path in given.rglob("*")
         if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
     ]
+    if not slides and dicom_files(given):
+        slide_file(given)  # refuses several slides
+        return [given]
     if not slides:
         raise RefusedError(f"{given}: no slides here ({', '.join(sorted(_SUFFIXES))})")
     return slides
@@ -100,4 +105,4 @@ def _name(slide: Path) -> str:
     >>> _name(Path("a/tumor_001.ome.tif"))
     'tumor_001'
     """
-    return slide.stem.removesuffix(".ome")
+    return name_of(slide) if slide.is_dir() else slide.stem.removesuffix(".ome")

@@ -19,6 +19,7 @@ from slidesr.pipeline.find_slides import BatchItem
 from slidesr.pipeline.prepare import prepared
 from slidesr.pipeline.run import Progress, Summary
 from slidesr.runtime.atomic_files import whole_file
+from slidesr.runtime.names import check_name
 from slidesr.runtime.sandbox import check_in_sandbox
 from slidesr.slide import open_slide
 
@@ -125,6 +126,7 @@ def _outcome(
     item: BatchItem, runner: Runner, model: Model, on_progress: Callable[[Progress], None]
 ) -> SlideOutcome:
     options = runner.options
+    check_name(item.output)
     if item.output.exists() and not options.overwrite:
         return _there(item, model)
     item.output.parent.mkdir(parents=True, exist_ok=True)

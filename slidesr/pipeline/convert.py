@@ -13,6 +13,8 @@ from slidesr.output.format import SUFFIXES, Format
 from slidesr.output.metadata import Metadata
 from slidesr.output.staging import Target, identity_of
 from slidesr.output.writer import check_output
+from slidesr.runtime.dicom_folder import slide_file
+from slidesr.runtime.names import check_name
 from slidesr.slide import Slide, open_slide
 from slidesr.tiling import TilePlan
 
@@ -36,6 +38,7 @@ def convert(
     bits. Raises RefusedError for what cannot
     be converted, before anything is written.
     """
+    check_name(output)
     with open_slide(source, window=window) as slide:
         if output.name.lower().endswith(SUFFIXES):
             check_output(output, source, overwrite=overwrite)
@@ -51,7 +54,7 @@ def convert(
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
     if facts.mpp is None:
         raise RefusedError(f"{source}: no pixel size in the file, and DICOM must have one.")
-    return write_dicom(source, output, size, facts, overwrite=overwrite)
+    return write_dicom(slide_file(source), output, size, facts, overwrite=overwrite)
 
 
 def _check_copyable(slide: Slide) -> None:

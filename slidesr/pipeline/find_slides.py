@@ -12,6 +12,7 @@ from pathlib import Path
 
 from slidesr.errors import RefusedError, printable
 from slidesr.pipeline.prepare import default_output
+from slidesr.runtime.dicom_folder import dicom_files, one_file_a_slide
 from slidesr.runtime.paths import is_store
 
 _SLIDES = (
@@ -33,7 +34,7 @@ def find_items(inputs: Sequence[Path], folder: Path, scale: int) -> list[BatchIt
     """Finds the named slides and those in named folders and lists, with their outputs.
 
     The structure of a folder is repeated in `folder`. Results of slidesr and hidden files inside
-    folders are left out; of DICOM files, which are many to a slide, the first of each folder is
+    folders are left out; of DICOM files, which are many to a slide, the first of each slide is
     taken. Where two results would have one name, theirs keep the suffix of the slide.
 
     Raises RefusedError where there is none, or where two would still be one.
@@ -55,21 +56,40 @@ def find_items(inputs: Sequence[Path], folder: Path, scale: int) -> list[BatchIt
     return items
 
 
+def is_one_slide(path: Path) -> bool:
+    """Whether a path is a slide, rather than a list or folder of slides.
+
+    A folder is one if it is a Zarr store, or holds the DICOM files of one slide and no other slide.
+    """
+    if not path.is_dir():
+        return path.suffix.lower() != ".csv"
+    if is_store(path):
+        return True
+    files = dicom_files(path)
+    return len(one_file_a_slide(files)) == 1 and all(found in files for found, _ in _searched(path))
+
+
 def _slides(path: Path) -> Iterator[tuple[Path, Path]]:
     """A slide, or all of a folder or list, each with its relative folder."""
     if path.suffix.lower() == ".csv" and not path.is_dir():
         yield from ((slide, Path()) for slide in _listed(path))
         return
-    if not path.is_dir() or is_store(path):
+    if is_one_slide(path):
         yield path, Path()
-        return
+    else:
+        yield from _searched(path)
+
+
+def _searched(path: Path) -> Iterator[tuple[Path, Path]]:
+    """The slides of a folder, each with its relative folder."""
     for name, folders, files in os.walk(path):
         here = Path(name)
         names = sorted(n for n in (*files, *folders) if n.lower().endswith(_SLIDES))
         folders[:] = sorted(f for f in folders if f not in names and not f.startswith("."))
-        dicom = [n for n in names if n.lower().endswith(".dcm")]
+        dicom = [here / n for n in names if n.lower().endswith(".dcm") and not n.startswith(".")]
+        rest = set(dicom).difference(one_file_a_slide(dicom))
         for each in names:
-            if not (each.startswith(".") or _RESULT.search(each) or each in dicom[1:]):
+            if not (each.startswith(".") or _RESULT.search(each) or here / each in rest):
                 yield here / each, here.relative_to(path)
 
 

@@ -21,7 +21,8 @@ from slidesr.pipeline.job import Job
 from slidesr.pipeline.options import Options
 from slidesr.regions.annotations import read_roi, roi_mask
 from slidesr.regions.tissue_mask import Tissue, all_tissue, read_mask
-from slidesr.runtime.paths import is_remote
+from slidesr.runtime.names import check_name
+from slidesr.runtime.paths import is_remote, name_of
 from slidesr.slide import Frame, Slide, open_slide
 from slidesr.tiling import TilePlan
 
@@ -114,6 +115,7 @@ def output_for(source: Path, output: Path | None, scale: int) -> Path:
     """The output that the user names; in an existing folder, or by default, NAME.x4.ome.tif."""
     if output is None:
         return default_output(source, scale)
+    check_name(output)
     if output.is_dir() and output.suffix != ".zarr":
         return default_output(source, scale, output)
     return output
@@ -155,11 +157,11 @@ def _inside(roi: Path, slide: Slide, tissue: Tissue) -> Tissue:
 
 
 def _stem(path: Path) -> str:
-    name = path.name
+    name = name_of(path)
     for suffix in (".ome.zarr.zip", ".zarr.zip", *SUFFIXES):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
-    return path.stem
+    return name if path.is_dir() else path.stem
 
 
 def _check_space(job: Job) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from slidesr.errors import BusyError
+from slidesr.runtime.names import hidden_beside
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def whole_file(path: Path, part: Path | None = None) -> Iterator[BinaryIO]:
 
     After an error in the body `path` is unchanged and the temporary file stays.
     """
-    part = part or path.with_name(f".{path.name}.part")
+    part = part or hidden_beside(path, ".part")
     with part.open("wb") as file:
         yield file
         file.flush()
@@ -45,7 +46,7 @@ def exchange(a: Path, b: Path) -> None:
     here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of fcntl.h and renameat2(2)
     if rename and rename(here, os.fsencode(a), here, os.fsencode(b), swap) == 0:
         return
-    aside = b.with_name(f".{b.name}.old")
+    aside = hidden_beside(b, ".old")
     b.rename(aside)
     a.rename(b)
     aside.rename(a)

@@ -14,6 +14,8 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 ZARR_MARKERS = (".zgroup", ".zattrs", "zarr.json")
 """The files at the root of a Zarr group, of which a store has at least one (v2 and v3)."""
 
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
+
 # A scheme has two letters or more; `Path` collapses the two slashes to one.
 _URL = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,3}(?=[^/])")
 
@@ -52,6 +54,17 @@ def is_store(path: Path) -> bool:
 
 def is_zarr_folder(path: Path) -> bool:
     return path.is_dir() and any((path / marker).is_file() for marker in ZARR_MARKERS)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file starts as a TIFF does."""
+    with path.open("rb") as file:
+        return file.read(4) in _TIFF_MAGIC
+
+
+def name_of(path: Path) -> str:
+    """The name of a file or folder, also of `.` and `..`."""
+    return path.resolve().name if path.name in ("", "..") else path.name
 
 
 def is_remote(path: Path) -> bool:

@@ -18,13 +18,14 @@ from slidesr.imaging.window import WindowChoice
 from slidesr.regions.tissue_detection import find_tissue
 from slidesr.regions.tissue_mask import Tissue
 from slidesr.runtime.closeable import Closeable
-from slidesr.runtime.paths import check_file, is_store
+from slidesr.runtime.dicom_folder import slide_file
+from slidesr.runtime.paths import check_file, is_store, is_tiff
 from slidesr.slide._checks import refuse_names_elsewhere
 from slidesr.slide._frame import Frame, level_frame, resampled_frame
 from slidesr.slide._stamp import Stamp, stamp_of
 from slidesr.slide.sources.by_openslide import OpenSlideSource
 from slidesr.slide.sources.by_pillow import ImageSource
-from slidesr.slide.sources.by_tifffile import TiffSource, is_tiff, refuse_odd_samples
+from slidesr.slide.sources.by_tifffile import TiffSource, refuse_odd_samples
 from slidesr.slide.sources.filling import FillingSource
 from slidesr.slide.sources.icc import under_profile
 from slidesr.slide.sources.source import Source, refuse_idle_window
@@ -223,6 +224,7 @@ def _source(path: Path, window: WindowChoice) -> Source:
         from slidesr.slide.sources.by_zarr import ZarrSource  # zarr takes 0.2 s to import
 
         return ZarrSource(path, window)
+    path = slide_file(path)
     check_file(path)
     vendor = OpenSlideSource.vendor(path)
     refuse_names_elsewhere(path, vendor)

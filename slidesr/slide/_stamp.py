@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.runtime.paths import is_remote
+from slidesr.runtime.dicom_folder import dicom_files
+from slidesr.runtime.paths import is_remote, is_zarr_folder
 
 Stamp = tuple[int, int]
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Size in bytes and modification time in ns; of a Zarr folder the sum and maximum of its files.
+    """Size in bytes and modification time in ns; of a folder the sum and maximum of its files.
+
+    In a DICOM folder only the files of slides count.
 
     Of a store behind a URL it is 0 and the CRC of its metadata: changed chunks under the same
     metadata go unnoticed. Raises SlidesrError where the file is gone.
     """
     try:
         if path.is_dir():
-            stats = [entry for name in os.walk(path) for entry in _stats(Path(name[0]), name[2])]
+            stats = [file.stat() for file in _files(path)]
         elif is_remote(path):
             from slidesr.slide.sources.by_zarr import metadata_crc  # zarr takes 0.2 s to import
 
@@ -33,5 +37,7 @@ def stamp_of(path: Path) -> Stamp:
     return sum(each.st_size for each in stats), max((each.st_mtime_ns for each in stats), default=0)
 
 
-def _stats(folder: Path, names: list[str]) -> list[os.stat_result]:
-    return [(folder / name).stat() for name in names]
+def _files(folder: Path) -> Iterable[Path]:
+    if is_zarr_folder(folder):
+        return (Path(name) / file for name, _, files in os.walk(folder) for file in files)
+    return dicom_files(folder)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Pixels, Size
-from slidesr.runtime.paths import check_file
+from slidesr.runtime.paths import check_file, is_tiff
 from slidesr.slide._slide import open_slide
 from slidesr.slide.sources.by_pillow import opened_image, shown_size
-from slidesr.slide.sources.by_tifffile import is_tiff
 
 _SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 

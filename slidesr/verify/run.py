@@ -1,8 +1,7 @@
 """Verifies one file: opens it with every reader and runs every check.
 
-The checks of levels, resolution, pixels, tiles and schemas use other libraries alone. Only three
-findings use slidesr's own reader: `open_slide` says which image it reads and how, and gives the
-provenance, whose format is slidesr's own, and the ICC profile, which Pillow then parses. The
+The checks use other libraries alone. Only two findings use slidesr's own reader: `open_slide` says
+which image it reads and how, and gives the provenance, whose format is slidesr's own. The
 provenance also decides whether the file is one of ours, which every reader must be able to open. A
 file that `open_slide` refuses is verified as a foreign one, and the findings say why.
 """
@@ -15,7 +14,6 @@ from pathlib import Path
 
 from slidesr import __version__
 from slidesr.errors import RefusedError
-from slidesr.imaging.icc import ProfileError, profile_name
 from slidesr.slide import Slide, open_slide
 from slidesr.verify.checks import tiff_file, zarr_store
 from slidesr.verify.checks.agreement import (
@@ -24,6 +22,7 @@ from slidesr.verify.checks.agreement import (
     pixel_sizes_agree,
     pixels_agree,
 )
+from slidesr.verify.checks.colour_profile import profile_fits
 from slidesr.verify.findings import Finding, Verdict, Verification
 from slidesr.verify.readers.by_tifffile import TifffileReader
 from slidesr.verify.readers.by_zarr import ZarrReader
@@ -48,11 +47,11 @@ def verify(path: Path, *, full: bool = False) -> Verification:
         for reader in readers:
             stack.callback(reader.close)
         if readers:
-            findings += _compared(readers, file, full=full, is_ours=is_ours)
+            findings += _compared(readers, full=full, is_ours=is_ours)
     return Verification(path, tuple(findings + own))
 
 
-def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: bool) -> list[Finding]:
+def _compared(readers: Sequence[Reader], *, full: bool, is_ours: bool) -> list[Finding]:
     tiff = next((each for each in readers if isinstance(each, TifffileReader)), None)
     store = next((each for each in readers if isinstance(each, ZarrReader)), None)
     facts_by_reader = {reader.name: reader.facts for reader in readers}
@@ -64,7 +63,7 @@ def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: boo
     if store is not None:
         own = [
             zarr_store.chunks_decode(store, full=full),
-            zarr_store.schema_holds(path, store),
+            zarr_store.schema_holds(store),
             zarr_store.scales_fit(store),
             zarr_store.shows_as_rgb(store),
         ]
@@ -75,15 +74,16 @@ def _compared(readers: Sequence[Reader], path: Path, *, full: bool, is_ours: boo
         *magnifications_agree({by: facts.magnification for by, facts in facts_by_reader.items()}),
         *pixels_agree(readers, tolerance=0 if exact else _JPEG_TOLERANCE, is_ours=is_ours),
         *own,
+        profile_fits(readers[0]),
     ]
 
 
 def _own_findings(path: Path) -> tuple[list[Finding], bool]:
-    """The findings about ICC profile and provenance, and whether slidesr wrote the file."""
+    """The finding about provenance, and whether slidesr wrote the file."""
     try:
         with open_slide(path) as slide:
             is_ours = bool(slide.provenance) or slide.properties.get("tiff.Software") == "slidesr"
-            return [_image(slide), _profile(slide), _provenance(slide)], is_ours
+            return [_image(slide), _provenance(slide)], is_ours
     except RefusedError as error:
         refused = str(error).removeprefix(f"{path}: ")
         return [Finding("image", _SELF, Verdict.ABSENT, f"slidesr refuses it: {refused}")], False
@@ -95,15 +95,6 @@ def _image(slide: Slide) -> Finding:
     left_out = [f"left out: {', '.join(choice.left_out)}"] if choice.left_out else []
     detail = "; ".join(filter(None, (choice.image, choice.why, *choice.conversions, *left_out)))
     return Finding("image", _SELF, Verdict.OK, detail)
-
-
-def _profile(slide: Slide) -> Finding:
-    if slide.icc_profile is None:
-        return Finding("ICC profile", _SELF, Verdict.ABSENT)
-    try:
-        return Finding("ICC profile", _SELF, Verdict.OK, profile_name(slide.icc_profile))
-    except ProfileError as error:
-        return Finding("ICC profile", _SELF, Verdict.FAILED, str(error))
 
 
 def _provenance(slide: Slide) -> Finding:

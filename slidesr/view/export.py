@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidesr.errors import RefusedError
+from slidesr.runtime.names import check_name, hidden_beside
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.runtime.paths import refuse_existing
 from slidesr.view.exhibit import Exhibit, facts_json
@@ -44,12 +45,13 @@ def export(
     Returns the number of tiles; `report` receives the number done and the total. Raises
     RefusedError where the folder exists and must not be replaced, or is not an export.
     """
+    check_name(folder)
     if folder.exists() and not (folder / "view.js").is_file():
         raise RefusedError(f"{folder}: exists already and is not an export. Choose another folder.")
     refuse_existing(folder, overwrite=overwrite)
     if not folder.parent.is_dir():
         raise RefusedError(f"{folder}: there is no folder {folder.parent}. Create it first.")
-    part = folder.with_name(f".{folder.name}.part")
+    part = hidden_beside(folder, ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         count = _write(shown, part, report)

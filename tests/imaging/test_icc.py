@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from support.profiles import icc_profile
 from support.slides import tissue
+from support.zarr_files import rgb_store
 from tifffile import TiffWriter
 
 from slidesr.errors import RefusedError
-from slidesr.geometry import Box
-from slidesr.imaging.icc import ICC_CHOICES, ProfileError, profile_name, srgb_profile, to_srgb
-from slidesr.slide import open_slide
+from slidesr.geometry import Box, Size
+from slidesr.imaging.icc import (
+    ICC_CHOICES,
+    ProfileError,
+    pixel_space,
+    profile_name,
+    srgb_profile,
+    to_srgb,
+)
+from slidesr.pipeline.convert import convert
+from slidesr.slide import Level, open_slide
+from slidesr.slide.sources.icc import under_profile
+from slidesr.slide.sources.source import About
 
 U8 = NDArray[np.uint8]
 
@@ -132,10 +149,114 @@ def test_no_profile_is_told_of(
     assert "no ICC profile" in caplog.text
 
 
-def test_a_broken_profile_is_refused_with_its_cure(tmp_path: Path) -> None:
-    Image.fromarray(tissue(40, 30)).save(tmp_path / "a.png", icc_profile=b"nonsense")
-    with pytest.raises(RefusedError, match="--icc keep"):
+# Profiles that do not fit
+
+UNFIT = {
+    "is for GRAY pixels, not RGB": icc_profile(b"GRAY"),
+    "is for CMYK pixels, not RGB": icc_profile(b"CMYK", b"prtr", b"Lab "),
+    "is of class 'link'": icc_profile(b"RGB ", b"link"),
+    "is of class 'nmcl'": icc_profile(b"RGB ", b"nmcl"),
+    "is of class 'abst'": icc_profile(b"Lab ", b"abst", b"Lab "),
+    "is broken: cannot build transform": icc_profile(b"RGB "),
+    "is broken: cannot open profile": b"nonsense",
+}
+unfit = pytest.mark.parametrize(("why", "profile"), UNFIT.items(), ids=list(UNFIT))
+
+
+@unfit
+@pytest.mark.parametrize("choice", ["keep", "drop"])
+def test_an_unfit_profile_is_left_out_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, why: str, profile: bytes, choice: str
+) -> None:
+    Image.fromarray(tissue(40, 30)).save(tmp_path / "a.png", icc_profile=profile)
+    with open_slide(tmp_path / "a.png", icc=choice) as slide:
+        assert slide.icc_profile is None
+        assert np.array_equal(slide.frame().read(slide.size.box), tissue(40, 30))
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"a.png: its ICC profile {why}")
+    assert record.getMessage().endswith(", and is left out")
+
+
+@unfit
+def test_nothing_is_converted_by_an_unfit_profile(tmp_path: Path, why: str, profile: bytes) -> None:
+    Image.fromarray(tissue(40, 30)).save(tmp_path / "a.png", icc_profile=profile)
+    with pytest.raises(RefusedError, match=f"profile {why}.*--icc drop"):
         open_slide(tmp_path / "a.png", icc="srgb")
+
+
+@pytest.mark.parametrize("profile", [icc_profile(b"CMYK"), b"nonsense"])
+def test_each_reader_leaves_it_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, profile: bytes
+) -> None:
+    image = tissue(300, 260)
+    tiled: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "iccprofile": profile}
+    tifffile.imwrite(tmp_path / "openslide.tif", image, metadata=None, **tiled)
+    tifffile.imwrite(tmp_path / "tifffile.ome.tif", image, compression="zstd", **tiled)
+    Image.fromarray(image).save(tmp_path / "pillow.png", icc_profile=profile)
+    rgb_store(tmp_path / "zarr", "0.4", **of_ours(profile))
+    for path in tmp_path.iterdir():
+        with open_slide(path) as slide:
+            assert slide.icc_profile is None
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"{path.name}: its ICC profile is")
+        caplog.clear()
+
+
+def of_ours(profile: bytes) -> dict[str, Any]:
+    """What slidesr notes of a profile in a store."""
+    return {"slidesr": {"provenance": {}, "icc_profile": b64encode(profile).decode()}}
+
+
+headers = st.builds(
+    lambda at, four: {at: four}, st.sampled_from([4, 8, 12, 16, 20, 36, 64]), st.binary(min_size=4)
+)
+
+
+@given(
+    st.sampled_from([srgb_profile(), swapped_profile(), icc_profile()]),
+    headers,
+    st.integers(0, 4000),
+)
+def test_a_slide_has_a_usable_rgb_profile_or_none(
+    profile: bytes, header: dict[int, bytes], length: int
+) -> None:
+    """Whatever the bytes are, and however they are cut off."""
+    changed = bytearray(profile)
+    for at, four in header.items():
+        changed[at : at + 4] = four[:4]
+    source = Plain(bytes(changed[:length]))
+    kept = under_profile(Path("a.png"), source, "keep").about.icc_profile
+    assert kept in (None, source.about.icc_profile)
+    if kept is not None:
+        to_srgb(kept)
+        assert pixel_space(kept) == "RGB"
+
+
+class Plain:
+    """A source of glass with a profile."""
+
+    def __init__(self, profile: bytes) -> None:
+        self.about = About("plain", (Level(Size(9, 9), 1.0),), icc_profile=profile)
+
+    def read(self, level: int, box: Box) -> U8:
+        return np.full((box.height, box.width, 3), 255, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("profile", [icc_profile(b"CMYK"), icc_profile(b"GRAY"), b"nonsense"])
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.tif", "out.ome.zarr"])
+def test_no_writer_writes_an_unfit_profile(tmp_path: Path, name: str, profile: bytes) -> None:
+    source = tmp_path / "a.tif"
+    options: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
+    tifffile.imwrite(source, tissue(300, 260), iccprofile=profile, **options)
+    made = convert(source, tmp_path / name)
+    files = [made] if made.is_file() else [file for file in made.rglob("*") if file.is_file()]
+    assert not any(b"icc_profile" in file.read_bytes() for file in files)
+    if made.is_file():
+        with tifffile.TiffFile(made) as tiff:
+            assert not any("InterColorProfile" in page.aspage().tags for page in tiff.pages)
 
 
 def test_there_is_no_other_choice(scanned: Path) -> None:

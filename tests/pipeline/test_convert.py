@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from support.blocks import METADATA, MPP, PROVENANCE, Sheet, stained
+from support.profiles import icc_profile
 
 from slidesr.cli import run
 from slidesr.errors import BusyError, RefusedError
@@ -116,10 +117,7 @@ def test_slidesr_knows_its_own_dicom_again(write: Write, tmp_path: Path) -> None
     folder = convert(write("jpeg"), tmp_path / "dcm")
     with open_slide(sorted(folder.iterdir())[0]) as slide:
         assert slide.provenance.items() >= {"synthetic": "true", "scale": "4"}.items()
-    report = verify(folder)
-    assert {each.check for each in report.findings if each.outcome is Verdict.FAILED} == {
-        "provenance"  # the test's has no model
-    }
+    assert failed_checks(folder) == {"provenance"}  # the test's has no model
 
 
 def test_a_scanned_slide_is_not_called_synthetic(tmp_path: Path) -> None:
@@ -133,6 +131,29 @@ def test_a_scanned_slide_is_not_called_synthetic(tmp_path: Path) -> None:
         assert told.OpticalPathSequence[0].ICCProfile == srgb_profile()
         assert "ObjectiveLensPower" not in told.OpticalPathSequence[0]
     assert types == {"ORIGINAL", "DERIVED"}  # the first level, and those made of it
+
+
+@pytest.mark.parametrize("profile", [icc_profile(b"CMYK"), icc_profile(b"GRAY"), b"nonsense"])
+def test_an_unfit_profile_is_not_written(tmp_path: Path, profile: bytes) -> None:
+    sheet = Sheet(stained(501, 379), tile_px=128, metadata=replace(METADATA, icc_profile=profile))
+    folder = convert(sheet.write(tmp_path / "a.ome.tif"), tmp_path / "dcm")
+    for file in folder.iterdir():
+        told = pydicom.dcmread(file, stop_before_pixels=True)
+        assert told.OpticalPathSequence[0].ICCProfile == srgb_profile()
+
+
+def test_verify_sees_a_profile_of_other_pixels(write: Write, tmp_path: Path) -> None:
+    folder = convert(write("jpeg"), tmp_path / "dcm")
+    assert "ICC profile" not in failed_checks(folder)
+    for file in folder.iterdir():
+        told = pydicom.dcmread(file)
+        told.OpticalPathSequence[0].ICCProfile = icc_profile(b"CMYK")
+        told.save_as(file)
+    assert "ICC profile" in failed_checks(folder)
+
+
+def failed_checks(path: Path) -> set[str]:
+    return {each.check for each in verify(path).findings if each.outcome is Verdict.FAILED}
 
 
 def test_the_same_slide_gives_the_same_bytes_whenever(write: Write, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from support.blocks import METADATA, Sheet, stained
+from support.profiles import icc_profile
 from support.slides import camelyon_style, tissue
-from support.zarr_files import multiscale, rgb_store
+from support.zarr_files import Store, multiscale, rgb_store
 
 from slidesr.cli import run
 from slidesr.errors import RefusedError
@@ -226,6 +227,39 @@ def test_an_upscaled_slide_that_hides_its_model_fails(write: Write) -> None:
     report = verify(write(metadata=replace(METADATA, provenance=words)))
     assert failures(report) == {("provenance", "slidesr")}
     assert found(report, "provenance").detail == "lacks model, model_sha256"
+
+
+# Colour profiles
+
+
+def test_a_profile_of_other_pixels_fails(write: Write) -> None:
+    report = verify(write(metadata=replace(UPSCALED, icc_profile=icc_profile(b"CMYK"))))
+    assert failures(report) == {("ICC profile", "tifffile")}
+    assert found(report, "ICC profile").detail == (
+        "its ICC profile is for CMYK pixels, the file holds RGB"
+    )
+
+
+@pytest.mark.parametrize("profile", [b"nonsense", icc_profile(b"RGB "), icc_profile(kind=b"link")])
+def test_a_profile_that_cannot_be_used_fails(write: Write, profile: bytes) -> None:
+    report = verify(write(metadata=replace(UPSCALED, icc_profile=profile)))
+    assert failures(report) == {("ICC profile", "tifffile")}
+
+
+def test_a_profile_of_grey_fits_a_grey_file(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tile": (64, 64), "iccprofile": icc_profile(b"GRAY")}
+    tifffile.imwrite(tmp_path / "a.tif", tissue(200, 150)[..., 0], metadata=None, **options)
+    assert found(verify(tmp_path / "a.tif"), "ICC profile").outcome is Verdict.OK
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_profile_of_other_pixels_in_a_store_fails(tmp_path: Path, version: str) -> None:
+    metadata = replace(UPSCALED, icc_profile=icc_profile(b"CMYK"))
+    sheet = Sheet(stained(501, 379), tile_px=64, metadata=metadata)
+    path = Store(sheet, version).write(tmp_path / "a.ome.zarr")
+    assert failures(verify(path)) == {("ICC profile", "zarr")}
+    good = Store(replace(sheet, metadata=UPSCALED), version).write(tmp_path / "b.ome.zarr")
+    assert found(verify(good), "ICC profile").outcome is Verdict.OK
 
 
 # Agreement, by readers made up

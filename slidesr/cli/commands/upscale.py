@@ -16,7 +16,6 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box
 from slidesr.imaging.icc import ICC_CHOICES
 from slidesr.pipeline.options import BAD_TILE_CHOICES, SCALES, Options
-from slidesr.runtime.paths import is_store
 from slidesr.runtime.sandbox import sandboxed
 
 if TYPE_CHECKING:
@@ -165,7 +164,8 @@ def upscale(
 ) -> None:
     """Upscale the tissue of slides and write slides.
 
-    INPUT is a slide, several slides, folders of slides, or .csv files with a column `slide`.
+    INPUT is a slide, several slides, folders of slides, or .csv files with a column `slide`. A
+    folder with the DICOM files of one slide is that slide.
     Finished slides are skipped, and the same command resumes a stopped run.
     """
     common.refuse_idle(context, output)
@@ -198,7 +198,9 @@ def _is_many(source: Path) -> bool:
     """Whether it is a folder or a list of slides."""
     if not source.is_dir():
         return source.suffix.lower() == ".csv"
-    return not is_store(source)
+    from slidesr.pipeline.find_slides import is_one_slide  # it loads torch
+
+    return not is_one_slide(source)
 
 
 def _upscaled(

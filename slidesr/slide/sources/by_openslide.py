@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,16 +21,24 @@ from slidesr.slide._metadata import (
     number,
     provenance_from_description,
 )
-from slidesr.slide.sources.source import RGB, WHITE, About, Level, over_background, unreadable
+from slidesr.slide.sources.source import (
+    RGB,
+    WHITE,
+    About,
+    Choice,
+    Level,
+    over_background,
+    unreadable,
+)
 
-_log = logging.getLogger(__name__)
+_ASSOCIATED = re.compile(r"openslide\.associated\.(.+)\.width$")
 
 
 class OpenSlideSource:
     """One OpenSlide handle; it never reads the label or macro image.
 
-    `tiff` is what our own reader found in a TIFF that OpenSlide calls generic: resolution, choice
-    and provenance are taken from it. OpenSlide's errors are sticky: after a failed read all others
+    `tiff` is what our own reader found in a TIFF that OpenSlide calls generic: its resolution and
+    choice hold. OpenSlide's errors are sticky: after a failed read all others
     fail, so reopen the slide.
     """
 
@@ -43,8 +50,7 @@ class OpenSlideSource:
             raise unreadable(path, str(error).removeprefix(f"Reading {path}: ")) from error
         with ExitStack() as undo:
             undo.callback(self.close)
-            about = _about(path, self._slide)
-            self.about = _completed(about, tiff) if tiff else about
+            self.about = _about(path, self._slide, tiff)
             undo.pop_all()
         self._grids = {
             i: CellGrid(level.size, partial(self._read_near, i), cell_px=CELL_PX)
@@ -84,7 +90,7 @@ class OpenSlideSource:
         return over_background(region, self.about.background)
 
 
-def _about(path: Path, slide: OpenSlide) -> About:
+def _about(path: Path, slide: OpenSlide, tiff: About | None) -> About:
     try:
         properties = dict(slide.properties)
         sizes = [Size(*dimensions) for dimensions in slide.level_dimensions]
@@ -92,28 +98,38 @@ def _about(path: Path, slide: OpenSlide) -> About:
     except (OpenSlideError, ValueError) as error:
         raise unreadable(path, error) from error
     check_sane(path, sizes, [tile for tile in tiles if tile])
-    resolution = _resolution(path, properties)
+    resolution = _resolution(path, properties, tiff)
     return About(
         vendor=properties["openslide.vendor"],
         levels=tuple(map(Level, sizes, slide.level_downsamples, tiles)),
         mpp=resolution.mpp,
         magnification=resolution.magnification,
-        icc_profile=_icc_profile(path, slide),
+        icc_profile=_icc_profile(slide),
         background=_background(properties.get("openslide.background-color")),
         bounds=_bounds(properties),
         properties=properties,
         provenance=provenance_from_description(_description(properties)),
+        choice=tiff.choice if tiff else _choice(properties),
     )
 
 
-def _completed(about: About, tiff: About) -> About:
-    return replace(
-        about,
-        mpp=tiff.mpp,
-        magnification=tiff.magnification or about.magnification,
-        provenance=tiff.provenance,
-        choice=tiff.choice,
-    )
+def _choice(properties: Mapping[str, str]) -> Choice:
+    return Choice(why="the slide that OpenSlide finds", left_out=_left_out(properties))
+
+
+def _left_out(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """The label, overview and other associated images, by their sizes alone.
+
+    >>> _left_out({f"openslide.associated.label.{side}": "90" for side in ("width", "height")})
+    ('label (90 x 90)',)
+    """
+    found = [match[1] for match in map(_ASSOCIATED.match, properties) if match]
+    return tuple(f"{name} ({_associated_size(properties, name)})" for name in found)
+
+
+def _associated_size(properties: Mapping[str, str], name: str) -> str:
+    sides = (properties.get(f"openslide.associated.{name}.{side}") for side in ("width", "height"))
+    return " x ".join(side or "?" for side in sides)
 
 
 def _description(properties: Mapping[str, str]) -> str:
@@ -132,18 +148,20 @@ def _tiles(properties: Mapping[str, str], levels: int) -> list[Size | None]:
     ]
 
 
-def _resolution(path: Path, properties: Mapping[str, str]) -> Resolution:
-    x_um, y_um = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+def _resolution(path: Path, properties: Mapping[str, str], tiff: About | None) -> Resolution:
     magnification = number(properties.get("openslide.objective-power"))
+    if tiff:
+        return Resolution(tiff.mpp, tiff.magnification or magnification)
+    x_um, y_um = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     return Resolution(mpp_from_um(path, x_um, y_um), magnification)
 
 
-def _icc_profile(path: Path, slide: OpenSlide) -> bytes | None:
+def _icc_profile(slide: OpenSlide) -> bytes | None:
+    """The profile; no bytes where OpenSlide finds it broken, which `under_profile` tells of."""
     try:
         profile = slide.color_profile
-    except (PyCMSError, OSError) as error:
-        _log.warning("%s: its colour profile is invalid: %s", path, printable(str(error)))
-        return None
+    except (PyCMSError, OSError):
+        return b""
     return profile.tobytes() if profile else None
 
 

@@ -30,13 +30,6 @@ _MAX_STRIP_BYTES = 1 << 30  # of a whole image in one strip
 _ICC_PROFILE_TAG = 34675
 _SAMPLED_TILES = 64
 _USUAL_TILE_PX = 2048  # OpenSlide's cache holds few larger ones, and decodes them for each read
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
-
-
-def is_tiff(path: Path) -> bool:
-    """Whether a file starts as a TIFF does."""
-    with path.open("rb") as file:
-        return file.read(4) in _TIFF_MAGIC
 
 
 def refuse_odd_samples(path: Path) -> None:

@@ -1,127 +1,211 @@
-"""OME-Zarr stores (NGFF 0.4 and 0.5): folders, zip files, and URLs that fsspec supports."""
+"""OME-Zarr stores (NGFF 0.1 to 0.5): folders, zip files, and URLs that fsspec supports."""
 
 from __future__ import annotations
 
 import base64
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
+from PIL import Image
+from zarr.errors import ContainsArrayError
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from slidesr.errors import RefusedError, SlidesrError, printable
-from slidesr.geometry import Box, Mpp, Pixels, Size
-from slidesr.imaging.window import WindowChoice
+from slidesr.geometry import Box, Pixels, Size
+from slidesr.imaging.window import Window, WindowChoice
 from slidesr.runtime.paths import as_typed, is_remote
 from slidesr.slide._checks import check_sane
-from slidesr.slide._metadata import mpp_from_um, number
-from slidesr.slide.sources.source import About, levels_from_sizes, unreadable
+from slidesr.slide._metadata import number
+from slidesr.slide.sources.ngff.channels import channels_of
+from slidesr.slide.sources.ngff.layout import Found, find_image
+from slidesr.slide.sources.ngff.multiscale import check_planes, pixel_size
+from slidesr.slide.sources.ngff.words import UnfitError
+from slidesr.slide.sources.source import (
+    WHITE,
+    About,
+    levels_from_sizes,
+    over_background,
+    refuse_idle_window,
+    too_deep,
+    unreadable,
+)
 
-_PLANE, _SINGLE = ("c", "y", "x"), ("t", "z")
-_UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
+_MOST_SAMPLES = 1 << 27  # looked at for the automatic window
+_MOST_CHUNKS = 1024
 
 
 def metadata_crc(path: Path) -> int:
     """A CRC of a store's metadata; chunks are not read."""
-    with closing(ZarrSource(path)) as source:
-        return zlib.crc32(repr(source.documents).encode())
+    with _refusing(path), ExitStack() as stack:
+        found = _opened(path, stack)
+        arrays = [array.metadata.to_dict() for array in found.image.levels]
+        documents = found.choice, found.group.attrs.asdict(), arrays
+        return zlib.crc32(repr(documents).encode())
 
 
 class ZarrSource:
-    """The first image of a store: 8-bit RGB with axes c, y, x in any order; t and z of size 1."""
+    """The image of a store: RGB or grey with 8 bits, or with 16 through a window.
+
+    An automatic window is that of the largest sample in the coarsest level. A chunk that is missing
+    shows the fill value: writers leave out those that hold nothing else.
+    """
 
     def __init__(self, path: Path, window: WindowChoice = None) -> None:
         self._path, self._open = path, ExitStack()
-        try:
-            with ExitStack() as undo:
-                store = _store(path)
-                group = zarr.open_group(store, mode="r", use_consolidated=False)
-                undo.callback(store.close)
-                attributes = group.attrs.asdict()
-                multiscale = _multiscale(attributes)
-                self._axes = _axes(multiscale)
-                self._arrays = [_array(group, entry["path"]) for entry in multiscale["datasets"]]
-                self.about = self._about(multiscale, attributes)
-                self._open = undo.pop_all()
-        except (RefusedError, MemoryError):
-            raise
-        except Exception as error:  # from zarr, codecs, stores, and arbitrary metadata
-            raise unreadable(path, f"{type(error).__name__}: {error}") from error
+        with _refusing(path), ExitStack() as undo:
+            found = _opened(path, undo)
+            self._image = found.image
+            check_planes(self._image)
+            self._channels = channels_of(found.words, self._image.channel_count)
+            self._is_deep = self._image.levels[0].dtype.itemsize > 1
+            self._is_automatic = window == "auto"
+            self.about = self._about(found)
+            self.about = replace(self.about, window=self._window(window))
+            self._open = undo.pop_all()
 
     def read(self, level: int, box: Box) -> Pixels:
-        """The pixels of a box inside the level."""
-        rows, columns = box.slices
-        index = {"y": rows, "x": columns, "c": slice(None)}
-        try:
-            found = np.asarray(self._arrays[level][tuple(index.get(n, 0) for n in self._axes)])
-        except MemoryError:  # a chunk that decodes to gigabytes: the sandbox must see it
-            raise
-        except Exception as error:  # as above
-            raise SlidesrError(
-                f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
-                f"of that level: {printable(str(error))}"
-            ) from error
-        kept = [name for name in self._axes if name in index]
-        return np.ascontiguousarray(found.transpose([kept.index(name) for name in "yxc"]))
+        """The pixels of a box inside the level.
+
+        Raises SlidesrError for a broken chunk, and for a sample above an automatic window.
+        """
+        samples = self._samples(level, box)
+        planes = np.stack([samples[..., at] for at in self._channels.rgb], axis=-1)
+        window = self.about.window
+        if window is not None:
+            self._check_whites(window, planes, level, box)
+            return window.to_8_bit(planes)
+        if self._channels.alpha is None:
+            return planes
+        alpha = samples[..., self._channels.alpha]
+        return over_background(Image.fromarray(np.dstack([planes, alpha])), WHITE)
 
     def close(self) -> None:
         """Closes a zip file; other stores open files on each read."""
         self._open.close()
 
-    @property
-    def documents(self) -> list[dict[str, Any]]:
-        """The facts about the image, then the metadata of each level."""
-        return [asdict(self.about), *(array.metadata.to_dict() for array in self._arrays)]
+    def _samples(self, level: int, box: Box) -> NDArray[Any]:
+        """All channels of a box: u8 or u16[h, w, c] in the byte order of the store."""
+        rows, columns = box.slices
+        index = {"y": rows, "x": columns, "c": slice(None)}
+        axes = self._image.axes
+        try:
+            found = np.asarray(self._image.levels[level][tuple(index.get(n, 0) for n in axes)])
+        except MemoryError:  # a chunk that decodes to gigabytes: the sandbox must see it
+            raise
+        except Exception as error:  # from zarr, codecs and stores
+            raise SlidesrError(
+                f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
+                f"of that level: {printable(str(error))}"
+            ) from error
+        kept = [name for name in axes if name in index]
+        if "c" not in kept:
+            found, kept = found[..., np.newaxis], [*kept, "c"]
+        return found.transpose([kept.index(name) for name in "yxc"])
 
-    def _about(self, multiscale: Mapping[str, Any], attributes: Mapping[str, Any]) -> About:
-        for array in self._arrays:
-            self._check_rgb(array)
-        y, x = self._axes.index("y"), self._axes.index("x")
-        sizes = [Size(array.shape[x], array.shape[y]) for array in self._arrays]
-        chunks = [Size(math.prod(array.chunks), 1) for array in self._arrays]
-        check_sane(self._path, sizes, chunks)
-        tiles = [Size(array.chunks[x], array.chunks[y]) for array in self._arrays]
+    def _about(self, found: Found) -> About:
+        image, attributes = found.image, found.group.attrs.asdict()
+        chunks = [Size(math.prod(array.chunks), 1) for array in image.levels]
+        check_sane(self._path, image.sizes, chunks)
+        y, x = image.axes.index("y"), image.axes.index("x")
+        tiles = [Size(array.chunks[x], array.chunks[y]) for array in image.levels]
         ours = attributes.get("slidesr")
         own: Mapping[str, Any] = ours if isinstance(ours, dict) else {}
         return About(
             vendor="ome-zarr",
-            levels=levels_from_sizes(sizes, tiles),
-            mpp=self._mpp(multiscale),
+            levels=levels_from_sizes(image.sizes, tiles),
+            mpp=pixel_size(self._path, image),
             magnification=number(str(own.get("magnification"))),
             icc_profile=_decoded(own.get("icc_profile")),
             provenance=_strings(own.get("provenance")),
+            choice=replace(
+                found.choice,
+                conversions=self._channels.conversions,
+                left_out=found.choice.left_out + self._channels.left_out,
+            ),
         )
 
-    def _check_rgb(self, array: zarr.Array[Any]) -> None:
-        if array.dtype != np.uint8:
-            raise unreadable(self._path, f"its samples are {array.dtype}, not 8-bit")
-        sides = dict(zip(self._axes, array.shape, strict=True))
-        if sides["c"] != 3 or any(sides.get(name, 1) != 1 for name in _SINGLE):
-            raise unreadable(self._path, f"its axes are {sides}, not rows, columns, RGB")
-
-    def _mpp(self, multiscale: Mapping[str, Any]) -> Mpp | None:
-        """The scale of level 0 times that of the whole image; None without a unit."""
-        scales = [
-            transform["scale"]
-            for part in (multiscale["datasets"][0], multiscale)
-            for transform in part.get("coordinateTransformations", [])
-            if transform.get("type") == "scale"
-        ]
-        x_um, y_um = (self._um(multiscale["axes"], scales, name) for name in "xy")
-        return mpp_from_um(self._path, x_um, y_um)
-
-    def _um(self, axes: Sequence[Mapping[str, Any]], scales: list[Any], name: str) -> float | None:
-        at = self._axes.index(name)
-        factor = _UM.get(str(axes[at].get("unit")))
-        if not scales or factor is None:
+    def _window(self, window: WindowChoice) -> Window | None:
+        if not self._is_deep:
+            refuse_idle_window(self._path, window)
             return None
-        return math.prod(float(scale[at]) for scale in scales) * factor
+        if self._channels.alpha is not None:
+            raise unreadable(self._path, "its samples have 16 bits and a transparency")
+        if window is None:
+            raise too_deep(self._path)
+        return Window.of_bits(self._largest_sample()) if window == "auto" else window
+
+    def _largest_sample(self) -> int:
+        """The largest in the coarsest level, or in chunks spread over it if it is a large one."""
+        level = len(self._image.levels) - 1
+        array = self._image.levels[level]
+        count = math.prod(
+            -(-array.shape[at] // array.chunks[at]) for at in map(self._image.axes.index, "yx")
+        )
+        most = min(count, _MOST_CHUNKS, max(1, _MOST_SAMPLES // math.prod(array.chunks)))
+        step = (count - 1) / max(1, most - 1)
+        boxes = [self._chunk(level, round(at * step)) for at in range(most)]
+        return max(self._brightest(level, box) for box in boxes)
+
+    def _brightest(self, level: int, box: Box) -> int:
+        """The largest sample of a box; 0 where it is broken, as reading checks each sample."""
+        try:
+            return int(self._samples(level, box)[..., list(self._channels.rgb)].max())
+        except SlidesrError:
+            return 0
+
+    def _chunk(self, level: int, index: int) -> Box:
+        """A chunk's place in the level, counted row by row."""
+        size, array = self.about.levels[level].size, self._image.levels[level]
+        tile = Size(*(array.chunks[self._image.axes.index(name)] for name in "xy"))
+        down, right = divmod(index, -(-size.width // tile.width))
+        return Box(right * tile.width, down * tile.height, tile.width, tile.height).clipped(
+            size.box
+        )
+
+    def _check_whites(self, window: Window, planes: NDArray[Any], level: int, box: Box) -> None:
+        """Refuses samples above an automatic window, which would all become white."""
+        largest = int(planes.max()) if self._is_automatic else 0
+        if largest > window.high:
+            raise SlidesrError(
+                f"{self._path}: a sample of {largest} in level {level} near x {box.x}, y {box.y} is"
+                f" above the automatic window {window}, found in the coarsest level. Give a window,"
+                f" for example --window {Window.of_bits(largest)}."
+            )
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turns what a store, its codecs and its metadata raise into RefusedError."""
+    try:
+        yield
+    except (RefusedError, MemoryError):
+        raise
+    except UnfitError as error:
+        raise unreadable(path, f"{error}.") from error
+    except Exception as error:  # from zarr, codecs, stores, and arbitrary metadata
+        raise unreadable(path, f"{type(error).__name__}: {error}") from error
+
+
+def _opened(path: Path, stack: ExitStack) -> Found:
+    """The image of a store, which `stack` closes."""
+    store = _store(path)
+    try:
+        root = zarr.open_group(store, mode="r", use_consolidated=False)
+    except ContainsArrayError as error:
+        raise UnfitError("it is a bare array, not an image of OME-Zarr") from error
+    except FileNotFoundError as error:
+        where = "at the top of the zip" if path.is_file() else "there"
+        raise UnfitError(f"no group of Zarr is {where}") from error
+    stack.callback(store.close)
+    return find_image(path, root)
 
 
 def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:
@@ -137,29 +221,6 @@ def _remote(url: str, path: Path) -> FsspecStore:
         raise RefusedError(
             f"{path}: {printable(str(error))}. Remote stores need: pip install 'slidesr[remote]'"
         ) from error
-
-
-def _multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The first multiscale image, in NGFF 0.5 or 0.4."""
-    found: Mapping[str, Any] = attributes.get("ome", attributes)["multiscales"][0]
-    return found
-
-
-def _axes(multiscale: Mapping[str, Any]) -> list[str]:
-    """The names of the axes: y, x and c once each, and optionally t and z."""
-    names = [str(axis["name"]) for axis in multiscale["axes"]]
-    if sorted(set(names) - set(_SINGLE)) != sorted(_PLANE) or len(set(names)) < len(names):
-        raise ValueError(f"axes {names}, not y, x and c, with or without t and z")
-    return names
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"a level at {name!r}, outside the store")
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name!r} is not an array")
-    return array
 
 
 def _decoded(text: object) -> bytes | None:

@@ -18,29 +18,35 @@ _log = logging.getLogger(__name__)
 def under_profile(path: Path, source: Source, choice: str) -> Source:
     """The source with its profile handled as `choice` of ICC_CHOICES; warns where colours change.
 
-    Raises RefusedError where pixels must be converted and the file's profile is broken.
+    So a slide has a usable profile of RGB pixels, or none: any other is left out with a warning.
+    Raises RefusedError where pixels must be converted and the profile cannot be used for that.
     """
     if choice not in ICC_CHOICES:
         raise ValueError(f"icc {choice!r} is not one of {', '.join(ICC_CHOICES)}")
     profile = source.about.icc_profile
-    if choice == "keep":
-        return source
     if profile is None:
-        _log.warning("%s: has no ICC profile, so its colours are unchanged", path.name)
+        if choice != "keep":
+            _log.warning("%s: has no ICC profile, so its colours are unchanged", path.name)
         return source
-    if choice == "drop":
-        _warn_of_drop(path, profile)
-        return _ConvertedSource(
-            source, replace(source.about, icc_profile=None), lambda pixels: pixels
-        )
     try:
         convert = to_srgb(profile)
     except ProfileError as error:
-        raise RefusedError(
-            f"{path}: its ICC profile cannot be used: {error}. Copy it with --icc keep,"
-            " or remove it with --icc drop."
-        ) from error
-    return _ConvertedSource(source, replace(source.about, icc_profile=srgb_profile()), convert)
+        if choice == "srgb":
+            raise RefusedError(
+                f"{path}: its ICC profile {error}. Leave it out with --icc drop."
+            ) from error
+        _log.warning("%s: its ICC profile %s, and is left out", path.name, error)
+        return _without_profile(source)
+    if choice == "drop":
+        _warn_of_drop(path, profile)
+        return _without_profile(source)
+    if choice == "srgb":
+        return _ConvertedSource(source, replace(source.about, icc_profile=srgb_profile()), convert)
+    return source
+
+
+def _without_profile(source: Source) -> Source:
+    return _ConvertedSource(source, replace(source.about, icc_profile=None), lambda pixels: pixels)
 
 
 class _ConvertedSource:
@@ -57,12 +63,8 @@ class _ConvertedSource:
 
 
 def _warn_of_drop(path: Path, profile: bytes) -> None:
-    try:
-        name = profile_name(profile)
-    except ProfileError:
-        return
     _log.warning(
         "%s: its ICC profile (%s) is dropped; colour-managed viewers will show other colours",
         path.name,
-        name,
+        profile_name(profile),
     )

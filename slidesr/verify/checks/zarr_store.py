@@ -1,13 +1,11 @@
-"""Checks of an OME-Zarr store: chunks decode, metadata follows NGFF 0.4 or 0.5."""
+"""Checks of an OME-Zarr image: chunks decode, and its metadata follows NGFF 0.4 or 0.5."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
-
-import zarr
+from typing import Any
 
 from slidesr.errors import reason
 from slidesr.geometry import Box, Size
@@ -18,10 +16,11 @@ from slidesr.verify.readers.reader import UnreadableError
 _SAMPLED_CHUNKS = 64  # of each level
 _AXES = ["c", "y", "x"]
 _RGB = ["FF0000", "00FF00", "0000FF"]
+_WITHOUT_SCALES = ("0.1", "0.2", "0.3")
 _ROUNDED_PX = 1  # of a level's size, which is rounded
 
 
-def schema_holds(path: Path, store: ZarrReader) -> Finding:
+def schema_holds(store: ZarrReader) -> Finding:
     """Validates the metadata with ome-zarr-models, which implements the specification."""
     try:
         from ome_zarr_models import v04, v05
@@ -29,12 +28,11 @@ def schema_holds(path: Path, store: ZarrReader) -> Finding:
         how = "pip install ome-zarr-models"
         return Finding("schema", "ome-zarr-models", Verdict.NOT_INSTALLED, how)
     by = f"ome-zarr-models {version('ome-zarr-models')}"
-    group = zarr.open_group(path, mode="r")
+    model: Any = {"0.4": v04.Image, "0.5": v05.Image}.get(store.version)
+    if model is None:
+        return Finding("schema", by, Verdict.ABSENT, f"knows 0.4 and 0.5, not {store.version}")
     try:
-        if store.version == "0.5":
-            v05.Image.from_zarr(group)
-        else:
-            v04.Image.from_zarr(group)
+        model.from_zarr(store.group)
     except Exception as error:  # pydantic's, zarr's, and its own
         return Finding("schema", by, Verdict.FAILED, reason(error))
     return Finding("schema", by, Verdict.OK, f"valid NGFF {store.version}")
@@ -44,8 +42,11 @@ def scales_fit(store: ZarrReader) -> Finding:
     """Checks that each level's scale, relative to level 0, matches its size."""
     first, whole = store.scales[0], store.facts.levels[0]
     for level, (scale, size) in enumerate(zip(store.scales, store.facts.levels, strict=True)):
-        if not scale:
-            return _failed("scales", store, f"level {level} has no scale")
+        if not scale and store.version in _WITHOUT_SCALES:
+            detail = f"NGFF {store.version} has none"
+            return Finding("scales", store.name, Verdict.ABSENT, detail)
+        if not scale or min(scale["x"], scale["y"]) <= 0:
+            return _failed("scales", store, f"level {level} has no scale, or one of zero")
         for axis, length, all_ in (
             ("x", size.width, whole.width),
             ("y", size.height, whole.height),
@@ -64,7 +65,7 @@ def shows_as_rgb(store: ZarrReader) -> Finding:
     """Checks that viewers show one RGB image: the axes, and the channels that QuPath expects."""
     if store.axes != _AXES:
         return Finding("colour", store.name, Verdict.ABSENT, f"axes are {','.join(store.axes)}")
-    channels = store.metadata.get("omero", {}).get("channels", ())
+    channels = (store.metadata.get("omero") or {}).get("channels") or ()
     colours = [str(channel.get("color", "")).upper() for channel in channels]
     if colours != _RGB:
         detail = "its omero channels are not red, green, blue, so QuPath shows three channels"
@@ -77,7 +78,7 @@ def chunks_decode(store: ZarrReader, *, full: bool) -> Finding:
     count = 0
     for level, box in _chosen(store, full=full):
         try:
-            store.read(level, box)
+            store.decode(level, box)
         except UnreadableError as error:
             return _failed("tiles", store, f"level {level}, x {box.x}, y {box.y}: {error}")
         count += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 from PIL import Image
+from PIL.ImageCms import PyCMSError
 
 from slidesr.errors import reason
 from slidesr.geometry import Box, Mpp, Pixels, Size
@@ -34,7 +35,8 @@ class OpenSlideReader:
             for name in ("mpp-x", "mpp-y", "objective-power")
         )
         sizes = tuple(Size(*each) for each in self._slide.level_dimensions)
-        self.facts = Facts(sizes, Mpp(x, y) if x and y else None, power)
+        mpp = Mpp(x, y) if x and y else None
+        self.facts = Facts(sizes, mpp, power, self._profile())
 
     def read(self, level: int, box: Box) -> Pixels:
         downsample = self._slide.level_downsamples[level]
@@ -56,6 +58,14 @@ class OpenSlideReader:
 
     def close(self) -> None:
         self._slide.close()
+
+    def _profile(self) -> bytes | None:
+        """The profile; no bytes where OpenSlide itself finds it broken."""
+        try:
+            profile = self._slide.color_profile
+        except (PyCMSError, OSError):
+            return b""
+        return profile.tobytes() if profile else None
 
 
 def _number(text: str | None) -> float | None:

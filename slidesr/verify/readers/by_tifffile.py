@@ -14,6 +14,7 @@ from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.verify.readers.reader import Facts, UnreadableError
 
 _LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD", "LZMA"}
+_COLOUR_SPACES = {0: "GRAY", 1: "GRAY", 5: "CMYK", 8: "Lab", 9: "Lab"}  # of a photometric
 _UM = {2: 25_400.0, 3: 10_000.0}  # of a resolution unit: inch, centimetre
 
 
@@ -39,7 +40,8 @@ class TifffileReader:
         sizes = tuple(
             Size(level.keyframe.imagewidth, level.keyframe.imagelength) for level in self._levels
         )
-        self.facts = Facts(sizes, self._mpp())
+        space = _COLOUR_SPACES.get(int(self.pages[0].photometric), "RGB")
+        self.facts = Facts(sizes, self._mpp(), None, self._profile(), space)
 
     def read(self, level: int, box: Box) -> Pixels:
         try:
@@ -107,6 +109,13 @@ class TifffileReader:
             raise UnreadableError(reason(error)) from error
         if tile is None:
             raise UnreadableError("it is empty")
+
+    def _profile(self) -> bytes | None:
+        """The profile; no bytes where its tag holds something else."""
+        tag = self.pages[0].tags.get("InterColorProfile")
+        if tag is None:
+            return None
+        return tag.value if isinstance(tag.value, bytes) else b""
 
     def _mpp(self) -> Mpp | None:
         page = self.pages[0]

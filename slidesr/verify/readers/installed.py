@@ -11,7 +11,8 @@ import numpy as np
 import tifffile
 
 from slidesr.errors import RefusedError
-from slidesr.runtime.paths import is_zarr_folder
+from slidesr.runtime.dicom_folder import is_dicom, slide_file
+from slidesr.runtime.paths import is_store, is_tiff, is_zarr_folder
 from slidesr.verify.findings import Finding, Verdict
 from slidesr.verify.readers.by_bioformats import BioFormatsReader
 from slidesr.verify.readers.by_libvips import LibvipsReader
@@ -19,9 +20,6 @@ from slidesr.verify.readers.by_openslide import OpenSlideReader
 from slidesr.verify.readers.by_tifffile import TifffileReader
 from slidesr.verify.readers.by_zarr import ZarrReader
 from slidesr.verify.readers.reader import NotInstalledError, Reader, UnreadableError
-
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
-_DICOM_MAGIC = (128, b"DICM")
 
 
 class Kind(Enum):
@@ -54,15 +52,14 @@ def kind_of(path: Path) -> tuple[Kind, Path]:
     if path.is_dir():
         if is_zarr_folder(path):
             return Kind.ZARR, path
-        instances = sorted(each for each in path.iterdir() if _is_dicom(each))
-        if instances:
-            return Kind.DICOM, instances[0]
-        raise RefusedError(f"{path}: a folder that contains neither OME-Zarr nor DICOM")
+        return Kind.DICOM, slide_file(path)
     if not path.is_file() or not path.stat().st_size:
         raise RefusedError(f"{path}: not a slide: it is empty, or no regular file")
-    if _head(path, 0, 4) in _TIFF_MAGIC:
+    if is_store(path):
+        return Kind.ZARR, path
+    if is_tiff(path):
         return Kind.TIFF, path
-    return Kind.DICOM if _is_dicom(path) else Kind.OTHER, path
+    return Kind.DICOM if is_dicom(path) else Kind.OTHER, path
 
 
 def open_readers(kind: Kind, path: Path, *, is_ours: bool) -> tuple[list[Reader], list[Finding]]:
@@ -98,14 +95,3 @@ def try_readers() -> list[Finding]:
         for reader in opened:
             reader.close()
     return findings
-
-
-def _is_dicom(path: Path) -> bool:
-    offset, magic = _DICOM_MAGIC
-    return path.is_file() and _head(path, offset, len(magic)) == magic
-
-
-def _head(path: Path, offset: int, count: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(count)

@@ -10,11 +10,16 @@ from slidesr.geometry import Box, Mpp, Pixels, Size
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader finds in a file: the level sizes, and the resolution of level 0."""
+    """What a reader finds in a file: the level sizes; of level 0 the resolution and the colours.
+
+    `colour_space` is that of the stored samples, by the names of ICC: RGB, GRAY, CMYK, Lab.
+    """
 
     levels: tuple[Size, ...]
     mpp: Mpp | None = None
     magnification: float | None = None
+    icc_profile: bytes | None = None
+    colour_space: str = "RGB"
 
 
 class Reader(Protocol):
