@@ -514,8 +514,15 @@ def pictures() -> OddFiles:
 
 
 def plain() -> OddFiles:
-    """f16: a plain tiled RGB file, which is no odd one."""
+    """f16: plain tiled RGB files, which are no odd ones.
+
+    OpenSlide 4.0.1 cannot read uncompressed tiles whose bytes are no multiple of 1024.
+    """
     yield OddFile("plain.tif", flat(T), T)
+    for side in (16, 48, 240):
+        for compression in (None, "deflate"):
+            make = flat(T, tile=(side, side), compression=compression)
+            yield OddFile(f"plain-{side}-px-{compression}.tif", make, T)
 
 
 ODD_FILES = tuple(
