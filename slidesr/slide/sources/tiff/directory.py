@@ -23,6 +23,7 @@ _USUAL_REFERENCE = (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)
 _CMYK_INKS = 1
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _SEPARATE = 2
+_UNCOMPRESSED = 1
 _DEPTHS = (1, 2, 4, 8, 16)
 JPEG_CODECS = (6, 7, 33007, 34892)
 _WEBP, _JPEG_XL = (34927, 50001), (50002, 52546)
@@ -125,9 +126,13 @@ class Directory:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every reader shows the same: 8-bit RGB, interleaved, as stored."""
+        """Whether OpenSlide shows the same: 8-bit RGB, interleaved, compressed, as stored.
+
+        OpenSlide 4.0.1 fails on uncompressed tiles whose bytes are no multiple of 1024.
+        """
         return (
             not self.problem
+            and self.page.compression != _UNCOMPRESSED
             and self.colour is Colour.RGB
             and (self.bits, self.samples, self.planes) == (8, 3, 1)
             and self.orientation.is_as_stored
@@ -183,7 +188,7 @@ def _problems(page: TiffPage, colour: Colour | None, alpha: Alpha) -> Iterator[s
         yield f"its photometric interpretation is {name}, not RGB, grey, palette or CMYK"
         return
     yield from _sample_problems(page, colour, alpha)
-    if page.compression not in TIFF.DECOMPRESSORS and page.compression != 1:
+    if page.compression not in TIFF.DECOMPRESSORS and page.compression != _UNCOMPRESSED:
         name = getattr(page.compression, "name", page.compression)
         yield f"its compression, {name}, is not supported"
     if colour is Colour.YCBCR and not _is_usual_ycbcr(page):

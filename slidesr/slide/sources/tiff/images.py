@@ -205,7 +205,7 @@ def _plain_images(path: Path, tiff: TiffFile, chain: Sequence[Directory]) -> Ite
 
 def _is_level_unsaid(first: Directory, other: Directory) -> bool:
     """Whether a directory is a level by its size, a whole fraction, though it does not say so."""
-    factor = round(first.size.width / other.size.width)
+    factor = round(_factor(first.size, other.size))
     return (
         factor >= 2
         and (first.colour, first.bits, first.samples, first.is_tiled)
@@ -250,7 +250,7 @@ def _pyramid(first: Directory, reduced: Sequence[Directory]) -> list[Directory]:
         each
         for each in reduced
         if each.size.area < first.size.area
-        and _fits(first.size, each.size, first.size.width / each.size.width)
+        and _fits(first.size, each.size, _factor(first.size, each.size))
     ]
     below = [
         each
@@ -262,11 +262,16 @@ def _pyramid(first: Directory, reduced: Sequence[Directory]) -> list[Directory]:
     return [first, *(b for a, b in pairwise(levels) if b.size != a.size)]
 
 
+def _factor(first: Size, level: Size) -> float:
+    """By the longer sides: of a narrow slide the shorter ones are mostly rounding."""
+    return max(first.width, first.height) / max(level.width, level.height)
+
+
 def _fits(first: Size, level: Size, factor: float) -> bool:
     """Whether both sides are shrunk by one factor, give or take rounding."""
     return (
-        abs(level.width * factor - first.width) <= _LEVELS_OFF_PX * factor
-        and abs(level.height * factor - first.height) <= _LEVELS_OFF_PX * factor
+        abs(level.width - first.width / factor) <= _LEVELS_OFF_PX
+        and abs(level.height - first.height / factor) <= _LEVELS_OFF_PX
     )
 
 
