@@ -1,7 +1,8 @@
 # make demo   an upscaled sample slide, from nothing but Python
 # make test   lint, types, floors, tests, from nothing but Python
 # make docs   the site, in site/; a broken link is an error
-# make soak   hundreds of kills, full disks, failing writes and malformed slides; half an hour
+# make soak   hundreds of kills, full disks, failing writes and malformed slides, and thousands of
+#             TIFF and Zarr files of random kinds; three quarters of an hour
 # make benchmark   speed beside MONAI, dask and a tile loop; growth, precision, start-up; 20 minutes
 # make readers   more readers for the tests: those of the web (npm), and cuCIM (430 MB)
 

@@ -1,4 +1,4 @@
-"""The long reliability plan: kills, full disks, failing writes, malformed input; prints figures.
+"""The long reliability plan: kills, full disks, failing writes, odd input; prints figures.
 
 python tests/soak.py [--only kills,disks,cluster,...] [--jobs 200] [--signals 300]
 
@@ -368,14 +368,18 @@ def malformed(soak: Soak) -> dict[str, Any]:
 
 def privacy(soak: Soak) -> dict[str, Any]:
     """The planted strings, by the suite's own test."""
-    told = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        str(Path(__file__).with_name("pipeline/test_privacy.py")),
-    ]
-    done = subprocess.run(told, capture_output=True, text=True)
+    return by_pytest("pipeline/test_privacy.py")
+
+
+def properties(soak: Soak, examples: int = 2000) -> dict[str, Any]:
+    """TIFFs and Zarr stores of random kinds, by the suite's own tests; Bio-Formats reads some."""
+    tests = ("slide/test_tiff_properties.py", "slide/test_zarr_properties.py")
+    return {"examples of each": examples, **by_pytest(*tests, SLIDESR_EXAMPLES=str(examples))}
+
+
+def by_pytest(*files: str, **environment: str) -> dict[str, Any]:
+    told = [sys.executable, "-m", "pytest", "-q", *(str(Path(__file__).parent / f) for f in files)]
+    done = subprocess.run(told, capture_output=True, text=True, env=os.environ | environment)
     if done.returncode:
         raise SystemExit(done.stdout)
     return {"tests": done.stdout.strip().splitlines()[-1]}
@@ -424,7 +428,8 @@ def journal_cost(soak: Soak) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--only", default="kills,disks,writes,surroundings,journal,malformed,privacy,cluster"
+        "--only",
+        default="kills,disks,writes,surroundings,journal,malformed,privacy,properties,cluster",
     )
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--signals", type=int, default=300)
@@ -442,6 +447,7 @@ def main() -> None:
             "journal": lambda: journal_cost(soak),
             "malformed": lambda: malformed(soak),
             "privacy": lambda: privacy(soak),
+            "properties": lambda: properties(soak),
             "cluster": lambda: cluster(soak),
         }
         for name in choices.only.split(","):
