@@ -48,9 +48,10 @@ class ImageSource:
 
     def __init__(self, path: Path, window: WindowChoice = None) -> None:
         with opened_image(path) as image:
-            _check(path, image)
+            is_deep = _is_deep(image)  # before the EXIF, for which Pillow decodes a PNG
+            _check(path, image, is_deep=is_deep)
             about = _about(image)
-            if _is_deep(image):
+            if is_deep:
                 used, image_8 = _windowed(path, image, window)
                 about = replace(about, window=used)
             else:
@@ -101,7 +102,7 @@ def _without_pixel_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check(path: Path, image: Image.Image) -> None:
+def _check(path: Path, image: Image.Image, *, is_deep: bool) -> None:
     if image.width * image.height > _MAX_PX:
         raise RefusedError(
             f"{path}: an image of {image.width} x {image.height} px would be held in memory whole. "
@@ -110,7 +111,7 @@ def _check(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a photograph of a phone, with its depth map
         raise unreadable(path, f"it is an animation or a stack of {frames} pictures")
-    if not _is_deep(image) and image.mode not in _EIGHT_BIT_MODES:
+    if not is_deep and image.mode not in _EIGHT_BIT_MODES:
         raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
     held = path.stat().st_size
     if image.format == "JPEG" and image.width * image.height > _MAX_PX_PER_BYTE * held:

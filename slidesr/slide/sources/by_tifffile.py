@@ -33,7 +33,9 @@ _USUAL_TILE_PX = 2048  # OpenSlide's cache holds few larger ones, and decodes th
 
 
 def refuse_odd_samples(path: Path) -> None:
-    """Refuses a scanner's TIFF that OpenSlide would show wrongly: not of 8 bits, or to be turned.
+    """Refuses a scanner's TIFF that OpenSlide would show wrongly.
+
+    That is one whose samples have not 8 bits, are more than its colours, or must be turned.
 
     What tifffile cannot parse is left to OpenSlide, which knows the scanners' own ways.
     """
@@ -47,6 +49,10 @@ def refuse_odd_samples(path: Path) -> None:
         return
     if largest.bits != 8:
         raise unreadable(path, f"its samples have {largest.bits} bits, and OpenSlide reads 8")
+    if largest.samples > largest.colour.samples:
+        raise unreadable(
+            path, "it has samples beside its colours, which OpenSlide may take for transparency"
+        )
     if not largest.orientation.is_as_stored:
         raise unreadable(path, "its orientation tag turns it, which OpenSlide does tile by tile")
 

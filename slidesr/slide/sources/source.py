@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 from slidesr.errors import RefusedError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.imaging.window import Window, WindowChoice
+
+_BESIDES = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?![a-z])", re.I)
 
 RGB: TypeAlias = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
@@ -78,6 +81,16 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def associated_kind(name: str) -> str:
+    """The kind of image beside a slide that a name tells of; empty for any other name.
+
+    >>> associated_kind("S1_Label"), associated_kind("relabelled")
+    ('label', '')
+    """
+    found = _BESIDES.search(name)
+    return found.group().lower() if found else ""
 
 
 def levels_from_sizes(

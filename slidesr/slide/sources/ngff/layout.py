@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -17,12 +16,11 @@ from slidesr.errors import printable
 from slidesr.runtime.paths import is_remote
 from slidesr.slide.sources.ngff.multiscale import Multiscale, open_multiscale
 from slidesr.slide.sources.ngff.words import UnfitError, Words, group_at, objects, words_of
-from slidesr.slide.sources.source import Choice
+from slidesr.slide.sources.source import Choice, associated_kind
 
 _log = logging.getLogger(__name__)
 _MOST_IMAGES = 256
 _MOST_XML_BYTES = 1 << 24  # of a slide's OME-XML; kilobytes are usual
-_BESIDES = re.compile(r"\b(label|macro|thumbnail|overview|barcode)\b", re.IGNORECASE)
 _XML = "OME/METADATA.ome.xml"
 
 
@@ -75,7 +73,7 @@ def _largest(path: Path, root: zarr.Group) -> Found:
     if not found:
         raise UnfitError("it has the layout of bioformats2raw, but no image")
     titles = _shown(found, _titles(path))
-    besides = {name for name in found if _BESIDES.search(titles[name])}
+    besides = {name for name in found if associated_kind(titles[name])}
     areas = {name: each.image.sizes[0].area for name, each in found.items()}
     ranks = {name: (name not in besides, areas[name]) for name in found}
     best = [name for name in found if ranks[name] == max(ranks.values())]

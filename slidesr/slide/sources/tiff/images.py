@@ -8,7 +8,6 @@ other files each directory that does not declare itself reduced is one.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,13 +19,13 @@ from slidesr.errors import printable
 from slidesr.geometry import Mpp, Size
 from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags
 from slidesr.slide._ome import OmeImage, parse_ome
-from slidesr.slide.sources.source import Choice, unreadable
+from slidesr.slide.sources.source import Choice, associated_kind, unreadable
 from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
 
 _log = logging.getLogger(__name__)
-_BESIDES = re.compile(r"\b(label|macro|thumbnail|overview|barcode)\b", re.IGNORECASE)
 _MAX_DIRECTORIES = 4096
-_RESOLUTION_TAG = "XResolution"
+_RESOLUTION_TAG, _PAGE_NAME = "XResolution", 285
+_MOST_LETTERS = 200
 _LEVELS_OFF_PX = 2  # of a level's side: some writers round up, some down
 
 Level = tuple[Directory, ...]
@@ -54,7 +53,12 @@ class TiffImage:
     @property
     def is_besides(self) -> bool:
         """Whether its name is that of a label, a macro or a thumbnail."""
-        return _BESIDES.search(self.name) is not None
+        return associated_kind(self.name) != ""
+
+    def has_level(self, other: TiffImage) -> bool:
+        """Whether another image is a level of this one: some writers declare each as an image."""
+        own = {each.page.offset for level in self.levels for each in level}
+        return other.levels[0][0].page.offset in own
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -82,7 +86,8 @@ def choose_image(path: Path, tiff: TiffFile) -> Chosen:
     images = _images(path, tiff)
     if not images:
         raise unreadable(path, "it holds none of the images that its OME-XML describes")
-    image, *others = sorted(images, key=lambda image: image.rank, reverse=True)
+    image, *rest = sorted(images, key=lambda image: image.rank, reverse=True)
+    others = [other for other in rest if not image.has_level(other)]
     if others and others[0].rank == image.rank:
         raise unreadable(
             path,
@@ -231,10 +236,9 @@ def _hidden_planes(tiff: TiffFile, first: Directory) -> str:
 
 def _name(page: TiffPage) -> str:
     """The page's name, or the kind of image that its description starts with."""
-    name = page.tags.valueof(285, "")
-    text = name if isinstance(name, str) and name else page.description
-    found = _BESIDES.search(text[:200])
-    return found.group().lower() if found else name if isinstance(name, str) else ""
+    name = page.tags.valueof(_PAGE_NAME, "")
+    name = name if isinstance(name, str) else ""
+    return associated_kind(name or page.description[:_MOST_LETTERS]) or name
 
 
 def _mpp(path: Path, page: TiffPage) -> Mpp | None:
