@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ def verify(source: Path, *, full: bool, json_: bool) -> None:
             from slidesr.verify import verify as run
         report = run(source, full=full)
     if json_:
-        as_json({"good": report.is_good, "findings": report.findings, "file": source.name})
+        findings = [asdict(each) for each in report.findings]
+        as_json({"good": report.is_good, "findings": findings, "file": source.name})
     else:
         _show(report)
     if not report.is_good:

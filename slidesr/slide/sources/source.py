@@ -15,7 +15,7 @@ from slidesr.errors import RefusedError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.imaging.window import Window, WindowChoice
 
-_BESIDES = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?![a-z])", re.I)
+_BESIDES = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?=image|[^a-z]|$)", re.I)
 
 RGB: TypeAlias = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
@@ -86,8 +86,8 @@ class Source(Protocol):
 def associated_kind(name: str) -> str:
     """The kind of image beside a slide that a name tells of; empty for any other name.
 
-    >>> associated_kind("S1_Label"), associated_kind("relabelled")
-    ('label', '')
+    >>> [associated_kind(name) for name in ("S1_Label", "MacroImage", "relabelled", "label1")]
+    ['label', 'macro', '', 'label']
     """
     found = _BESIDES.search(name)
     return found.group().lower() if found else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from slidesr.verify.readers.reader import Facts, UnreadableError
 
 _LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD", "LZMA"}
 _COLOUR_SPACES = {0: "GRAY", 1: "GRAY", 5: "CMYK", 8: "Lab", 9: "Lab"}  # of a photometric
+_RGB_OR_YCBCR = (2, 6)  # of PhotometricInterpretation
 _UM = {2: 25_400.0, 3: 10_000.0}  # of a resolution unit: inch, centimetre
 
 
@@ -24,15 +26,17 @@ class TifffileReader:
     def __init__(self, path: Path) -> None:
         self.name = f"tifffile {tifffile.__version__}"
         try:
-            self._tiff = tifffile.TiffFile(path, _multifile=False)
-            series = max(self._tiff.series, key=_area)
-            if series.axes not in ("YX", "YXS", "SYX"):
-                raise UnreadableError(f"its axes are {series.axes}, not rows, columns, samples")
-            self._levels = series.levels
-            self._arrays = [
-                zarr.open_array(series.aszarr(level=level), mode="r")
-                for level in range(len(self._levels))
-            ]
+            with ExitStack() as undo:
+                self._tiff = undo.enter_context(tifffile.TiffFile(path, _multifile=False))
+                series = max(self._tiff.series, key=_area)
+                if series.axes not in ("YX", "YXS", "SYX"):
+                    raise UnreadableError(f"its axes are {series.axes}, not rows, columns, samples")
+                self._levels = series.levels
+                self._arrays = [
+                    zarr.open_array(series.aszarr(level=level), mode="r")
+                    for level in range(len(self._levels))
+                ]
+                undo.pop_all()
         except UnreadableError:
             raise
         except Exception as error:  # a dozen classes on a broken file
@@ -52,7 +56,8 @@ class TifffileReader:
                 pixels = np.asarray(self._arrays[level][box.slices])
         except Exception as error:  # as above
             raise UnreadableError(reason(error)) from error
-        if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
+        is_rgb = int(self.pages[level].photometric) in _RGB_OR_YCBCR
+        if not is_rgb or pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
             raise UnreadableError(f"its pixels are {pixels.dtype}{list(pixels.shape)}, not RGB")
         return pixels[..., :3]
 

@@ -29,7 +29,7 @@ _UM_BY_UNIT = {
     **dict.fromkeys(("meter", "metre", "m"), 1e6),
 }
 _COLOURS = ("ff0000", "00ff00", "0000ff")
-_BESIDES = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?![a-z])", re.I)
+_BESIDES = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?=image|[^a-z]|$)", re.I)
 _XML = "OME/METADATA.ome.xml"
 
 

@@ -202,9 +202,10 @@ def _problems(page: TiffPage, colour: Colour | None, alpha: Alpha) -> Iterator[s
 
 def _sample_problems(page: TiffPage, colour: Colour, alpha: Alpha) -> Iterator[str]:
     bits, dtype = _bits(page), page.dtype
-    if bits not in _DEPTHS or dtype is None or dtype.kind not in "bu":
-        kind = dtype or f"of {page.bitspersample} bits"
-        yield f"its samples are {kind}, not unsigned integers of 8 or 16 bits"
+    if bits not in _DEPTHS:
+        yield f"its samples have {page.bitspersample} bits, not 1, 2, 4, 8 or 16"
+    elif dtype is None or dtype.kind not in "bu":
+        yield f"its samples are {dtype}, not unsigned integers of 8 or 16 bits"
     elif bits < 8 and colour not in (Colour.GREY, Colour.INVERTED, Colour.PALETTE):
         yield f"its samples have {bits} bits, which is supported for grey and palettes alone"
     elif colour is Colour.PALETTE and (bits > 8 or page.colormap is None):

@@ -96,8 +96,12 @@ def choose_image(path: Path, tiff: TiffFile) -> Chosen:
         )
     if image.problem:
         raise unreadable(path, image.problem)
-    for name in (other.title for other in others if not other.is_besides):
-        _log.warning("%s: holds several images; the largest is read, not %s", path.name, name)
+    for other in others:
+        if not other.is_besides or other.size.area > image.size.area:
+            _log.warning(
+                "%s: holds several images; %s is read, not %s",
+                *(path.name, image.title, other.title),
+            )
     return Chosen(image, _choice(image, others))
 
 
