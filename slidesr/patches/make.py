@@ -61,7 +61,8 @@ def make_patches(
     """Cuts the patches of each slide into the folder, skipping those that exist already.
 
     The patches of a slide depend on the slide, its annotation and the options alone. A slide that
-    cannot be read is logged and skipped. Memory: that of `find_tissue`, and one patch per worker.
+    cannot be read is logged and skipped; the only one raises its error. Memory: that of
+    `find_tissue`, and one patch per worker.
     """
     started = time.monotonic()
     failed = []
@@ -74,6 +75,8 @@ def make_patches(
                         for count in counts:
                             report(PatchProgress(index, count))
                 except SlidesrError as error:
+                    if len(material) == 1:
+                        raise
                     _log.error("%s", error)
                     failed.append(item.name)
                 report(PatchProgress(index + 1, 0))

@@ -11,11 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from slidesr.errors import RefusedError
-from slidesr.runtime.dicom_folder import dicom_files, slide_file
-from slidesr.runtime.paths import name_of
+from slidesr.runtime.paths import is_store
+from slidesr.slide.folders import SLIDE_SUFFIXES, is_one_slide, slides_below, stem_of
 
-# The suffixes searched in a folder. A DICOM slide is many files, so its folder is to be named.
-_SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".czi"}
 _MAX_PATCH_PX = 4096
 _ANNOTATIONS = (".xml", ".geojson", ".json", ".xml.gz", ".geojson.gz", ".json.gz")
 
@@ -29,7 +27,7 @@ class Material:
 
     @property
     def name(self) -> str:
-        return _name(self.slide)
+        return stem_of(self.slide)
 
 
 def find_material(paths: Iterable[Path], annotations: Path | None = None) -> list[Material]:
@@ -39,8 +37,8 @@ def find_material(paths: Iterable[Path], annotations: Path | None = None) -> lis
     slide `annotations` may be a file. Raises RefusedError where two slides share a name.
     """
     found = {path.resolve(): path for given in paths for path in _slides(given)}
-    slides = sorted(found.values(), key=_name)
-    name, count = Counter(map(_name, slides)).most_common(1)[0]
+    slides = sorted(found.values(), key=stem_of)
+    name, count = Counter(map(stem_of, slides)).most_common(1)[0]
     if count > 1:
         raise RefusedError(f"{count} slides are called {name}. Give them different names.")
     if annotations is not None:
@@ -53,12 +51,14 @@ def are_slides(path: Path) -> bool:
 
     A TIFF is a slide if it has several pages or a side of over 4,096 px.
     """
+    if is_store(path):
+        return True
     if path.is_dir():
         return any(are_slides(each) for each in sorted(path.rglob("*")) if each.is_file())
     if path.suffix.lower() in (".tif", ".tiff") and path.is_file():
         with suppress(OSError, ValueError), Image.open(path, formats=["TIFF"]) as image:
             return getattr(image, "n_frames", 1) > 1 or max(image.size) > _MAX_PATCH_PX
-    return path.suffix.lower() in _SUFFIXES | {".dcm"}
+    return path.name.lower().endswith(SLIDE_SUFFIXES)
 
 
 def _annotated(slides: Sequence[Path], annotations: Path) -> list[Material]:
@@ -75,34 +75,19 @@ def _annotated(slides: Sequence[Path], annotations: Path) -> list[Material]:
 
 
 def _slides(given: Path) -> list[Path]:
-    if given.is_file():
-        return [given]
-    if not given.is_dir():
+    if not (given.exists() or is_store(given)):
         raise RefusedError(f"{given}: no such file or folder")
-    slides = [
-        path
-        for path in given.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
-    if not slides and dicom_files(given):
-        slide_file(given)  # refuses several slides
+    if is_one_slide(given):
         return [given]
+    slides = list(slides_below(given))
     if not slides:
-        raise RefusedError(f"{given}: no slides here ({', '.join(sorted(_SUFFIXES))})")
+        raise RefusedError(f"{given}: no slides here ({', '.join(SLIDE_SUFFIXES)})")
     return slides
 
 
 def _annotation(slide: Path, folder: Path) -> Path | None:
-    paths = [folder / f"{_name(slide)}{suffix}" for suffix in _ANNOTATIONS]
+    paths = [folder / f"{stem_of(slide)}{suffix}" for suffix in _ANNOTATIONS]
     files = [path for path in paths if path.is_file()]
     if len(files) > 1:
         raise RefusedError(f"{files[0]}: there is {files[1].name} too. Keep one of them.")
     return files[0] if files else None
-
-
-def _name(slide: Path) -> str:
-    """
-    >>> _name(Path("a/tumor_001.ome.tif"))
-    'tumor_001'
-    """
-    return name_of(slide) if slide.is_dir() else slide.stem.removesuffix(".ome")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,8 @@ from pathlib import Path
 
 from slidesr.errors import RefusedError, printable
 from slidesr.pipeline.prepare import default_output
-from slidesr.runtime.dicom_folder import dicom_files, one_file_a_slide
-from slidesr.runtime.paths import is_store
+from slidesr.slide.folders import is_one_slide, slides_below
 
-_SLIDES = (
-    *(".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn"),
-    *(".mrxs", ".svslide", ".bif", ".dcm", ".zarr", ".zarr.zip"),
-)
 _RESULT = re.compile(r"\.x(2|4|8|16)\.ome\.(tif|zarr)$")
 
 
@@ -56,19 +50,6 @@ def find_items(inputs: Sequence[Path], folder: Path, scale: int) -> list[BatchIt
     return items
 
 
-def is_one_slide(path: Path) -> bool:
-    """Whether a path is a slide, rather than a list or folder of slides.
-
-    A folder is one if it is a Zarr store, or holds the DICOM files of one slide and no other slide.
-    """
-    if not path.is_dir():
-        return path.suffix.lower() != ".csv"
-    if is_store(path):
-        return True
-    files = dicom_files(path)
-    return len(one_file_a_slide(files)) == 1 and all(found in files for found, _ in _searched(path))
-
-
 def _slides(path: Path) -> Iterator[tuple[Path, Path]]:
     """A slide, or all of a folder or list, each with its relative folder."""
     if path.suffix.lower() == ".csv" and not path.is_dir():
@@ -76,21 +57,10 @@ def _slides(path: Path) -> Iterator[tuple[Path, Path]]:
         return
     if is_one_slide(path):
         yield path, Path()
-    else:
-        yield from _searched(path)
-
-
-def _searched(path: Path) -> Iterator[tuple[Path, Path]]:
-    """The slides of a folder, each with its relative folder."""
-    for name, folders, files in os.walk(path):
-        here = Path(name)
-        names = sorted(n for n in (*files, *folders) if n.lower().endswith(_SLIDES))
-        folders[:] = sorted(f for f in folders if f not in names and not f.startswith("."))
-        dicom = [here / n for n in names if n.lower().endswith(".dcm") and not n.startswith(".")]
-        rest = set(dicom).difference(one_file_a_slide(dicom))
-        for each in names:
-            if not (each.startswith(".") or _RESULT.search(each) or here / each in rest):
-                yield here / each, here.relative_to(path)
+        return
+    for slide in slides_below(path):
+        if not _RESULT.search(slide.name):
+            yield slide, slide.parent.relative_to(path)
 
 
 def _listed(path: Path) -> Iterator[Path]:

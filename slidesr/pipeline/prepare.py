@@ -14,7 +14,7 @@ from slidesr.geometry import Box, Mpp, Size
 from slidesr.model.device import BATCH_SIZE, Engine
 from slidesr.model.model import Model, load_model
 from slidesr.model.weights import default_model
-from slidesr.output.format import SUFFIXES, Format, is_zarr
+from slidesr.output.format import Format, is_zarr
 from slidesr.output.staging import part_bytes
 from slidesr.output.writer import check_output
 from slidesr.pipeline.job import Job
@@ -22,8 +22,9 @@ from slidesr.pipeline.options import Options
 from slidesr.regions.annotations import read_roi, roi_mask
 from slidesr.regions.tissue_mask import Tissue, all_tissue, read_mask
 from slidesr.runtime.names import check_name
-from slidesr.runtime.paths import is_remote, name_of
+from slidesr.runtime.paths import is_remote
 from slidesr.slide import Frame, Slide, open_slide
+from slidesr.slide.folders import stem_of
 from slidesr.tiling import TilePlan
 
 _log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def output_for(source: Path, output: Path | None, scale: int) -> Path:
 
 def default_output(source: Path, scale: int, folder: Path | None = None) -> Path:
     """NAME.xS.ome.tif in a folder, by default the current one."""
-    return (folder or Path()) / f"{_stem(source)}.x{scale}.ome.tif"
+    return (folder or Path()) / f"{stem_of(source)}.x{scale}.ome.tif"
 
 
 def _source_mpp(options: Options) -> Mpp | None:
@@ -154,14 +155,6 @@ def _inside(roi: Path, slide: Slide, tissue: Tissue) -> Tissue:
     if not inside.any():
         raise RefusedError(f"{roi}: lies wholly outside the slide; its unit is level-0 pixels")
     return tissue.restricted(inside)
-
-
-def _stem(path: Path) -> str:
-    name = name_of(path)
-    for suffix in (".ome.zarr.zip", ".zarr.zip", *SUFFIXES):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name if path.is_dir() else path.stem
 
 
 def _check_space(job: Job) -> None:

@@ -409,15 +409,13 @@ def test_pairs_are_the_slides_own_coarser_level(archive: Path, tmp_path: Path) -
     assert pair.low.shape == (3, 3, 16, 16)
 
 
-def test_pairs_of_a_level_that_is_a_little_off_are_refused(
-    tmp_path: Path, scan: U8, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_pairs_of_a_level_that_is_a_little_off_are_refused(tmp_path: Path, scan: U8) -> None:
     nearly = Image.fromarray(scan).resize((387, 323))  # 384 x 320 would be half
     with TiffWriter(tmp_path / "slide.tif") as tiff:
         for index, level in enumerate((scan, np.array(nearly))):
             tiff.write(level, tile=(256, 256), photometric="rgb", subfiletype=index)
-    make_patches(find_material([tmp_path]), tmp_path / "out", replace(EVERY, pairs=2))
-    assert "no level is 2 times smaller" in caplog.text
+    with pytest.raises(RefusedError, match="no level is 2 times smaller"):
+        make_patches(find_material([tmp_path]), tmp_path / "out", replace(EVERY, pairs=2))
 
 
 def test_pairs_of_a_level_that_is_not_there_are_refused(archive: Path, tmp_path: Path) -> None:
@@ -543,17 +541,19 @@ def test_two_annotations_are_refused(desk: Path) -> None:
     ],
 )
 def test_what_a_slide_cannot_give_is_one_line(
-    desk: Path, caplog: pytest.LogCaptureFixture, options: list[str], says: str
+    desk: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
 ) -> None:
-    assert run(["patches", "tumor_001.tif", "-o", "out", *options]) == 1
-    assert says in caplog.text
+    assert run(["patches", "tumor_001.tif", "-o", "out", *options]) == 2
+    assert says in capsys.readouterr().err
     assert not list((desk / "out").rglob("*.png"))
 
 
-def test_lesions_beside_the_slide_are_refused(desk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lesions_beside_the_slide_are_refused(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (desk / "tumor_001.xml").write_text(asap(("Polygon", "_0", ring(5000, 0, 5100, 100))))
-    assert run(["patches", "tumor_001.tif", "-o", "out"]) == 1
-    assert "lies wholly outside the slide" in caplog.text
+    assert run(["patches", "tumor_001.tif", "-o", "out"]) == 2
+    assert "lies wholly outside the slide" in capsys.readouterr().err
 
 
 def test_a_broken_slide_does_not_stop_the_others(
@@ -610,3 +610,15 @@ def test_ctrl_c_says_how_to_go_on(
     assert "the same command resumes" in capsys.readouterr().err
     assert run(["patches", "tumor_001.tif", "-o", "out", *SMALL]) == 0
     assert "tumor" in capsys.readouterr().out
+
+
+def test_a_zarr_store_is_a_slide_like_any_other(desk: Path) -> None:
+    """Named, or in a folder; its annotation has its name without the suffix."""
+    (desk / "more").mkdir()
+    assert run(["convert", "tumor_001.tif", "more/tumor_002.ome.zarr"]) == 0
+    (desk / "more" / "tumor_002.xml").write_text((desk / "tumor_001.xml").read_text())
+    for number, source in enumerate(("more", "more/tumor_002.ome.zarr")):
+        assert run(["patches", source, "-o", f"out{number}", *SMALL]) == 0
+        names = {path.parent.name for path in (desk / f"out{number}").rglob("*.png")}
+        assert names == {"tumor_002"}
+        assert list((desk / f"out{number}").rglob("*.png"))

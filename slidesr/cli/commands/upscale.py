@@ -198,7 +198,7 @@ def _is_many(source: Path) -> bool:
     """Whether it is a folder or a list of slides."""
     if not source.is_dir():
         return source.suffix.lower() == ".csv"
-    from slidesr.pipeline.find_slides import is_one_slide  # it loads torch
+    from slidesr.slide.folders import is_one_slide
 
     return not is_one_slide(source)
 
