@@ -41,11 +41,18 @@ _DERIVED = {rb"ORIGINAL(\\PRIMARY\\VOLUME\\NONE)": rb"DERIVED\1 "}
 
 
 def write_dicom(
-    source: Path, output: Path, size: Size, metadata: Metadata, *, overwrite: bool = False
+    source: Path,
+    output: Path,
+    size: Size,
+    metadata: Metadata,
+    check: Callable[[Path], None],
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Writes the levels of a slide file, whole or not at all, without label and overview.
 
-    `size` and `metadata` are those of level 0. JPEG and JPEG 2000 tiles are copied, others become
+    `size` and `metadata` are those of level 0; `check` raises where the folder that was written
+    must not be published. JPEG and JPEG 2000 tiles are copied, others become
     lossless JPEG 2000. Deterministic, including the UIDs. Raises RefusedError where wsidicomizer is
     missing or does not support the file, or the output exists.
     """
@@ -57,6 +64,7 @@ def write_dicom(
         for left in part.iterdir():  # from a killed run
             left.unlink()
         _convert(source, part, size, metadata)
+        check(part)
         _publish(part, output)
     finally:
         shutil.rmtree(part, ignore_errors=True)

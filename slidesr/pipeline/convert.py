@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from slidesr.errors import RefusedError
 from slidesr.imaging.window import WindowChoice
@@ -18,6 +21,8 @@ from slidesr.runtime.names import check_name
 from slidesr.slide import Slide, open_slide
 from slidesr.tiling import TilePlan
 
+_THUMBNAIL_PX = 512
+_RECOMPRESSED = 4.0  # grey levels; tiles that are copied differ by less than 1
 OnBlocks = Callable[[int, int], None]
 """A callback for (done, total) blocks."""
 
@@ -54,7 +59,8 @@ def convert(
         raise RefusedError(f"{output}: is the input itself. Choose another output.")
     if facts.mpp is None:
         raise RefusedError(f"{source}: no pixel size in the file, and DICOM must have one.")
-    return write_dicom(slide_file(source), output, size, facts, overwrite=overwrite)
+    check = partial(_check_same_picture, source)
+    return write_dicom(slide_file(source), output, size, facts, check, overwrite=overwrite)
 
 
 def _check_copyable(slide: Slide) -> None:
@@ -66,6 +72,23 @@ def _check_copyable(slide: Slide) -> None:
             f"{slide.path}: DICOM copies tiles as they are stored, and these are not plain RGB"
             f" ({how}). Convert it to .ome.tif first, and that to DICOM."
         )
+
+
+def _check_same_picture(source: Path, folder: Path) -> None:
+    """Refuses DICOM files that do not show the slide: wsidicomizer decides by itself what it is."""
+    with open_slide(source) as slide, open_slide(folder) as copy:
+        is_same = slide.size == copy.size and _off(slide, copy) <= _RECOMPRESSED
+    if not is_same:
+        raise RefusedError(
+            f"{source}: wsidicomizer would write another picture than this slide's."
+            " Convert it to .ome.tif first, and that to DICOM."
+        )
+
+
+def _off(slide: Slide, copy: Slide) -> float:
+    """The mean difference of two slides of one size, in grey levels."""
+    first, second = (each.thumbnail(_THUMBNAIL_PX) for each in (slide, copy))
+    return float(np.abs(first.astype(np.int16) - second).mean())
 
 
 def _facts(slide: Slide) -> Metadata:

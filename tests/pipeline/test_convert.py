@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from support.blocks import METADATA, MPP, PROVENANCE, Sheet, stained
@@ -317,3 +318,26 @@ def test_the_command_tells_what_it_wrote(
 ) -> None:
     assert run(["convert", str(write("jpeg")), str(tmp_path / "dcm")]) == 0
     assert "dcm: 3 files" in capsys.readouterr().out
+
+
+def test_dicom_of_another_picture_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wsidicomizer copies the tiles of a slide that is to be turned by half as they are stored."""
+    source = tmp_path / "turned.tif"
+    tifffile.imwrite(
+        source,
+        stained(512, 512),
+        photometric="rgb",
+        tile=(256, 256),
+        resolution=(20_000, 20_000),
+        resolutionunit="CENTIMETER",
+        extratags=[(274, 3, 1, 3, True)],
+        metadata=None,
+    )
+    with pytest.raises(RefusedError, match="not plain RGB"):
+        convert(source, tmp_path / "dicom")
+    monkeypatch.setattr("slidesr.pipeline.convert._check_copyable", lambda slide: None)
+    with pytest.raises(RefusedError, match="would write another picture"):
+        convert(source, tmp_path / "dicom")
+    assert [path.name for path in tmp_path.iterdir()] == ["turned.tif"]
