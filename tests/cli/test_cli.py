@@ -199,7 +199,7 @@ def test_a_slide_that_kills_its_trial_is_refused_by_each_command(
         (["upscale", *UPSCALE, "slide.tif"], 2),
         (["upscale", *UPSCALE, "slide.tif", "second.tif", "-o", "many"], 2),
         (["info", "slide.tif"], 2),
-        (["patches", "slide.tif", "-o", "patches"], 1),
+        (["patches", "slide.tif", "-o", "patches"], 2),
         (["demo", "slide.tif"], 2),
     ):
         assert run(arguments) == code
