@@ -10,6 +10,7 @@ from pathlib import Path
 from lxml import etree
 
 from slidesr.errors import printable
+from slidesr.runtime.untrusted_xml import XMLError, xml_root
 from slidesr.slide._metadata import Resolution, mpp_from_um, number
 
 _log = logging.getLogger(__name__)
@@ -59,10 +60,9 @@ def parse_ome(path: Path, xml: str) -> tuple[OmeImage, ...]:
 
     https://www.openmicroscopy.org/Schemas/Documentation/Generated/OME-2016-06/ome.html
     """
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
-        root = etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError as error:
+        root = xml_root(xml.encode())
+    except XMLError as error:
         _log.warning("%s: its OME-XML is invalid: %s", path, printable(str(error)))
         return ()
     return tuple(_images(path, root))

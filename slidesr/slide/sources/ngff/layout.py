@@ -10,10 +10,10 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import zarr
-from lxml import etree
 
 from slidesr.errors import printable
 from slidesr.runtime.paths import is_remote
+from slidesr.runtime.untrusted_xml import XMLError, xml_root
 from slidesr.slide.sources.ngff.multiscale import Multiscale, open_multiscale
 from slidesr.slide.sources.ngff.words import UnfitError, Words, group_at, objects, words_of
 from slidesr.slide.sources.source import Choice, associated_kind
@@ -129,8 +129,8 @@ def _titles(path: Path) -> list[str]:
     if text is None:
         return []
     try:
-        root = etree.fromstring(text, etree.XMLParser(resolve_entities=False, no_network=True))
-    except etree.XMLSyntaxError:
+        root = xml_root(text)
+    except XMLError:
         return []
     return [_text(image.get("Name")) for image in root.findall("{*}Image")]
 
