@@ -18,12 +18,11 @@ from tifffile import TiffFile, TiffPage
 from slidesr.errors import printable
 from slidesr.geometry import Mpp, Size
 from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags
-from slidesr.slide._ome import OmeImage, parse_ome
+from slidesr.slide._ome import MAX_DIRECTORIES, OmeImage, parse_ome
 from slidesr.slide.sources.source import Choice, associated_kind, unreadable
 from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
 
 _log = logging.getLogger(__name__)
-_MAX_DIRECTORIES = 4096
 _RESOLUTION_TAG, _PAGE_NAME = "XResolution", 285
 _MOST_LETTERS = 200
 _LEVELS_OFF_PX = 2  # of a level's side: some writers round up, some down
@@ -116,8 +115,8 @@ def _choice(image: TiffImage, others: Sequence[TiffImage]) -> Choice:
 
 
 def _images(path: Path, tiff: TiffFile) -> list[TiffImage]:
-    if len(tiff.pages) > _MAX_DIRECTORIES:
-        raise unreadable(path, f"it has over {_MAX_DIRECTORIES} directories")
+    if len(tiff.pages) > MAX_DIRECTORIES:
+        raise unreadable(path, f"it has over {MAX_DIRECTORIES} directories")
     chain = [_whole_page(page) for page in tiff.pages]
     ome = parse_ome(path, tiff.ome_metadata) if tiff.ome_metadata else ()
     if ome:
