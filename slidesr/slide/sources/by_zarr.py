@@ -31,11 +31,13 @@ from slidesr.slide.sources.ngff.words import UnfitError
 from slidesr.slide.sources.source import (
     WHITE,
     About,
+    chosen_window,
     levels_from_sizes,
     over_background,
-    refuse_idle_window,
-    too_deep,
+    refuse_above,
+    refuse_window,
     unreadable,
+    unreadable_box,
 )
 
 _MOST_SAMPLES = 1 << 27  # looked at for the automatic window
@@ -65,10 +67,9 @@ class ZarrSource:
             self._image = found.image
             check_planes(self._image)
             self._channels = channels_of(found.words, self._image.channel_count)
-            self._is_deep = self._image.levels[0].dtype.itemsize > 1
             self._is_automatic = window == "auto"
             self.about = self._about(found)
-            self.about = replace(self.about, window=self._window(window))
+            self.about = replace(self.about, window=self._chosen_window(window))
             self._open = undo.pop_all()
 
     def read(self, level: int, box: Box) -> Pixels:
@@ -80,7 +81,8 @@ class ZarrSource:
         planes = np.stack([samples[..., at] for at in self._channels.rgb], axis=-1)
         window = self.about.window
         if window is not None:
-            self._check_whites(window, planes, level, box)
+            if self._is_automatic:
+                self._refuse_above(window, planes, level, box)
             return window.to_8_bit(planes)
         if self._channels.alpha is None:
             return planes
@@ -101,10 +103,7 @@ class ZarrSource:
         except MemoryError:  # a chunk that decodes to gigabytes: the sandbox must see it
             raise
         except Exception as error:  # from zarr, codecs and stores
-            raise SlidesrError(
-                f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
-                f"of that level: {printable(str(error))}"
-            ) from error
+            raise unreadable_box(self._path, level, box, error) from error
         kept = [name for name in axes if name in index]
         if "c" not in kept:
             found, kept = found[..., np.newaxis], [*kept, "c"]
@@ -132,15 +131,13 @@ class ZarrSource:
             ),
         )
 
-    def _window(self, window: WindowChoice) -> Window | None:
-        if not self._is_deep:
-            refuse_idle_window(self._path, window)
+    def _chosen_window(self, choice: WindowChoice) -> Window | None:
+        if self._image.levels[0].dtype.itemsize == 1:
+            refuse_window(self._path, choice)
             return None
         if self._channels.alpha is not None:
-            raise unreadable(self._path, "its samples have 16 bits and a transparency")
-        if window is None:
-            raise too_deep(self._path)
-        return Window.of_bits(self._largest_sample()) if window == "auto" else window
+            raise unreadable(self._path, "its samples have 16 bits and alpha")
+        return chosen_window(self._path, choice, self._largest_sample)
 
     def _largest_sample(self) -> int:
         """The largest in the coarsest level, or in chunks spread over it if it is a large one."""
@@ -170,15 +167,11 @@ class ZarrSource:
             size.box
         )
 
-    def _check_whites(self, window: Window, planes: NDArray[Any], level: int, box: Box) -> None:
-        """Refuses samples above an automatic window, which would all become white."""
-        largest = int(planes.max()) if self._is_automatic else 0
-        if largest > window.high:
-            raise SlidesrError(
-                f"{self._path}: a sample of {largest} in level {level} near x {box.x}, y {box.y} is"
-                f" above the automatic window {window}, found in the coarsest level. Give a window,"
-                f" for example --window {Window.of_bits(largest)}."
-            )
+    def _refuse_above(self, window: Window, planes: NDArray[Any], level: int, box: Box) -> None:
+        try:
+            refuse_above(window, planes)
+        except ValueError as error:
+            raise unreadable_box(self._path, level, box, error) from error
 
 
 @contextmanager
@@ -189,7 +182,7 @@ def _refusing(path: Path) -> Iterator[None]:
     except (RefusedError, MemoryError):
         raise
     except UnfitError as error:
-        raise unreadable(path, f"{error}.") from error
+        raise unreadable(path, error) from error
     except Exception as error:  # from zarr, codecs, stores, and arbitrary metadata
         raise unreadable(path, f"{type(error).__name__}: {error}") from error
 
