@@ -25,9 +25,9 @@ from slidesr.runtime.paths import as_typed, is_remote
 from slidesr.slide._checks import check_sane
 from slidesr.slide._metadata import number
 from slidesr.slide.sources.ngff.channels import channels_of
-from slidesr.slide.sources.ngff.layout import Found, find_image
+from slidesr.slide.sources.ngff.images import Chosen, choose_image
+from slidesr.slide.sources.ngff.metadata import UnfitError
 from slidesr.slide.sources.ngff.multiscale import check_planes, pixel_size
-from slidesr.slide.sources.ngff.words import UnfitError
 from slidesr.slide.sources.source import (
     WHITE,
     About,
@@ -47,9 +47,9 @@ _MOST_CHUNKS = 1024
 def metadata_crc(path: Path) -> int:
     """A CRC of a store's metadata; chunks are not read."""
     with _refusing(path), ExitStack() as stack:
-        found = _opened(path, stack)
-        arrays = [array.metadata.to_dict() for array in found.image.levels]
-        documents = found.choice, found.group.attrs.asdict(), arrays
+        chosen = _opened(path, stack)
+        arrays = [array.metadata.to_dict() for array in chosen.image.levels]
+        documents = chosen.choice, chosen.group.attrs.asdict(), arrays
         return zlib.crc32(repr(documents).encode())
 
 
@@ -63,12 +63,12 @@ class ZarrSource:
     def __init__(self, path: Path, window: WindowChoice = None) -> None:
         self._path, self._open = path, ExitStack()
         with _refusing(path), ExitStack() as undo:
-            found = _opened(path, undo)
-            self._image = found.image
+            chosen = _opened(path, undo)
+            self._image = chosen.image
             check_planes(self._image)
-            self._channels = channels_of(found.words, self._image.channel_count)
+            self._channels = channels_of(chosen.metadata, self._image.channel_count)
             self._is_automatic = window == "auto"
-            self.about = self._about(found)
+            self.about = self._about(chosen)
             self.about = replace(self.about, window=self._chosen_window(window))
             self._open = undo.pop_all()
 
@@ -109,8 +109,8 @@ class ZarrSource:
             found, kept = found[..., np.newaxis], [*kept, "c"]
         return found.transpose([kept.index(name) for name in "yxc"])
 
-    def _about(self, found: Found) -> About:
-        image, attributes = found.image, found.group.attrs.asdict()
+    def _about(self, chosen: Chosen) -> About:
+        image, attributes = chosen.image, chosen.group.attrs.asdict()
         chunks = [Size(math.prod(array.chunks), 1) for array in image.levels]
         check_sane(self._path, image.sizes, chunks)
         y, x = image.axes.index("y"), image.axes.index("x")
@@ -125,9 +125,9 @@ class ZarrSource:
             icc_profile=_decoded(own.get("icc_profile")),
             provenance=_strings(own.get("provenance")),
             choice=replace(
-                found.choice,
+                chosen.choice,
                 conversions=self._channels.conversions,
-                left_out=found.choice.left_out + self._channels.left_out,
+                left_out=chosen.choice.left_out + self._channels.left_out,
             ),
         )
 
@@ -187,7 +187,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise unreadable(path, f"{type(error).__name__}: {error}") from error
 
 
-def _opened(path: Path, stack: ExitStack) -> Found:
+def _opened(path: Path, stack: ExitStack) -> Chosen:
     """The image of a store, which `stack` closes."""
     store = _store(path)
     try:
@@ -198,7 +198,7 @@ def _opened(path: Path, stack: ExitStack) -> Found:
         where = "at the top of the zip" if path.is_file() else "there"
         raise UnfitError(f"no group of Zarr is {where}") from error
     stack.callback(store.close)
-    return find_image(path, root)
+    return choose_image(path, root)
 
 
 def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:

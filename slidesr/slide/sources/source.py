@@ -96,6 +96,11 @@ def associated_kind(name: str) -> str:
     return found.group().lower() if found else ""
 
 
+def rank(name: str, size: Size) -> tuple[bool, int]:
+    """The rank of an image of a file: the highest is the slide, unless two have it."""
+    return not associated_kind(name), size.area
+
+
 def levels_from_sizes(
     sizes: Sequence[Size], tiles: Sequence[Size | None] | None = None
 ) -> tuple[Level, ...]:
