@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lxml import etree
-
 from slidesr.regions.shapes import Fault, Kind, Shape, UnusableError, shape_of
+from slidesr.runtime.untrusted_xml import XMLError, xml_root
 
 _AREAS = ("Polygon", "Spline", "Rectangle")  # of a spline ASAP's own masks use the corners too
 _NO_GROUP = ("", "None")
@@ -20,13 +19,9 @@ def asap_shapes(data: bytes) -> list[Shape]:
 
 
 def _root(data: bytes) -> Any:
-    """The root of untrusted XML, parsed without entities, network access or huge trees."""
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
-    )
     try:
-        root = etree.fromstring(data, parser)
-    except etree.XMLSyntaxError as error:
+        root = xml_root(data)
+    except XMLError as error:
         raise UnusableError(f"it is XML that is damaged at line {error.lineno}") from error
     except ValueError as error:
         raise UnusableError("it is XML that is damaged") from error

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from slidesr.geometry import Size
+from slidesr.runtime.paths import is_tiff
 from slidesr.slide.sources.source import unreadable
 
 # Measured: a 32768 px tile aborts the process inside OpenSlide, where nothing can be caught.
@@ -79,11 +80,9 @@ def _check_share(path: Path, size: Size, tile: Size) -> None:
     """Refuses a TIFF too small to hold even the offsets and byte counts of its tiles."""
     if not path.is_file():
         return
-    with path.open("rb") as file:
-        is_tiff = file.read(2) in (b"II", b"MM")
     count = -(-size.width // tile.width) * -(-size.height // tile.height)
     held = path.stat().st_size
-    if is_tiff and count * _MIN_ENTRY_BYTES > held:
+    if is_tiff(path) and count * _MIN_ENTRY_BYTES > held:
         raise unreadable(path, f"{held} bytes cannot hold the {count} tiles of {size} px")
 
 

@@ -8,9 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lxml import etree
-
 from slidesr.geometry import Mpp
+from slidesr.runtime.untrusted_xml import XMLError, xml_root
 
 _log = logging.getLogger(__name__)
 _UM_PER_INCH = 25_400.0
@@ -83,10 +82,9 @@ def _is_sane(um: float) -> bool:
 
 
 def _from_ome(xml: str) -> dict[str, str]:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
-        root = etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError:
+        root = xml_root(xml.encode())
+    except XMLError:
         return {}
     notes = (note for note in root.iter("{*}MapAnnotation") if note.get("Namespace") == _NAMESPACE)
     return {m.get("K", ""): m.text or "" for note in notes for m in note.iter("{*}M")}

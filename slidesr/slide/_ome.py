@@ -10,11 +10,12 @@ from pathlib import Path
 from lxml import etree
 
 from slidesr.errors import printable
+from slidesr.runtime.untrusted_xml import XMLError, xml_root
 from slidesr.slide._metadata import Resolution, mpp_from_um, number
+from slidesr.slide._units import um_from_unit
 
 _log = logging.getLogger(__name__)
-_UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4}
-_MAX_DIRECTORIES = 4096  # more are in no slide
+MAX_DIRECTORIES = 4096  # more are in no slide
 _PRIMARIES = {0xFF0000: "R", 0x00FF00: "G", 0x0000FF: "B"}
 _NAMES = {"red": "R", "green": "G", "blue": "B", "r": "R", "g": "G", "b": "B"}
 
@@ -45,7 +46,7 @@ class OmeImage:
 
         Without TiffData, or without IFD in it, they are numbered from 0.
         """
-        planes = min(self.planes(samples), _MAX_DIRECTORIES)
+        planes = min(self.planes(samples), MAX_DIRECTORIES)
         found: list[int] = []
         for first, count in self._ranges or ((None, None),):
             start = len(found) if first is None else first
@@ -59,10 +60,9 @@ def parse_ome(path: Path, xml: str) -> tuple[OmeImage, ...]:
 
     https://www.openmicroscopy.org/Schemas/Documentation/Generated/OME-2016-06/ome.html
     """
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
-        root = etree.fromstring(xml.encode(), parser)
-    except etree.XMLSyntaxError as error:
+        root = xml_root(xml.encode())
+    except XMLError as error:
         _log.warning("%s: its OME-XML is invalid: %s", path, printable(str(error)))
         return ()
     return tuple(_images(path, root))
@@ -121,9 +121,7 @@ def _is_elsewhere(root: etree._Element, pixels: etree._Element) -> bool:
 
 def _um(attributes: Mapping[str, str], name: str) -> float | None:
     size = number(attributes.get(name))
-    # "µ" has two code points; the schema's is the micro sign, some writers take the Greek letter.
-    unit = attributes.get(f"{name}Unit", "µm").replace("\N{GREEK SMALL LETTER MU}", "µ")
-    factor = _UM_PER_UNIT.get(unit)
+    factor = um_from_unit(attributes.get(f"{name}Unit", "µm"))
     return None if size is None or factor is None else size * factor
 
 

@@ -28,7 +28,7 @@ from slidesr.slide.sources.by_pillow import ImageSource
 from slidesr.slide.sources.by_tifffile import TiffSource, refuse_odd_samples
 from slidesr.slide.sources.filling import FillingSource
 from slidesr.slide.sources.icc import under_profile
-from slidesr.slide.sources.source import Source, refuse_idle_window
+from slidesr.slide.sources.source import Source, refuse_window
 
 _TOLERANCE = 0.01  # resolutions within this are equal
 _MAX_RATIO = 1024
@@ -42,10 +42,10 @@ class Slide(Closeable):
     """An open slide. Reads from several threads; use it as a context manager.
 
     Sizes and pixel sizes are those of level 0. `background` is the colour under transparent pixels;
-    `bounds` is the scanned part, if the file states it. `choice` is which of the file's images is
-    read and how; `window` is that of 16-bit samples. `properties` are all properties of the
-    file under OpenSlide's names, including private ones; `provenance` is what slidesr wrote into a
-    file of its own.
+    `bounds` is the scanned part, if the file states it. `choice` says which of the file's images is
+    read and how; `window` is that of 16-bit samples. `properties` are all properties of the file
+    under OpenSlide's names, including private ones; `provenance` is what slidesr wrote into a file
+    of its own.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Slide(Closeable):
 
     @property
     def window_note(self) -> dict[str, str]:
-        """For the provenance of what is made of the slide: empty for samples of 8 bits."""
+        """The window as a field of an output's provenance; empty for samples of 8 bits."""
         return {"source_window": str(self.window)} if self.window else {}
 
     @property
@@ -232,7 +232,7 @@ def _source(path: Path, window: WindowChoice) -> Source:
         return _tiff_source(path, window, known=vendor is not None)
     if vendor is None:
         return ImageSource(path, window)
-    refuse_idle_window(path, window)
+    refuse_window(path, window)
     if is_tiff(path):
         refuse_odd_samples(path)
     return OpenSlideSource(path)

@@ -181,6 +181,7 @@ def _write_ome(path: Path, sizes: str, instrument: str = "", settings: str = "")
         tissue(256, 256),
         tile=(128, 128),
         photometric="rgb",
+        compression="deflate",  # OpenSlide is not given uncompressed tiles
         description=xml.encode(),
         metadata=None,
     )

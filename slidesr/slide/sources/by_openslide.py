@@ -11,7 +11,6 @@ from pathlib import Path
 from openslide import OpenSlide, OpenSlideError
 from PIL.ImageCms import PyCMSError
 
-from slidesr.errors import SlidesrError, printable
 from slidesr.geometry import Box, Pixels, Size
 from slidesr.slide._checks import check_sane
 from slidesr.slide._frame import CELL_PX, CellGrid
@@ -29,6 +28,7 @@ from slidesr.slide.sources.source import (
     Level,
     over_background,
     unreadable,
+    unreadable_box,
 )
 
 _ASSOCIATED = re.compile(r"openslide\.associated\.(.+)\.width$")
@@ -38,8 +38,8 @@ class OpenSlideSource:
     """One OpenSlide handle; it never reads the label or macro image.
 
     `tiff` is what our own reader found in a TIFF that OpenSlide calls generic: its resolution and
-    choice hold. OpenSlide's errors are sticky: after a failed read all others
-    fail, so reopen the slide.
+    choice hold. OpenSlide's errors are sticky: after a failed read all others fail, so reopen the
+    slide.
     """
 
     def __init__(self, path: Path, tiff: About | None = None) -> None:
@@ -83,10 +83,7 @@ class OpenSlideSource:
         try:
             region = self._slide.read_region((x0, y0), level, (box.width, box.height))
         except OpenSlideError as error:
-            raise SlidesrError(
-                f"{self._path}: level {level} cannot be read at x {x0}, y {y0} "
-                f"of level 0: {printable(str(error))}"
-            ) from error
+            raise unreadable_box(self._path, level, box, error) from error
         return over_background(region, self.about.background)
 
 
@@ -157,7 +154,7 @@ def _resolution(path: Path, properties: Mapping[str, str], tiff: About | None) -
 
 
 def _icc_profile(slide: OpenSlide) -> bytes | None:
-    """The profile; no bytes where OpenSlide finds it broken, which `under_profile` tells of."""
+    """The profile; no bytes where OpenSlide finds it broken, of which `under_profile` warns."""
     try:
         profile = slide.color_profile
     except (PyCMSError, OSError):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
@@ -23,10 +24,10 @@ from slidesr.slide.sources.source import (
     WHITE,
     About,
     Choice,
+    chosen_window,
     levels_from_sizes,
     over_background,
-    refuse_idle_window,
-    too_deep,
+    refuse_window,
     unreadable,
 )
 
@@ -43,19 +44,19 @@ _limit_lock = Lock()
 class ImageSource:
     """An image held in memory: at most 4 bytes a pixel and 268 megapixels.
 
-    Turned as its EXIF orientation says; over white where it is transparent.
+    It is turned as its EXIF orientation says, and composited over white where it is transparent.
     """
 
     def __init__(self, path: Path, window: WindowChoice = None) -> None:
         with opened_image(path) as image:
-            is_deep = _is_deep(image)  # before the EXIF, for which Pillow decodes a PNG
-            _check(path, image, is_deep=is_deep)
+            has_16_bits = _has_16_bits(image)  # before the EXIF, for which Pillow decodes a PNG
+            _check(path, image, has_16_bits=has_16_bits)
             about = _about(image)
-            if is_deep:
+            if has_16_bits:
                 used, image_8 = _windowed(path, image, window)
                 about = replace(about, window=used)
             else:
-                refuse_idle_window(path, window)
+                refuse_window(path, window)
                 image.load()
                 image_8 = image
             self._image = ImageOps.exif_transpose(image_8)
@@ -102,7 +103,7 @@ def _without_pixel_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check(path: Path, image: Image.Image, *, is_deep: bool) -> None:
+def _check(path: Path, image: Image.Image, *, has_16_bits: bool) -> None:
     if image.width * image.height > _MAX_PX:
         raise RefusedError(
             f"{path}: an image of {image.width} x {image.height} px would be held in memory whole. "
@@ -111,7 +112,7 @@ def _check(path: Path, image: Image.Image, *, is_deep: bool) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a photograph of a phone, with its depth map
         raise unreadable(path, f"it is an animation or a stack of {frames} pictures")
-    if not is_deep and image.mode not in _EIGHT_BIT_MODES:
+    if not has_16_bits and image.mode not in _EIGHT_BIT_MODES:
         raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
     held = path.stat().st_size
     if image.format == "JPEG" and image.width * image.height > _MAX_PX_PER_BYTE * held:
@@ -126,7 +127,7 @@ def _scans(path: Path) -> int:
         return sum(1 for _ in re.finditer(rb"\xff\xda", data))
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _has_16_bits(image: Image.Image) -> bool:
     """Whether the samples have 16 bits, of which Pillow would drop the lower ones in silence.
 
     Its raw modes say so, such as `RGB;16B` of a PNG; a PPM states its largest sample.
@@ -138,18 +139,15 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I")
 
 
-def _windowed(path: Path, image: Image.Image, window: WindowChoice) -> tuple[Window, Image.Image]:
+def _windowed(path: Path, image: Image.Image, choice: WindowChoice) -> tuple[Window, Image.Image]:
     """The window that is used, and the image with 8 bits."""
     if image.format != "PNG":
         raise unreadable(path, "its samples have 16 bits. Convert it to TIFF or PNG")
-    if window is None:
-        raise too_deep(path)
-    samples = imagecodecs.png_decode(path.read_bytes())
-    used = window if isinstance(window, Window) else Window.of_bits(int(samples.max()))
-    eight = np.squeeze(used.to_8_bit(samples))
-    shown = Image.fromarray(eight)
+    samples = cache(lambda: imagecodecs.png_decode(path.read_bytes()))
+    window = chosen_window(path, choice, lambda: int(samples().max()))
+    shown = Image.fromarray(np.squeeze(window.to_8_bit(samples())))
     shown.getexif().update(image.getexif())
-    return used, shown
+    return window, shown
 
 
 def _orientation(image: Image.Image) -> Orientation:

@@ -9,17 +9,19 @@ from typing import Any
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
-from slidesr.errors import RefusedError, SlidesrError, printable
+from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Pixels, Size
 from slidesr.imaging.window import Window, WindowChoice
 from slidesr.slide._checks import MAX_TILE_BYTES, check_sane
 from slidesr.slide._metadata import provenance_from_description
 from slidesr.slide.sources.source import (
     About,
+    chosen_window,
     levels_from_sizes,
-    refuse_idle_window,
-    too_deep,
+    refuse_above,
+    refuse_window,
     unreadable,
+    unreadable_box,
 )
 from slidesr.slide.sources.tiff.colour import to_rgb
 from slidesr.slide.sources.tiff.directory import Alpha, Directory
@@ -35,9 +37,8 @@ _USUAL_TILE_PX = 2048  # OpenSlide's cache holds few larger ones, and decodes th
 def refuse_odd_samples(path: Path) -> None:
     """Refuses a scanner's TIFF that OpenSlide would show wrongly.
 
-    That is one whose samples have not 8 bits, are more than its colours, or must be turned.
-
-    What tifffile cannot parse is left to OpenSlide, which knows the scanners' own ways.
+    Its samples have more or fewer than 8 bits, there are more than its colours need, or it must be
+    turned. What tifffile cannot parse is left to OpenSlide, which knows the scanners' own ways.
     """
     try:
         with TiffFile(path, _multifile=False) as tiff:
@@ -51,10 +52,12 @@ def refuse_odd_samples(path: Path) -> None:
         raise unreadable(path, f"its samples have {largest.bits} bits, and OpenSlide reads 8")
     if largest.samples > largest.colour.samples:
         raise unreadable(
-            path, "it has samples beside its colours, which OpenSlide may take for transparency"
+            path, "it has samples besides its colours, which OpenSlide may take for transparency"
         )
     if not largest.orientation.is_as_stored:
-        raise unreadable(path, "its orientation tag turns it, which OpenSlide does tile by tile")
+        raise unreadable(
+            path, "its orientation tag turns it, which OpenSlide does to each tile alone"
+        )
 
 
 class TiffSource:
@@ -88,10 +91,7 @@ class TiffSource:
         except MemoryError:
             raise
         except Exception as error:  # each codec has its own
-            raise SlidesrError(
-                f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
-                f"of that level: {printable(str(error))}"
-            ) from error
+            raise unreadable_box(self._path, level, box, error) from error
         return stored if self._orientation.is_as_stored else self._orientation.shown(stored)
 
     def close(self) -> None:
@@ -119,16 +119,15 @@ class TiffSource:
             for number, level in enumerate(image.levels)
         ]
         self._window = self._chosen_window(first, window)
-        self._is_checked = window == "auto"
+        self._is_automatic = window == "auto"
 
-    def _chosen_window(self, first: Directory, window: WindowChoice) -> Window | None:
+    def _chosen_window(self, first: Directory, choice: WindowChoice) -> Window | None:
         if first.bits <= 8:
-            refuse_idle_window(self._path, window)
+            refuse_window(self._path, choice)
             return None
-        if window is None:
-            raise too_deep(self._path)
-        if window == "auto":
-            return Window.of_bits(self._levels[-1].largest_sample(_SAMPLED_TILES))
+        window = chosen_window(
+            self._path, choice, lambda: self._levels[-1].largest_sample(_SAMPLED_TILES)
+        )
         if window.low and first.alpha is Alpha.ASSOCIATED:
             raise unreadable(
                 self._path, "its colours are multiplied by alpha, so a window must start at 0"
@@ -140,11 +139,8 @@ class TiffSource:
 
         def convert(samples: NDArray[Any]) -> Pixels:
             window = self._window
-            if window and self._is_checked and samples[..., :colours].max() > window.high:
-                raise ValueError(
-                    f"a sample of {samples.max()} is above the window {window} that was found"
-                    " automatically. Give a larger one with --window"
-                )
+            if window and self._is_automatic:
+                refuse_above(window, samples[..., :colours])
             return to_rgb(directory, samples, window)
 
         return convert

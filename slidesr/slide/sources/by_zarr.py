@@ -25,17 +25,19 @@ from slidesr.runtime.paths import as_typed, is_remote
 from slidesr.slide._checks import check_sane
 from slidesr.slide._metadata import number
 from slidesr.slide.sources.ngff.channels import channels_of
-from slidesr.slide.sources.ngff.layout import Found, find_image
+from slidesr.slide.sources.ngff.images import Chosen, choose_image
+from slidesr.slide.sources.ngff.metadata import UnfitError
 from slidesr.slide.sources.ngff.multiscale import check_planes, pixel_size
-from slidesr.slide.sources.ngff.words import UnfitError
 from slidesr.slide.sources.source import (
     WHITE,
     About,
+    chosen_window,
     levels_from_sizes,
     over_background,
-    refuse_idle_window,
-    too_deep,
+    refuse_above,
+    refuse_window,
     unreadable,
+    unreadable_box,
 )
 
 _MOST_SAMPLES = 1 << 27  # looked at for the automatic window
@@ -45,9 +47,9 @@ _MOST_CHUNKS = 1024
 def metadata_crc(path: Path) -> int:
     """A CRC of a store's metadata; chunks are not read."""
     with _refusing(path), ExitStack() as stack:
-        found = _opened(path, stack)
-        arrays = [array.metadata.to_dict() for array in found.image.levels]
-        documents = found.choice, found.group.attrs.asdict(), arrays
+        chosen = _opened(path, stack)
+        arrays = [array.metadata.to_dict() for array in chosen.image.levels]
+        documents = chosen.choice, chosen.group.attrs.asdict(), arrays
         return zlib.crc32(repr(documents).encode())
 
 
@@ -61,14 +63,13 @@ class ZarrSource:
     def __init__(self, path: Path, window: WindowChoice = None) -> None:
         self._path, self._open = path, ExitStack()
         with _refusing(path), ExitStack() as undo:
-            found = _opened(path, undo)
-            self._image = found.image
+            chosen = _opened(path, undo)
+            self._image = chosen.image
             check_planes(self._image)
-            self._channels = channels_of(found.words, self._image.channel_count)
-            self._is_deep = self._image.levels[0].dtype.itemsize > 1
+            self._channels = channels_of(chosen.metadata, self._image.channel_count)
             self._is_automatic = window == "auto"
-            self.about = self._about(found)
-            self.about = replace(self.about, window=self._window(window))
+            self.about = self._about(chosen)
+            self.about = replace(self.about, window=self._chosen_window(window))
             self._open = undo.pop_all()
 
     def read(self, level: int, box: Box) -> Pixels:
@@ -80,7 +81,8 @@ class ZarrSource:
         planes = np.stack([samples[..., at] for at in self._channels.rgb], axis=-1)
         window = self.about.window
         if window is not None:
-            self._check_whites(window, planes, level, box)
+            if self._is_automatic:
+                self._refuse_above(window, planes, level, box)
             return window.to_8_bit(planes)
         if self._channels.alpha is None:
             return planes
@@ -101,17 +103,14 @@ class ZarrSource:
         except MemoryError:  # a chunk that decodes to gigabytes: the sandbox must see it
             raise
         except Exception as error:  # from zarr, codecs and stores
-            raise SlidesrError(
-                f"{self._path}: level {level} cannot be read at x {box.x}, y {box.y} "
-                f"of that level: {printable(str(error))}"
-            ) from error
+            raise unreadable_box(self._path, level, box, error) from error
         kept = [name for name in axes if name in index]
         if "c" not in kept:
             found, kept = found[..., np.newaxis], [*kept, "c"]
         return found.transpose([kept.index(name) for name in "yxc"])
 
-    def _about(self, found: Found) -> About:
-        image, attributes = found.image, found.group.attrs.asdict()
+    def _about(self, chosen: Chosen) -> About:
+        image, attributes = chosen.image, chosen.group.attrs.asdict()
         chunks = [Size(math.prod(array.chunks), 1) for array in image.levels]
         check_sane(self._path, image.sizes, chunks)
         y, x = image.axes.index("y"), image.axes.index("x")
@@ -126,21 +125,19 @@ class ZarrSource:
             icc_profile=_decoded(own.get("icc_profile")),
             provenance=_strings(own.get("provenance")),
             choice=replace(
-                found.choice,
+                chosen.choice,
                 conversions=self._channels.conversions,
-                left_out=found.choice.left_out + self._channels.left_out,
+                left_out=chosen.choice.left_out + self._channels.left_out,
             ),
         )
 
-    def _window(self, window: WindowChoice) -> Window | None:
-        if not self._is_deep:
-            refuse_idle_window(self._path, window)
+    def _chosen_window(self, choice: WindowChoice) -> Window | None:
+        if self._image.levels[0].dtype.itemsize == 1:
+            refuse_window(self._path, choice)
             return None
         if self._channels.alpha is not None:
-            raise unreadable(self._path, "its samples have 16 bits and a transparency")
-        if window is None:
-            raise too_deep(self._path)
-        return Window.of_bits(self._largest_sample()) if window == "auto" else window
+            raise unreadable(self._path, "its samples have 16 bits and alpha")
+        return chosen_window(self._path, choice, self._largest_sample)
 
     def _largest_sample(self) -> int:
         """The largest in the coarsest level, or in chunks spread over it if it is a large one."""
@@ -170,15 +167,11 @@ class ZarrSource:
             size.box
         )
 
-    def _check_whites(self, window: Window, planes: NDArray[Any], level: int, box: Box) -> None:
-        """Refuses samples above an automatic window, which would all become white."""
-        largest = int(planes.max()) if self._is_automatic else 0
-        if largest > window.high:
-            raise SlidesrError(
-                f"{self._path}: a sample of {largest} in level {level} near x {box.x}, y {box.y} is"
-                f" above the automatic window {window}, found in the coarsest level. Give a window,"
-                f" for example --window {Window.of_bits(largest)}."
-            )
+    def _refuse_above(self, window: Window, planes: NDArray[Any], level: int, box: Box) -> None:
+        try:
+            refuse_above(window, planes)
+        except ValueError as error:
+            raise unreadable_box(self._path, level, box, error) from error
 
 
 @contextmanager
@@ -189,12 +182,12 @@ def _refusing(path: Path) -> Iterator[None]:
     except (RefusedError, MemoryError):
         raise
     except UnfitError as error:
-        raise unreadable(path, f"{error}.") from error
+        raise unreadable(path, error) from error
     except Exception as error:  # from zarr, codecs, stores, and arbitrary metadata
         raise unreadable(path, f"{type(error).__name__}: {error}") from error
 
 
-def _opened(path: Path, stack: ExitStack) -> Found:
+def _opened(path: Path, stack: ExitStack) -> Chosen:
     """The image of a store, which `stack` closes."""
     store = _store(path)
     try:
@@ -205,7 +198,7 @@ def _opened(path: Path, stack: ExitStack) -> Found:
         where = "at the top of the zip" if path.is_file() else "there"
         raise UnfitError(f"no group of Zarr is {where}") from error
     stack.callback(store.close)
-    return find_image(path, root)
+    return choose_image(path, root)
 
 
 def _store(path: Path) -> LocalStore | ZipStore | FsspecStore:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from slidesr.errors import RefusedError, printable
+from slidesr.errors import RefusedError, SlidesrError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.imaging.window import Window, WindowChoice
 
-_BESIDES = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?=image|[^a-z]|$)", re.I)
+_ASSOCIATED = re.compile(
+    r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?=image|[^a-z]|$)", re.I
+)
 
 RGB: TypeAlias = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
@@ -84,13 +87,18 @@ class Source(Protocol):
 
 
 def associated_kind(name: str) -> str:
-    """The kind of image beside a slide that a name tells of; empty for any other name.
+    """The kind of associated image, such as a label, that a name says; empty for other names.
 
     >>> [associated_kind(name) for name in ("S1_Label", "MacroImage", "relabelled", "label1")]
     ['label', 'macro', '', 'label']
     """
-    found = _BESIDES.search(name)
+    found = _ASSOCIATED.search(name)
     return found.group().lower() if found else ""
+
+
+def rank(name: str, size: Size) -> tuple[bool, int]:
+    """The rank of an image of a file: the highest is the slide, unless two have it."""
+    return not associated_kind(name), size.area
 
 
 def levels_from_sizes(
@@ -123,21 +131,43 @@ def over_background(image: Image.Image, background: RGB) -> Pixels:
 
 def unreadable(path: Path, reason: object) -> RefusedError:
     """The error for a file that cannot be opened; `reason` may come from another library."""
-    return RefusedError(
-        f"{path}: not a slide or image that slidesr can read: {printable(str(reason))}"
+    return RefusedError(f"{path}: not a slide or image that slidesr can read: {_sentence(reason)}")
+
+
+def unreadable_box(path: Path, level: int, box: Box, reason: object) -> SlidesrError:
+    """The error for pixels that cannot be read; `reason` may come from another library."""
+    return SlidesrError(
+        f"{path}: level {level} cannot be read at x {box.x}, y {box.y} of that level:"
+        f" {_sentence(reason)}"
     )
 
 
-def too_deep(path: Path) -> RefusedError:
-    """The error for samples of 16 bits that were given no window."""
-    return RefusedError(
-        f"{path}: its samples have 16 bits. Say which of them become black and white, for example"
-        " --window 0,4095, or --window auto for the range of bits that they use. With it"
-        " `slidesr convert` writes a slide of 8 bits."
-    )
+def chosen_window(path: Path, choice: WindowChoice, largest_sample: Callable[[], int]) -> Window:
+    """The window for samples of 16 bits. Raises RefusedError where none was given."""
+    if choice is None:
+        raise RefusedError(
+            f"{path}: its samples have 16 bits. Say which of them become black and white, for"
+            " example --window 0,4095, or --window auto for the range of bits that they use. With"
+            " it `slidesr convert` writes a slide of 8 bits."
+        )
+    return Window.of_bits(largest_sample()) if choice == "auto" else choice
 
 
-def refuse_idle_window(path: Path, window: WindowChoice) -> None:
+def refuse_window(path: Path, choice: WindowChoice) -> None:
     """Raises RefusedError for a window that was given for samples of 8 bits."""
-    if isinstance(window, Window):
-        raise RefusedError(f"{path}: its samples have 8 bits, so --window {window} has no meaning.")
+    if isinstance(choice, Window):
+        raise RefusedError(f"{path}: its samples have 8 bits, so --window {choice} has no meaning.")
+
+
+def refuse_above(window: Window, colours: NDArray[Any]) -> None:
+    """Raises ValueError for samples above an automatic window, which would all become white."""
+    largest = int(colours.max())
+    if largest > window.high:
+        raise ValueError(
+            f"a sample of {largest} is above the automatic window {window}. Give a larger one, for"
+            f" example --window {Window.of_bits(largest)}"
+        )
+
+
+def _sentence(reason: object) -> str:
+    return f"{printable(str(reason)).rstrip('.')}."

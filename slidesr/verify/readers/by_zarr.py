@@ -29,7 +29,9 @@ _UM_BY_UNIT = {
     **dict.fromkeys(("meter", "metre", "m"), 1e6),
 }
 _COLOURS = ("ff0000", "00ff00", "0000ff")
-_BESIDES = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?=image|[^a-z]|$)", re.I)
+_ASSOCIATED = re.compile(
+    r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?=image|[^a-z]|$)", re.I
+)
 _XML = "OME/METADATA.ome.xml"
 
 
@@ -44,12 +46,12 @@ class ZarrReader:
             self.metadata = _metadata(self.group)
             multiscale = self.metadata["multiscales"][0]
             self.version = _version(self.group, multiscale)
-            told = multiscale.get("axes") or list("tczyx")  # implied before NGFF 0.3
-            self.axes = [axis if isinstance(axis, str) else axis["name"] for axis in told]
+            axes = multiscale.get("axes") or list("tczyx")  # implied before NGFF 0.3
+            self.axes = [axis if isinstance(axis, str) else axis["name"] for axis in axes]
             self.arrays = _arrays(self.group)
             self._x, self._y = self.axes.index("x"), self.axes.index("y")
             self.scales = [_scale(self.axes, dataset) for dataset in multiscale["datasets"]]
-            mpp = self._mpp(told, _scale(self.axes, multiscale))
+            mpp = self._mpp(axes, _scale(self.axes, multiscale))
             sizes = tuple(map(self._size, self.arrays))
             self.facts = Facts(sizes, mpp, icc_profile=_profile(self.group))
         except Exception as error:  # zarr's own, and those of unexpected metadata
@@ -85,7 +87,7 @@ class ZarrReader:
             self._store.close()
 
     def _order(self, count: int) -> list[int]:
-        """Where red, green and blue are: by colours, by labels, or as stored if nothing is said."""
+        """Where red, green and blue are: by colours, by labels, or as stored without either."""
         channels = (self.metadata.get("omero") or {}).get("channels") or []
         if count == 1:
             return [0, 0, 0]
@@ -93,21 +95,21 @@ class ZarrReader:
             return [0, 1, 2]
         colours = [str(each.get("color")).lower().lstrip("#") for each in channels]
         labels = [str(each.get("label")).lower() for each in channels]
-        for told, wanted in (
+        for found, wanted in (
             (colours, _COLOURS),
             (labels, ("red", "green", "blue")),
             (labels, "rgb"),
         ):
-            if len(told) == count == 3 and sorted(told) == sorted(wanted):
-                return [told.index(each) for each in wanted]
+            if len(found) == count == 3 and sorted(found) == sorted(wanted):
+                return [found.index(each) for each in wanted]
         raise UnreadableError(f"its {count} channels are not red, green and blue")
 
     def _size(self, array: Array) -> Size:
         return Size(array.shape[self._x], array.shape[self._y])
 
-    def _mpp(self, told: Sequence[Any], whole: dict[str, float]) -> Mpp | None:
+    def _mpp(self, axes: Sequence[Any], whole: dict[str, float]) -> Mpp | None:
         """The scale of level 0 times that of the whole image, in units that are known."""
-        units = {axis["name"]: axis.get("unit") for axis in told if isinstance(axis, dict)}
+        units = {axis["name"]: axis.get("unit") for axis in axes if isinstance(axis, dict)}
         um = [_um(str(units.get(axis)).strip()) for axis in "xy"]
         first = self.scales[0] or whole
         if None in um or not first:
@@ -150,7 +152,7 @@ def _image_group(path: Path, root: zarr.Group) -> zarr.Group:
     titles = _titles(path)
     titles = titles if len(titles) == len(groups) else [""] * len(groups)
     ranks = [
-        (not _BESIDES.search(title), math.prod(_arrays(group)[0].shape[-2:]))
+        (not _ASSOCIATED.search(title), math.prod(_arrays(group)[0].shape[-2:]))
         for title, group in zip(titles, groups, strict=True)
     ]
     if ranks.count(max(ranks)) > 1:

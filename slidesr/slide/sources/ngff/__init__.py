@@ -1,1 +1,1 @@
-"""What an OME-Zarr store says of its images, in NGFF 0.1 to 0.5."""
+"""OME-Zarr as it is stored, NGFF 0.1 to 0.5: its metadata, images, axes and channels."""

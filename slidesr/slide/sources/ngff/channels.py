@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slidesr.errors import printable
-from slidesr.slide.sources.ngff.words import UnfitError, Words, objects
+from slidesr.slide.sources.ngff.metadata import Metadata, UnfitError, objects
 
-_TINTS = {"ff0000": 0, "00ff00": 1, "0000ff": 2}
+_ROLES = {"ff0000": 0, "00ff00": 1, "0000ff": 2}
 _LABEL = re.compile(
     r"(?:channel[ _:-]*)?(r|g|b|a|red|green|blue|alpha)(?:[ _:-]*channel)?", re.IGNORECASE
 )
 _NO_NAME = re.compile(r"(?:channel|ch|c)?[ _:-]*[\d:]*", re.IGNORECASE)
 _ALPHA = 3
-_CURE = "If they are, label them Red, Green and Blue in its omero metadata"
+_CURE = "If they are meant to be, label them Red, Green and Blue in its omero metadata"
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class Channels:
 
 @dataclass(frozen=True)
 class _Channel:
-    """What omero says of a channel; both empty where it says nothing."""
+    """The label and colour of a channel in omero; both empty where it has none."""
 
     label: str
     colour: str
 
     @property
-    def name(self) -> int | None:
+    def role_by_label(self) -> int | None:
         """0, 1 or 2 where the label is red, green or blue, 3 where it is alpha."""
         found = _LABEL.fullmatch(self.label)
         return "rgba".index(found[1][0].lower()) if found else None
 
     @property
-    def tint(self) -> int | None:
+    def role_by_colour(self) -> int | None:
         """0, 1 or 2 where the colour is pure red, green or blue."""
-        return _TINTS.get(self.colour.lower())
+        return _ROLES.get(self.colour.lower())
 
     @property
     def is_unnamed(self) -> bool:
@@ -62,29 +62,29 @@ class _Channel:
     def is_other(self) -> bool:
         """Whether it has a colour that is neither grey nor pure red, green or blue."""
         is_colour = re.fullmatch(r"[0-9a-f]{6}", self.colour.lower()) is not None
-        return is_colour and self.tint is None and not self.is_grey
+        return is_colour and self.role_by_colour is None and not self.is_grey
 
     def __str__(self) -> str:
         return " ".join(each for each in (self.label, self.colour) if each) or "unnamed"
 
 
-def channels_of(words: Words, count: int) -> Channels:
+def channels_of(metadata: Metadata, count: int) -> Channels:
     """The channels of an image that stores `count` of them. Raises UnfitError if they are not RGB.
 
-    Three channels of which nothing is said are red, green and blue, by convention.
+    Three channels without labels and colours are red, green and blue, by convention.
     """
-    told = _told(words, count)
+    channels = _channels(metadata, count)
     if count == 1:
-        return _grey(told)
+        return _grey(channels)
     if count == 3:
-        return _three(told)
+        return _three(channels)
     if count == 4:
-        return _four(told)
+        return _four(channels)
     raise UnfitError(f"it has {count} channels, not one, or red, green and blue")
 
 
-def _told(words: Words, count: int) -> list[_Channel]:
-    omero = words.get("omero")
+def _channels(metadata: Metadata, count: int) -> list[_Channel]:
+    omero = metadata.get("omero")
     found = objects(omero, "channels") if isinstance(omero, dict) else []
     if found and len(found) != count:
         raise UnfitError(f"it has {count} channels, of which omero lists {len(found)}")
@@ -96,62 +96,67 @@ def _text(value: object) -> str:
     return "" if value is None else printable(str(value)).strip().removeprefix("#")
 
 
-def _grey(told: Sequence[_Channel]) -> Channels:
-    (channel,) = told
+def _grey(channels: Sequence[_Channel]) -> Channels:
+    (channel,) = channels
     if channel.colour and not channel.is_grey:
         raise UnfitError(
-            f"its only channel ({channel}) has a colour, as in fluorescence; slidesr reads a grey"
-            " one. If it is, give it the colour FFFFFF in its omero metadata"
+            f"its only channel ({channel}) has a colour, as in fluorescence; slidesr reads grey."
+            " If it is grey, give it the colour FFFFFF in its omero metadata"
         )
     return Channels((0, 0, 0), conversions=("grey to RGB",))
 
 
-def _three(told: Sequence[_Channel]) -> Channels:
-    if all(channel.is_unnamed and not channel.colour for channel in told):
+def _three(channels: Sequence[_Channel]) -> Channels:
+    if all(channel.is_unnamed and not channel.colour for channel in channels):
         return Channels((0, 1, 2), conversions=("three unnamed channels taken as RGB",))
-    roles = _by_colour(told)
+    roles = _roles_by_colour(channels)
     if roles is None:
-        roles = _by_label(told)
+        roles = _roles_by_label(channels)
     if roles is None:
-        raise _foreign(told)
+        raise _foreign(channels)
     return _in_order(roles)
 
 
-def _four(told: Sequence[_Channel]) -> Channels:
+def _four(channels: Sequence[_Channel]) -> Channels:
     """Red, green and blue by their labels: by colours, four fluorescent channels look the same."""
-    roles = _by_label(told)
+    roles = _roles_by_label(channels)
     if roles is None:
-        raise _foreign(told)
+        raise _foreign(channels)
     fourth = next(at for at, role in enumerate(roles) if role not in (0, 1, 2))
     rgb = _in_order(roles)
     if roles[fourth] == _ALPHA:
         return Channels(rgb.rgb, fourth, (*rgb.conversions, "RGBA over white"))
-    return Channels(rgb.rgb, None, rgb.conversions, (f"channel {fourth} ({told[fourth]})",))
+    return Channels(rgb.rgb, None, rgb.conversions, (f"channel {fourth} ({channels[fourth]})",))
 
 
-def _by_colour(told: Sequence[_Channel]) -> list[int | None] | None:
-    """The roles by pure colours, unless labels object: other ones, or names of other channels."""
-    tints = [channel.tint for channel in told]
-    names = [channel.name for channel in told]
+def _roles_by_colour(channels: Sequence[_Channel]) -> list[int | None] | None:
+    """The roles by pure colours, unless labels contradict them or all name something else."""
+    roles = [channel.role_by_colour for channel in channels]
+    labelled = [channel.role_by_label for channel in channels]
     others = {
-        channel.label.lower() for channel in told if channel.name is None and not channel.is_unnamed
+        channel.label.lower()
+        for channel, role in zip(channels, labelled, strict=True)
+        if role is None and not channel.is_unnamed
     }
-    if set(tints) != {0, 1, 2} or len(others) == len(told):
+    if set(roles) != {0, 1, 2} or len(others) == len(channels):
         return None
-    fits = all(name in (None, tint) for name, tint in zip(names, tints, strict=True))
-    return tints if fits else None
+    fits = all(label in (None, role) for label, role in zip(labelled, roles, strict=True))
+    return roles if fits else None
 
 
-def _by_label(told: Sequence[_Channel]) -> list[int | None] | None:
-    """The roles by labels, unless a colour objects."""
-    names = [channel.name for channel in told]
-    if any(names.count(role) != 1 for role in (0, 1, 2)):
+def _roles_by_label(channels: Sequence[_Channel]) -> list[int | None] | None:
+    """The roles by labels, unless a colour contradicts one."""
+    roles = [channel.role_by_label for channel in channels]
+    if any(roles.count(role) != 1 for role in (0, 1, 2)):
         return None
-    if any(channel.is_unnamed for channel in told):
+    if any(channel.is_unnamed for channel in channels):
         return None
-    named = [channel for channel in told if channel.name in (0, 1, 2)]
-    fits = all(not each.is_other and each.tint in (None, each.name) for each in named)
-    return names if fits else None
+    fits = all(
+        not channel.is_other and channel.role_by_colour in (None, role)
+        for channel, role in zip(channels, roles, strict=True)
+        if role in (0, 1, 2)
+    )
+    return roles if fits else None
 
 
 def _in_order(roles: Sequence[int | None]) -> Channels:
@@ -161,6 +166,6 @@ def _in_order(roles: Sequence[int | None]) -> Channels:
     return Channels((red, green, blue), conversions=() if is_sorted else (f"{stored} to RGB",))
 
 
-def _foreign(told: Sequence[_Channel]) -> UnfitError:
-    names = ", ".join(map(str, told))
+def _foreign(channels: Sequence[_Channel]) -> UnfitError:
+    names = ", ".join(map(str, channels))
     return UnfitError(f"its channels ({names}) are not red, green and blue. {_CURE}")

@@ -15,8 +15,8 @@ import zarr
 from slidesr.errors import printable
 from slidesr.geometry import Mpp, Size
 from slidesr.slide._metadata import mpp_from_um
-from slidesr.slide.sources.ngff.units import um_from_unit
-from slidesr.slide.sources.ngff.words import Array, UnfitError, Words, array_at, objects
+from slidesr.slide._units import um_from_unit
+from slidesr.slide.sources.ngff.metadata import Array, Metadata, UnfitError, array_at, objects
 
 _log = logging.getLogger(__name__)
 _VERSION = re.compile(r"0\.[1-5](?:[^\d].*)?")  # also 0.5.2 and 0.4-dev
@@ -29,7 +29,7 @@ _UNSCALED = ("identity", "translation")
 class Multiscale:
     """An image of a group; `axes` are their names in stored order, among them y and x."""
 
-    words: Words
+    metadata: Metadata
     levels: tuple[Array, ...]
     axes: tuple[str, ...]
 
@@ -46,20 +46,20 @@ class Multiscale:
         return array.shape[self.axes.index(axis)] if axis in self.axes else 1
 
 
-def open_multiscale(group: zarr.Group, of_group: Words, words: Words) -> Multiscale:
-    """The image that `words` describe, of any shape. Raises UnfitError if it makes no sense."""
-    version = str(words.get("version") or of_group.get("version") or "")
+def open_multiscale(group: zarr.Group, of_group: Metadata, metadata: Metadata) -> Multiscale:
+    """The image that `metadata` describes, of any shape. Raises UnfitError if it makes no sense."""
+    version = str(metadata.get("version") or of_group.get("version") or "")
     if version and not _VERSION.fullmatch(version):
         raise UnfitError(f"its NGFF version is {printable(version)}; slidesr reads 0.1 to 0.5")
     if "image-label" in of_group:
         raise UnfitError("it is a label image: its samples are numbers of objects, not colours")
-    levels = tuple(array_at(group, each.get("path")) for each in objects(words, "datasets"))
+    levels = tuple(array_at(group, each.get("path")) for each in objects(metadata, "datasets"))
     if not levels:
         raise UnfitError("its list of levels (datasets) is empty")
-    axes = _axes(words, version, levels[0].ndim)
+    axes = _axes(metadata, version, levels[0].ndim)
     for array in levels:
         _check_axes(axes, array)
-    return Multiscale(words, levels, axes)
+    return Multiscale(metadata, levels, axes)
 
 
 def check_planes(image: Multiscale) -> None:
@@ -70,7 +70,7 @@ def check_planes(image: Multiscale) -> None:
             if name not in (*_PLANE, _CHANNEL) and length != 1:
                 raise UnfitError(
                     f"its axis {printable(name)} has {length} planes, and slidesr reads one. "
-                    "Save the one that you want as a store of its own"
+                    "Save the one that you want as its own store"
                 )
         if _kind(array) != _kind(first) or image.side(array, _CHANNEL) != image.channel_count:
             raise UnfitError(f"its level {index} differs from level 0 in type or channels")
@@ -83,11 +83,13 @@ def pixel_size(path: Path, image: Multiscale) -> Mpp | None:
 
     Warns where a store has a scale that does not say how large a pixel is.
     """
-    first = objects(image.words, "datasets")[0]
-    told = [
-        each for part in (first, image.words) for each in objects(part, "coordinateTransformations")
-    ]
-    used = [each for each in told if each.get("type") not in _UNSCALED]
+    first = objects(image.metadata, "datasets")[0]
+    transformations = (
+        each
+        for part in (first, image.metadata)
+        for each in objects(part, "coordinateTransformations")
+    )
+    used = [each for each in transformations if each.get("type") not in _UNSCALED]
     scales = [_scale(each, len(image.axes)) for each in used if "scale" in each]
     if len(scales) < len(used):
         _log.warning("%s: its pixel size is unknown: it has transformations besides scale", path)
@@ -98,17 +100,17 @@ def pixel_size(path: Path, image: Multiscale) -> Mpp | None:
     return _sized(path, image, dict(zip(image.axes, scale, strict=True)))
 
 
-def _axes(words: Words, version: str, dimensions: int) -> tuple[str, ...]:
+def _axes(metadata: Metadata, version: str, dimensions: int) -> tuple[str, ...]:
     """The names of the axes, which are objects from 0.4 on, and words in 0.3."""
-    told = words.get("axes")
-    if told is None and version in _WITHOUT_AXES and dimensions == len("tczyx"):
+    axes = metadata.get("axes")
+    if axes is None and version in _WITHOUT_AXES and dimensions == len("tczyx"):
         return tuple("tczyx")
-    if not isinstance(told, list) or not told:
+    if not isinstance(axes, list) or not axes:
         raise UnfitError("its axes have no names")
-    names = tuple(_axis_name(axis) for axis in told)
+    names = tuple(_axis_name(axis) for axis in axes)
     if len(set(names)) < len(names) or not {*_PLANE} <= {*names}:
         shown = printable(", ".join(names))
-        raise UnfitError(f"its axes are {shown}, not y and x once each, and others besides")
+        raise UnfitError(f"its axes are {shown}, not y and x, once each, and others")
     return names
 
 
@@ -123,7 +125,7 @@ def _axis_name(axis: object) -> str:
 
 
 def _check_axes(axes: Sequence[str], array: Array) -> None:
-    """Refuses an array whose own names of its dimensions, if it has any, are in another order."""
+    """Refuses an array that has names of its own for its dimensions, in another order."""
     if len(axes) != array.ndim:
         raise UnfitError(f"its axes are {', '.join(axes)}, but an array has {array.ndim}")
     own = getattr(array.metadata, "dimension_names", None) or ()
@@ -140,19 +142,19 @@ def _kind(array: Array) -> np.dtype[np.generic]:
     return kind
 
 
-def _scale(transformation: Words, count: int) -> list[float]:
-    told = transformation["scale"]
-    if not isinstance(told, list) or len(told) != count:
+def _scale(transformation: Metadata, count: int) -> list[float]:
+    scale = transformation["scale"]
+    if not isinstance(scale, list) or len(scale) != count:
         raise UnfitError("its scale is not one number for each axis")
     try:
-        return [float(each) for each in told]
+        return [float(each) for each in scale]
     except (TypeError, ValueError) as error:
         raise UnfitError("its scale is not one number for each axis") from error
 
 
 def _sized(path: Path, image: Multiscale, scale: Mapping[str, float]) -> Mpp | None:
-    told = image.words.get("axes") or [None] * len(image.axes)
-    units = dict(zip(image.axes, map(_unit, told), strict=True))
+    axes = image.metadata.get("axes") or [None] * len(image.axes)
+    units = dict(zip(image.axes, map(_unit, axes), strict=True))
     factors = {name: um_from_unit(units[name]) for name in "xy"}
     um = {name: None if um is None else scale[name] * um for name, um in factors.items()}
     unknown = [units[name] for name in "xy" if factors[name] is None]

@@ -68,7 +68,7 @@ class Directory:
     """A TIFF directory (IFD). `tile` is the size of its tiles, or of its strips.
 
     `bits` and `samples` are per pixel; `alpha_at` is the index of the alpha sample. `problem` says
-    why its pixels cannot be read rightly, and is empty where they can.
+    why its pixels cannot be read correctly, and is empty where they can.
     """
 
     page: TiffPage
@@ -121,7 +121,7 @@ class Directory:
 
     @property
     def planes(self) -> int:
-        """Under how many separate planes its samples are stored; 1 if interleaved."""
+        """The number of separate planes that hold its samples; 1 if they are interleaved."""
         return self.samples if self.page.planarconfig == _SEPARATE else 1
 
     @property
@@ -180,7 +180,7 @@ def _alpha(page: TiffPage, colours: int) -> tuple[Alpha, int]:
 
 
 def _problems(page: TiffPage, colour: Colour | None, alpha: Alpha) -> Iterator[str]:
-    """The reasons, if any, why the pixels cannot be read rightly."""
+    """The reasons, if any, why the pixels cannot be read correctly."""
     if page.imagedepth != 1:
         yield f"it is a volume of {page.imagedepth} planes"
     if colour is None:

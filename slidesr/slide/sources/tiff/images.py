@@ -18,29 +18,28 @@ from tifffile import TiffFile, TiffPage
 from slidesr.errors import printable
 from slidesr.geometry import Mpp, Size
 from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags
-from slidesr.slide._ome import OmeImage, parse_ome
-from slidesr.slide.sources.source import Choice, associated_kind, unreadable
+from slidesr.slide._ome import MAX_DIRECTORIES, OmeImage, parse_ome
+from slidesr.slide.sources.source import Choice, associated_kind, rank, unreadable
 from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
 
 _log = logging.getLogger(__name__)
-_MAX_DIRECTORIES = 4096
 _RESOLUTION_TAG, _PAGE_NAME = "XResolution", 285
 _MOST_LETTERS = 200
 _LEVELS_OFF_PX = 2  # of a level's side: some writers round up, some down
 
-Level = tuple[Directory, ...]
-"""One directory, or three of grey that are R, G and B."""
+LevelParts = tuple[Directory, ...]
+"""The directory of a level, or three of grey that are R, G and B."""
 
 
 @dataclass(frozen=True)
 class TiffImage:
     """An image of a TIFF; its levels are the largest first, all as stored.
 
-    `problem` says why it cannot be read rightly, and is empty where it can.
+    `problem` says why it cannot be read correctly, and is empty where it can.
     """
 
     name: str
-    levels: tuple[Level, ...]
+    levels: tuple[LevelParts, ...]
     resolution: Resolution
     problem: str = ""
     conversions: tuple[str, ...] = ()
@@ -50,11 +49,6 @@ class TiffImage:
         """The size of level 0, as stored."""
         return self.levels[0][0].size
 
-    @property
-    def is_besides(self) -> bool:
-        """Whether its name is that of a label, a macro or a thumbnail."""
-        return associated_kind(self.name) != ""
-
     def has_level(self, other: TiffImage) -> bool:
         """Whether another image is a level of this one: some writers declare each as an image."""
         own = {each.page.offset for level in self.levels for each in level}
@@ -62,8 +56,7 @@ class TiffImage:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """The highest is the slide."""
-        return not self.is_besides, self.size.area
+        return rank(self.name, self.size)
 
     @property
     def title(self) -> str:
@@ -81,7 +74,7 @@ class Chosen:
 def choose_image(path: Path, tiff: TiffFile) -> Chosen:
     """The largest image whose name is not that of a label, a macro or a thumbnail.
 
-    Raises RefusedError where it cannot be read rightly, or two are equally large.
+    Raises RefusedError where it cannot be read correctly, or two are equally large.
     """
     images = _images(path, tiff)
     if not images:
@@ -97,7 +90,7 @@ def choose_image(path: Path, tiff: TiffFile) -> Chosen:
     if image.problem:
         raise unreadable(path, image.problem)
     for other in others:
-        if not other.is_besides or other.size.area > image.size.area:
+        if not associated_kind(other.name) or other.size.area > image.size.area:
             _log.warning(
                 "%s: holds several images; %s is read, not %s",
                 *(path.name, image.title, other.title),
@@ -116,8 +109,8 @@ def _choice(image: TiffImage, others: Sequence[TiffImage]) -> Choice:
 
 
 def _images(path: Path, tiff: TiffFile) -> list[TiffImage]:
-    if len(tiff.pages) > _MAX_DIRECTORIES:
-        raise unreadable(path, f"it has over {_MAX_DIRECTORIES} directories")
+    if len(tiff.pages) > MAX_DIRECTORIES:
+        raise unreadable(path, f"it has over {MAX_DIRECTORIES} directories")
     chain = [_whole_page(page) for page in tiff.pages]
     ome = parse_ome(path, tiff.ome_metadata) if tiff.ome_metadata else ()
     if ome:
@@ -200,7 +193,7 @@ def _plain_images(path: Path, tiff: TiffFile, chain: Sequence[Directory]) -> Ite
     full = [each for each in chain if not (each.is_reduced or each.is_mask)] or list(chain[:1])
     full.sort(key=lambda each: -each.size.area)
     below = [each for each in chain if each.is_reduced]
-    below += [each for each in full[1:] if _is_level_unsaid(full[0], each)]
+    below += [each for each in full[1:] if _is_undeclared_level(full[0], each)]
     used: set[int] = set()
     for first in full:
         if first.page.offset in used:
@@ -216,8 +209,8 @@ def _plain_images(path: Path, tiff: TiffFile, chain: Sequence[Directory]) -> Ite
         yield replace(image, problem=problem)
 
 
-def _is_level_unsaid(first: Directory, other: Directory) -> bool:
-    """Whether a directory is a level by its size, a whole fraction, though it does not say so."""
+def _is_undeclared_level(first: Directory, other: Directory) -> bool:
+    """Whether a directory that does not say so is a level: its size is a whole fraction."""
     factor = round(_factor(first.size, other.size))
     return (
         factor >= 2
@@ -228,7 +221,7 @@ def _is_level_unsaid(first: Directory, other: Directory) -> bool:
 
 
 def _hidden_planes(tiff: TiffFile, first: Directory) -> str:
-    """Planes that other metadata tells of: of ImageJ, of tifffile, of microscopes."""
+    """The problem of planes that only the metadata of ImageJ, tifffile or a microscope shows."""
     series = next((s for s in tiff.series if s.keyframe.offset == first.page.offset), None)
     if series is None or not (tiff.is_imagej or tiff.is_shaped or tiff.is_lsm or tiff.is_stk):
         return ""
@@ -287,6 +280,6 @@ def _fits(first: Size, level: Size, factor: float) -> bool:
     )
 
 
-def _first_problem(levels: Sequence[Level]) -> str:
+def _first_problem(levels: Sequence[LevelParts]) -> str:
     found = (each.problem for level in levels for each in level)
     return next((problem for problem in found if problem), "")

@@ -1,22 +1,25 @@
-"""Finds the image in a store: in the group itself, or in the numbered groups of bioformats2raw."""
+"""Which images a store has, which of them is the slide, and which are left out.
+
+They are those of the group itself, or of the numbered groups of bioformats2raw.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from zipfile import ZipFile
 
 import zarr
-from lxml import etree
 
 from slidesr.errors import printable
 from slidesr.runtime.paths import is_remote
+from slidesr.runtime.untrusted_xml import XMLError, xml_root
+from slidesr.slide.sources.ngff.metadata import Metadata, UnfitError, group_at, metadata_of, objects
 from slidesr.slide.sources.ngff.multiscale import Multiscale, open_multiscale
-from slidesr.slide.sources.ngff.words import UnfitError, Words, group_at, objects, words_of
-from slidesr.slide.sources.source import Choice, associated_kind
+from slidesr.slide.sources.source import Choice, associated_kind, rank
 
 _log = logging.getLogger(__name__)
 _MOST_IMAGES = 256
@@ -25,85 +28,87 @@ _XML = "OME/METADATA.ome.xml"
 
 
 @dataclass(frozen=True)
-class Found:
-    """The image that is read, the group that holds it, and what that group says."""
+class Chosen:
+    """The image that is the slide, the group that holds it, the group's metadata, and why."""
 
     image: Multiscale
     group: zarr.Group
-    words: Words
+    metadata: Metadata
     choice: Choice
 
 
-def find_image(path: Path, root: zarr.Group) -> Found:
-    """The image of a store, the largest of several. Raises UnfitError where none is right."""
-    words = words_of(root)
-    if "multiscales" in words:
-        return _first(root, words)
-    if "plate" in words:
+def choose_image(path: Path, root: zarr.Group) -> Chosen:
+    """The image of a store, the largest of several. Raises UnfitError where none is a slide."""
+    metadata = metadata_of(root)
+    if "multiscales" in metadata:
+        return _first(root, metadata)
+    if "plate" in metadata:
         raise UnfitError(
             "it is a plate of wells. Give one of its images: the folder of a field, such as A/1/0"
         )
-    if "well" in words:
+    if "well" in metadata:
         raise UnfitError(
             "it is a well of a plate. Give one of its images: the folder of a field, such as 0"
         )
-    if "labels" in words:
+    if "labels" in metadata:
         raise UnfitError("it is a list of label images, not a picture. Give the folder above it")
-    if "bioformats2raw.layout" in words:
+    if "bioformats2raw.layout" in metadata:
         return _largest(path, root)
     raise UnfitError("it has no multiscales, so it is no image of OME-Zarr. Give an image's folder")
 
 
-def _first(group: zarr.Group, words: Words) -> Found:
-    images = objects(words, "multiscales")
+def _first(group: zarr.Group, metadata: Metadata) -> Chosen:
+    images = objects(metadata, "multiscales")
     if not images:
         raise UnfitError("its list of images (multiscales) is empty")
     names = [_text(each.get("name")) or f"multiscale {at}" for at, each in enumerate(images)]
     why = "the only image" if len(images) == 1 else f"the first of {len(images)} multiscales"
     choice = Choice(_text(images[0].get("name")), why, left_out=tuple(names[1:]))
-    return Found(open_multiscale(group, words, images[0]), group, words, choice)
+    return Chosen(open_multiscale(group, metadata, images[0]), group, metadata, choice)
 
 
-def _largest(path: Path, root: zarr.Group) -> Found:
+def _largest(path: Path, root: zarr.Group) -> Chosen:
     """The largest of the images whose name is not that of a label, a macro or a thumbnail.
 
     Warns where it leaves out another.
     """
-    found = {name: _numbered(root, name) for name in _image_names(path, root)}
-    if not found:
+    images = {name: _numbered(root, name) for name in _image_names(path, root)}
+    if not images:
         raise UnfitError("it has the layout of bioformats2raw, but no image")
-    titles = _shown(found, _titles(path))
-    besides = {name for name in found if associated_kind(titles[name])}
-    areas = {name: each.image.sizes[0].area for name, each in found.items()}
-    ranks = {name: (name not in besides, areas[name]) for name in found}
-    best = [name for name in found if ranks[name] == max(ranks.values())]
-    if len(best) > 1:
-        raise UnfitError(f"its images {' and '.join(best)} are equally large. Give one's folder")
-    others = [name for name in found if name != best[0]]
-    for name in others:
-        if name not in besides:
+    names = _shown(images, _titles(path))
+    sizes = {at: each.image.sizes[0] for at, each in images.items()}
+    ranks = {at: rank(names[at], sizes[at]) for at in images}
+    best, *others = sorted(images, key=ranks.__getitem__, reverse=True)
+    if others and ranks[others[0]] == ranks[best]:
+        raise UnfitError(
+            f"it holds several images of {sizes[best]} px, {names[best]} and {names[others[0]]},"
+            " and nothing says which is the slide. Give the folder of one"
+        )
+    for other in others:
+        if not associated_kind(names[other]) or sizes[other].area > sizes[best].area:
             _log.warning(
-                "%s: holds several images; the largest is read, not %s", path.name, titles[name]
+                "%s: holds several images; %s is read, not %s",
+                *(path.name, names[best], names[other]),
             )
-    one = found[best[0]]
-    why = f"the largest of {len(found)} images" if others else "the only image"
-    left_out = (f"{titles[name]}, {found[name].image.sizes[0]} px" for name in others)
-    choice = Choice(titles[best[0]], why, (), (*left_out, *one.choice.left_out))
-    return Found(one.image, one.group, one.words, choice)
+    image = images[best]
+    why = f"the largest of {len(images)} images" if others else "the only image"
+    left_out = (f"{names[other]}, {sizes[other]} px" for other in others)
+    choice = Choice(names[best], why, left_out=(*left_out, *image.choice.left_out))
+    return replace(image, choice=choice)
 
 
-def _numbered(root: zarr.Group, name: str) -> Found:
+def _numbered(root: zarr.Group, name: str) -> Chosen:
     try:
         group = group_at(root, name)
-        return _first(group, words_of(group))
-    except UnfitError as error:  # it may be the slide: none is chosen without it
+        return _first(group, metadata_of(group))
+    except UnfitError as error:  # it might be the slide, so none is chosen without it
         raise UnfitError(f"its image {printable(name)}: {error}") from error
 
 
 def _image_names(path: Path, root: zarr.Group) -> list[str]:
     """The groups of the images: those that the group OME lists, or all with a number."""
     ome = root.get("OME")
-    series = words_of(ome).get("series") if isinstance(ome, zarr.Group) else None
+    series = metadata_of(ome).get("series") if isinstance(ome, zarr.Group) else None
     if isinstance(series, list):
         names = list(dict.fromkeys(map(str, series)))
     elif is_remote(path):  # which cannot always be listed
@@ -115,11 +120,11 @@ def _image_names(path: Path, root: zarr.Group) -> list[str]:
     return names
 
 
-def _shown(found: Mapping[str, Found], titles: list[str]) -> dict[str, str]:
+def _shown(images: Mapping[str, Chosen], titles: list[str]) -> dict[str, str]:
     """The images' names in OME-XML, if it lists as many, each with that of its group."""
-    if len(titles) != len(found):
-        titles = [each.choice.image for each in found.values()]
-    pairs = zip(found, titles, strict=True)
+    if len(titles) != len(images):
+        titles = [each.choice.image for each in images.values()]
+    pairs = zip(images, titles, strict=True)
     return {name: f"{title} ({name})" if title not in ("", name) else name for name, title in pairs}
 
 
@@ -129,8 +134,8 @@ def _titles(path: Path) -> list[str]:
     if text is None:
         return []
     try:
-        root = etree.fromstring(text, etree.XMLParser(resolve_entities=False, no_network=True))
-    except etree.XMLSyntaxError:
+        root = xml_root(text)
+    except XMLError:
         return []
     return [_text(image.get("Name")) for image in root.findall("{*}Image")]
 

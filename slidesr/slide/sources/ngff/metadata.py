@@ -1,4 +1,4 @@
-"""The attributes of a group, whatever its version of NGFF, and the nodes that they name."""
+"""The NGFF metadata of a group, whatever its version, and the nodes that it names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, TypeAlias
 
 import zarr
 
-Words: TypeAlias = Mapping[str, Any]
+Metadata: TypeAlias = Mapping[str, Any]
 Array: TypeAlias = "zarr.Array[Any]"
 
 
 class UnfitError(Exception):
-    """A store whose right pixels are unknown; the message tells why, without the path."""
+    """The store cannot be read correctly; the message says why, without the path."""
 
 
-def words_of(group: zarr.Group) -> Words:
+def metadata_of(group: zarr.Group) -> Metadata:
     """What NGFF says of a group: all its attributes up to 0.4, those under `ome` from 0.5 on."""
     attributes = group.attrs.asdict()
     ome = attributes.get("ome")
@@ -24,9 +24,9 @@ def words_of(group: zarr.Group) -> Words:
     return {key: value for key, value in attributes.items() if key != "version"}
 
 
-def objects(words: Words, key: str) -> list[Words]:
+def objects(metadata: Metadata, key: str) -> list[Metadata]:
     """A list of objects; empty where it is missing. Raises UnfitError for anything else."""
-    found = words.get(key)
+    found = metadata.get(key)
     if found is None:
         return []
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):

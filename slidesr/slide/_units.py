@@ -1,4 +1,4 @@
-"""Units of length, as programs spell them in NGFF."""
+"""Units of length, as programs spell them in OME-XML and NGFF."""
 
 from __future__ import annotations
 
