@@ -60,4 +60,4 @@ class Window:
 
 
 WindowChoice: TypeAlias = Window | Literal["auto"] | None
-"""`auto` is `Window.of_bits` of the largest sample found; None refuses samples of over 8 bits."""
+"""`auto` is `Window.of_bits` of the largest sample found; None refuses samples of 16 bits."""

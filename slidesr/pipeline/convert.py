@@ -39,9 +39,8 @@ def convert(
     """Writes `source` in the container that the output's name implies; a plain folder is DICOM.
 
     DICOM copies the tiles as they are stored and has no `format_`; the others decode level 0 and
-    build their pyramid anew, and go on where they were stopped. `window` is for samples of 16
-    bits. Raises RefusedError for what cannot
-    be converted, before anything is written.
+    build their pyramid anew, and resume where they were stopped. `window` is for 16-bit samples.
+    Raises RefusedError for what cannot be converted, before anything is written.
     """
     check_name(output)
     with open_slide(source, window=window) as slide:
@@ -64,7 +63,7 @@ def convert(
 
 
 def _check_copyable(slide: Slide) -> None:
-    """Refuses what DICOM, whose tiles are copied as they are stored, would show wrongly."""
+    """Refuses a slide whose stored tiles, which DICOM copies, are not what slidesr shows."""
     choice = slide.choice
     if choice.conversions or slide.window:
         how = ", ".join(choice.conversions) or f"window {slide.window}"
@@ -99,11 +98,8 @@ def _facts(slide: Slide) -> Metadata:
 def _copy(
     slide: Slide, output: Path, format_: Format, report: OnBlocks, *, overwrite: bool
 ) -> None:
-    plan, facts, frame = (
-        TilePlan(slide.size.box, scale=1, window_px=1),
-        _facts(slide),
-        slide.frame(),
-    )
+    plan = TilePlan(slide.size.box, scale=1, window_px=1)
+    facts, frame = _facts(slide), slide.frame()
     identity = identity_of({"slide": slide.stamp, "format": format_, "metadata": facts})
     needed = int(slide.size.area * format_.bytes_per_px(output))
     target = Target(output, plan, facts, slide.background, overwrite, identity, needed)

@@ -1,6 +1,6 @@
 """Regions and lesions from annotation files, as polygons in level-0 pixels (x, y).
 
-What is made of which class is told in docs/formats.md.
+docs/formats.md has a table of what each class means.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DOUBTFUL = re.compile(  # the classes that QuPath offers besides Tumor and Igno
     r"^(stroma|immune cells|necrosis|other|region|positive|negative)\b", re.IGNORECASE
 )
 _USED, _CUT, _NOT_NAMED, _DETECTED = "", "cut out", "not used", "detected, not used"
-_MOST_NAMES, _MOST_LETTERS = 20, 80  # told to the user
+_MOST_NAMES, _MOST_LETTERS = 20, 80  # shown to the user
 _DRAW = "Draw a polygon, a rectangle or an ellipse."
 _Use = Callable[[Kind], str]
 

@@ -58,7 +58,7 @@ def _kind(group: str, above: Mapping[str, str]) -> Kind:
 
 
 def _corners(annotation: Any) -> list[list[str]]:
-    """The x and y of each corner, by `Order`, or as the file has them where one lacks it."""
+    """The x and y of each corner, by `Order`, or in the file's order where one lacks it."""
     corners = list(annotation.iter("Coordinate"))
     orders = [_order(corner) for corner in corners]
     if not any(map(math.isnan, orders)):
@@ -74,5 +74,5 @@ def _order(corner: Any) -> float:
 
 
 def _number(corner: Any, name: str) -> str:
-    """A number with a decimal point; ASAP writes a comma where the system's language does."""
+    """A number with a decimal point; ASAP writes a comma where the system's locale does."""
     return str(corner.get(name, "")).replace(",", ".")

@@ -1,7 +1,7 @@
 """Reads the shapes of GeoJSON as QuPath 0.2 to 0.6 and other programs write it.
 
-QuPath's own source is what is followed: PathClassTypeAdapter (classes), PathObjectTypeAdapter
-(objects and their children), ROITypeAdapter (geometries and planes) in qupath-core.
+It follows QuPath's own source in qupath-core: PathClassTypeAdapter (classes), PathObjectTypeAdapter
+(objects and their children), ROITypeAdapter (geometries and planes).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def geojson_shapes(data: bytes) -> list[Shape]:
     except UnicodeDecodeError as error:
         raise UnusableError("it is neither GeoJSON nor XML") from error
     except RecursionError as error:
-        raise UnusableError("it is nested too deep") from error
+        raise UnusableError("it is nested too deeply") from error
 
 
 def _shapes(node: Any, kind: Kind) -> Iterator[Shape]:

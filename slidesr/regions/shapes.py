@@ -56,7 +56,7 @@ def shape_of(kind: Kind, polygons: Iterable[Any]) -> Shape:
     """A shape of polygons from a file, each an outer ring and its holes.
 
     A point is x, y and perhaps more. The shape is unreadable where a ring has fewer than three
-    corners, or a corner is no pair of numbers below a billion.
+    corners, or a corner is not a pair of numbers below a billion.
     """
     try:
         areas = tuple(_polygon(rings) for rings in polygons)
@@ -74,7 +74,7 @@ def _ring(points: Iterable[Any]) -> NDArray[np.float64]:
     """The corners f64[n, 2] of a ring."""
     ring = np.array([point[:2] for point in points], np.float64)
     if ring.ndim != 2 or ring.shape[1] != 2 or not (np.abs(ring) < _MAX_PX).all():
-        raise ValueError("a corner is no pair of numbers below a billion")
+        raise ValueError("a corner is not a pair of numbers below a billion")
     if len(ring) - (ring[0] == ring[-1]).all() < 3:
         raise ValueError("a ring has fewer than three corners")
     return ring

@@ -1,4 +1,4 @@
-"""DICOM slides: one file for each level, all of one series, in one folder."""
+"""DICOM slides: a folder with one file for each level, all of one series."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MOST_NAMED = 3
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is a file of DICOM, of whatever class."""
+    """Whether a path is a DICOM file of any class."""
     return _head(path)[_MAGIC_AT:].startswith(_MAGIC)
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The files of slides in a folder, by name; none where it is no DICOM folder."""
+    """The files of DICOM slides in a folder, by name; none where it holds other files only."""
     return sorted(
         path for path in folder.iterdir() if is_dicom(path) and _WHOLE_SLIDE in _head(path)
     )
@@ -60,7 +60,7 @@ def slide_file(path: Path) -> Path:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a regular file; none of what cannot be read."""
+    """The first bytes of a regular file; empty for anything else, and where it cannot be read."""
     with suppress(OSError, ValueError):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,10 +1,10 @@
 """Names of the files beside an output, which fit however long the output's own name is.
 
 .NAME.part, .NAME.part.state, .NAME.old    while it is written
-NAME.trace.json                            what is told of it
+NAME.trace.json                            of `upscale --profile`
 
-Where the longest of them would not fit, NAME is its first characters and a hash of it: the same
-each time, since a stopped run is found by these names.
+Where the longest of them would not fit, NAME is shortened to its first characters and a hash. That
+is the same each time, since a stopped run is found by these names.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def beside(path: Path, ending: str) -> Path:
 
 
 def check_name(path: Path) -> None:
-    """Raises RefusedError where the file system takes no name as long as this, unless a URL."""
+    """Raises RefusedError where the name is too long for the file system; takes any URL."""
     if is_remote(path):
         return
     try:
@@ -49,8 +49,8 @@ def check_name(path: Path) -> None:
         if error.errno == errno.ENAMETOOLONG:
             count = len(os.fsencode(path.name))
             raise RefusedError(
-                f"{path}: the name is too long for this file system ({count} bytes, and"
-                f" {_most_bytes(path.parent)} are the most). Give a shorter one."
+                f"{path}: the name is too long for this file system ({count} bytes of"
+                f" at most {_most_bytes(path.parent)}). Give a shorter one."
             ) from error
 
 

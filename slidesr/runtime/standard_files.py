@@ -9,7 +9,7 @@ _LAST = 2  # stdin, stdout and stderr are 0, 1 and 2
 
 
 def open_standard_files() -> None:
-    """Opens /dev/null for each that is closed.
+    """Opens /dev/null in place of each that is closed.
 
     Otherwise the next file to be opened gets its number: a slide that is being written, for
     example, into which a C library would then print its messages.

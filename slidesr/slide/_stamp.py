@@ -16,10 +16,9 @@ Stamp = tuple[int, int]
 def stamp_of(path: Path) -> Stamp:
     """Size in bytes and modification time in ns; of a folder the sum and maximum of its files.
 
-    In a DICOM folder only the files of slides count.
-
-    Of a store behind a URL it is 0 and the CRC of its metadata: changed chunks under the same
-    metadata go unnoticed. Raises SlidesrError where the file is gone.
+    In a DICOM folder only the files of slides count. Of a store behind a URL it is 0 and the CRC of
+    its metadata: changed chunks under the same metadata go unnoticed. Raises SlidesrError where the
+    file is gone.
     """
     try:
         if path.is_dir():

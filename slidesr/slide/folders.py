@@ -1,4 +1,4 @@
-"""Slides among files and folders: which paths are one, which lie in a folder, and their names."""
+"""Slides among files and folders: which paths are slides, and what their names are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLIDE_SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn"),
     *(".mrxs", ".svslide", ".bif", ".dcm", ".zarr", ".zarr.zip"),
 )
-_WITHOUT = (".ome.zarr.zip", ".zarr.zip", ".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif")
+_FORMAT_SUFFIXES = (".ome.zarr.zip", ".zarr.zip", ".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif")
 
 
 def is_one_slide(path: Path) -> bool:
@@ -51,7 +51,7 @@ def stem_of(slide: Path) -> str:
     ['tumor_001', 'b', 'c.1']
     """
     name = name_of(slide)
-    for suffix in _WITHOUT:
+    for suffix in _FORMAT_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name if slide.is_dir() else slide.stem

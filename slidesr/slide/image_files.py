@@ -28,7 +28,7 @@ def group_of(path: Path, folder: Path) -> str:
 
 
 def image_size(path: Path) -> Size:
-    """The size as shown; of plain images only the header is read. Errors as of `read_rgb`."""
+    """The size as shown; of plain images only the header is read. Raises what `read_rgb` does."""
     check_file(path)
     if is_tiff(path):
         with open_slide(path) as slide:

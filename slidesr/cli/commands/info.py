@@ -63,7 +63,7 @@ def info(source: Path, *, window: WindowChoice, json_: bool) -> None:
 def _image(
     image: str, why: str, conversions: Sequence[str], left_out: Sequence[str]
 ) -> dict[str, str]:
-    """What was decided, as rows; a plain file with one image has only the first."""
+    """The choice of the image as rows; a plain file with one image has only the first."""
     rows = {
         "image": ": ".join(filter(None, (image, why))),
         "read as": ", ".join(conversions),

@@ -165,8 +165,8 @@ def upscale(
     """Upscale the tissue of slides and write slides.
 
     INPUT is a slide, several slides, folders of slides, or .csv files with a column `slide`. A
-    folder with the DICOM files of one slide is that slide.
-    Finished slides are skipped, and the same command resumes a stopped run.
+    folder with the DICOM files of one slide is that slide. Finished slides are
+    skipped, and the same command resumes a stopped run.
     """
     common.refuse_idle(context, output)
     if common.is_given(context, "tolerance") and not choices["consistent"]:

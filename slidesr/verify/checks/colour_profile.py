@@ -1,4 +1,4 @@
-"""Checks the ICC profile of a file: usable, and for the kind of pixels that the file holds."""
+"""Checks the ICC profile of a file: it is usable, and for the kind of pixels in the file."""
 
 from __future__ import annotations
 
