@@ -424,6 +424,8 @@ def colour_models() -> OddFiles:
     """f09 to f11: the same RGB in tiles, strips and SubIFDs."""
     indices = Image.fromarray(T).quantize(64)
     stored, colours = np.array(indices), np.zeros((256, 3), np.uint8)
+    opaque_png = partial(_deep_png, np.dstack([DEEP, np.full_like(fade, 65535)]))
+    yield OddFile("deep-opaque-auto.png", opaque_png, shown, None, window="auto")
     used = np.array(indices.getpalette(), np.uint8).reshape(-1, 3)
     colours[: len(used)] = used
     high_bytes = colours.astype(np.uint16) * 256 + 77  # the low byte does not count
@@ -531,3 +533,12 @@ ODD_FILES = tuple(
         deep_samples(), extra_samples(), colour_models(), few_bits(), scanners(), pictures(),
     )
 )  # fmt: skip
+    yield OddFile("cmyk-unmarked.jpg", partial(_without_adobe, make), r"inverted")
+    yield OddFile("picture.bmp", partial(_image, T, "bmp"), T, None)
+def _without_adobe(make: MakeFile) -> bytes:
+    """A JPEG without the marker of Adobe, by which readers know that its CMYK is inverted."""
+    data = make()
+    at = data.index(b"\xff\xee")
+    return data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+
+

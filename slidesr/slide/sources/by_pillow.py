@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from mmap import ACCESS_READ, mmap
@@ -113,6 +113,8 @@ def _check(path: Path, image: Image.Image, *, is_deep: bool) -> None:
         raise unreadable(path, f"it is an animation or a stack of {frames} pictures")
     if not is_deep and image.mode not in _EIGHT_BIT_MODES:
         raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        raise unreadable(path, "it is CMYK in JPEG, which does not say whether it is inverted")
     held = path.stat().st_size
     if image.format == "JPEG" and image.width * image.height > _MAX_PX_PER_BYTE * held:
         raise unreadable(path, f"{held} bytes cannot hold {image.width} x {image.height} px")
@@ -133,9 +135,13 @@ def _is_deep(image: Image.Image) -> bool:
     """
     for _, _, _, arguments in getattr(image, "tile", ()):
         raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
-        if ";16" in str(raw) or any(isinstance(each, int) and each > 255 for each in rest):
+        if ";16" in str(raw) or (image.format == "PPM" and max(_numbers(rest), default=0) > 255):
             return True
     return image.mode.startswith("I")
+
+
+def _numbers(values: Sequence[object]) -> Iterator[int]:
+    return (each for each in values if isinstance(each, int))
 
 
 def _windowed(path: Path, image: Image.Image, window: WindowChoice) -> tuple[Window, Image.Image]:
@@ -145,7 +151,9 @@ def _windowed(path: Path, image: Image.Image, window: WindowChoice) -> tuple[Win
     if window is None:
         raise too_deep(path)
     samples = imagecodecs.png_decode(path.read_bytes())
-    used = window if isinstance(window, Window) else Window.of_bits(int(samples.max()))
+    has_alpha = samples.ndim == 3 and samples.shape[2] in (2, 4)
+    colours = samples[..., :-1] if has_alpha else samples
+    used = window if isinstance(window, Window) else Window.of_bits(int(colours.max()))
     eight = np.squeeze(used.to_8_bit(samples))
     shown = Image.fromarray(eight)
     shown.getexif().update(image.getexif())
