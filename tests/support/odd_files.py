@@ -499,6 +499,12 @@ def _aperio(samples: Samples, **tags: Any) -> MakeFile:
 
 
 def pictures() -> OddFiles:
+    how = {"planarconfig": "separate", "compression": "jpeg", "compressionargs": {"level": 100}}
+    jpeg = flat(np.ascontiguousarray(luma.transpose(2, 0, 1)), photometric="ycbcr", **how)
+    yield OddFile("ycbcr-planar-jpeg.tif", jpeg, by_pillow(luma, "YCbCr"), tolerance=8)
+    how = {"extrasamples": [_ALPHA], "compression": "webp", "compressionargs": {"lossless": True}}
+    opaque = np.dstack([T, np.full_like(GREY, 255)])
+    yield OddFile("webp-opaque.tif", flat(opaque, **how), T)
     """Pictures of colour models of their own, and those that move."""
     cmyk = Image.frombytes("CMYK", (W, H), INK.tobytes())
     right = by_pillow(INK, "CMYK")
