@@ -180,6 +180,7 @@ def _write_ome(path: Path, sizes: str, instrument: str = "", settings: str = "")
         path,
         tissue(256, 256),
         tile=(128, 128),
+        compression="zlib",
         photometric="rgb",
         description=xml.encode(),
         metadata=None,
