@@ -15,7 +15,7 @@ import zarr
 from slidesr.errors import printable
 from slidesr.geometry import Mpp, Size
 from slidesr.slide._metadata import mpp_from_um
-from slidesr.slide.sources.ngff.units import um_from_unit
+from slidesr.slide._units import um_from_unit
 from slidesr.slide.sources.ngff.words import Array, UnfitError, Words, array_at, objects
 
 _log = logging.getLogger(__name__)
