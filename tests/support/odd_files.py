@@ -299,6 +299,24 @@ def pixel_sizes() -> OddFiles:
         pixels = f"<Pixels {told % (W * shrunk, H * shrunk)} {sizes}/>"
         make = partial(_pages, [T], _ome_xml(pixels, encoding), **rgb)
         yield OddFile(f"unit-{name}.ome.tif", make, T, mpp)
+    per_um = (1 / MPP[0], 1 / MPP[1])
+    for name, unit, mpp in (
+        ("micron", "micron", MPP),
+        ("escaped", r"\u00B5m", MPP),
+        ("pixel", "pixel", None),
+        ("other-y", "um\nyunit=mm", None),
+    ):
+        make = partial(
+            _one,
+            T,
+            {},
+            photometric="rgb",
+            metadata=None,
+            resolution=per_um,
+            resolutionunit="NONE",
+            description=f"ImageJ=1.53t\nunit={unit}\n",
+        )
+        yield OddFile(f"unit-imagej-{name}.tif", make, T, mpp)
 
 
 def _ome(*images: tuple[Samples, dict[str, Any], dict[str, Any]]) -> bytes:

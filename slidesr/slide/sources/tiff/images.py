@@ -8,6 +8,7 @@ other files each directory that does not declare itself reduced is one.
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +19,17 @@ from tifffile import TiffFile, TiffPage
 
 from slidesr.errors import printable
 from slidesr.geometry import Mpp, Size
-from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags
+from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags, mpp_from_um
 from slidesr.slide._ome import OmeImage, parse_ome
+from slidesr.slide._units import um_from_unit
 from slidesr.slide.sources.source import Choice, associated_kind, unreadable
 from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
 
 _log = logging.getLogger(__name__)
 _MAX_DIRECTORIES = 4096
 _RESOLUTION_TAG, _PAGE_NAME = "XResolution", 285
+_NO_UNIT = 1  # of ResolutionUnit; ImageJ says in its description what it counts in
+_IMAGEJ_UNITS = re.compile(r"^[xy]?unit=(.+)$", re.M)
 _MOST_LETTERS = 200
 _LEVELS_OFF_PX = 2  # of a level's side: some writers round up, some down
 
@@ -273,7 +277,17 @@ def _mpp(path: Path, page: TiffPage) -> Mpp | None:
     if _RESOLUTION_TAG not in page.tags:  # tifffile would return 1 pixel per inch
         return None
     x, y = page.resolution
+    um = _imagej_unit_um(page)
+    if um and page.resolutionunit == _NO_UNIT and x > 0 and y > 0:
+        return mpp_from_um(path, um / x, um / y)
     return mpp_from_tiff_tags(path, x, y, int(page.resolutionunit))
+
+
+def _imagej_unit_um(page: TiffPage) -> float | None:
+    """The unit that the resolution of a file of ImageJ is counted in."""
+    units = _IMAGEJ_UNITS.findall(page.description) if page.is_imagej else []
+    # ImageJ escapes what is not ASCII, and names the units of y and z where they are others.
+    return um_from_unit(units[0].replace(r"\u00B5", "µ")) if len(units) == 1 else None
 
 
 # ---- pyramids ------------------------------------------------------------------------------------
