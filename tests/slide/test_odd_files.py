@@ -117,6 +117,17 @@ def test_reduced_pages_behind_channels_are_no_level_of_all(tmp_path: Path) -> No
         np.testing.assert_array_equal(slide.frame().read(slide.size.box), T)
 
 
+def test_a_level_in_a_subifd_is_not_mistaken_for_a_page_of_its_size(tmp_path: Path) -> None:
+    path, half = tmp_path / "a.tif", np.ascontiguousarray(T[::2, ::2])
+    how: dict[str, Any] = {"photometric": "rgb", "metadata": None, "compression": "zlib", **TILED}
+    with TiffWriter(path) as tiff:
+        tiff.write(T, subifds=1, **how)
+        tiff.write(half, **how, **_REDUCED)
+        tiff.write(GREEN, description="label", **how, **_REDUCED)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.frame(level=1).read(slide.levels[1].size.box), half)
+
+
 def test_reduced_pages_are_levels_of_the_image_before_them(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     half = np.ascontiguousarray(T[::2, ::2])
