@@ -83,7 +83,7 @@ def _is_sane(um: float) -> bool:
 
 def _from_ome(xml: str) -> dict[str, str]:
     try:
-        root = xml_root(xml.encode())
+        root = xml_root(xml)
     except XMLError:
         return {}
     notes = (note for note in root.iter("{*}MapAnnotation") if note.get("Namespace") == _NAMESPACE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from lxml import etree
 
 from slidesr.errors import printable
+from slidesr.geometry import Mpp
 from slidesr.runtime.untrusted_xml import XMLError, xml_root
 from slidesr.slide._metadata import Resolution, mpp_from_um, number
 from slidesr.slide._units import um_from_unit
@@ -21,6 +22,15 @@ _NAMES = {"red": "R", "green": "G", "blue": "B", "r": "R", "g": "G", "b": "B"}
 
 
 @dataclass(frozen=True)
+class _Range:
+    """TiffData: its first directory, first channel and number of planes, as stated."""
+
+    directory: int | None = None
+    channel: int | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
 class OmeImage:
     """An image of an OME-TIFF.
 
@@ -29,13 +39,15 @@ class OmeImage:
     """
 
     name: str
+    size_x: int | None
+    size_y: int | None
     size_c: int
     size_z: int
     size_t: int
     primaries: str
     is_elsewhere: bool
     resolution: Resolution
-    _ranges: tuple[tuple[int | None, int | None], ...]  # first directory and count, as stated
+    _ranges: tuple[_Range, ...]
 
     def planes(self, samples: int) -> int:
         """The number of its planes, where a directory has `samples` a pixel."""
@@ -44,15 +56,19 @@ class OmeImage:
     def directories(self, samples: int) -> tuple[int, ...]:
         """The positions of its planes in the main chain, fewer than `planes` if some are missing.
 
-        Without TiffData, or without IFD in it, they are numbered from 0.
+        In the order of their channels. Without TiffData, or without IFD in it, they are numbered
+        from 0.
         """
         planes = min(self.planes(samples), MAX_DIRECTORIES)
-        found: list[int] = []
-        for first, count in self._ranges or ((None, None),):
-            start = len(found) if first is None else first
-            length = count or (planes if first is None else 1)
-            found += range(start, start + min(length, planes - len(found)))
-        return tuple(found)
+        has_order = any(told.channel is not None for told in self._ranges)
+        found: dict[int, int] = {}
+        for told in self._ranges or (_Range(),):
+            start = len(found) if told.directory is None else told.directory
+            length = told.count or (planes if told.directory is None else 1)
+            first = (told.channel or 0) // samples if has_order else len(found)
+            for plane in range(first, min(first + length, planes)):
+                found.setdefault(plane, start + plane - first)
+        return tuple(found[plane] for plane in sorted(found))
 
 
 def parse_ome(path: Path, xml: str) -> tuple[OmeImage, ...]:
@@ -61,43 +77,50 @@ def parse_ome(path: Path, xml: str) -> tuple[OmeImage, ...]:
     https://www.openmicroscopy.org/Schemas/Documentation/Generated/OME-2016-06/ome.html
     """
     try:
-        root = xml_root(xml.encode())
+        root = xml_root(xml)
     except XMLError as error:
         _log.warning("%s: its OME-XML is invalid: %s", path, printable(str(error)))
         return ()
+    if root.find("{*}BinaryOnly") is not None:
+        _log.warning("%s: its OME-XML is in another file, so what that says is unknown", path)
     return tuple(_images(path, root))
 
 
 def _images(path: Path, root: etree._Element) -> Iterator[OmeImage]:
-    for image in root.findall("{*}Image"):
-        pixels = image.find("{*}Pixels")
-        if pixels is None:
-            continue
-        x_um, y_um = (_um(pixels.attrib, f"PhysicalSize{axis}") for axis in "XY")
-        mpp = mpp_from_um(path, x_um, y_um)
+    for pixels in root.iterfind("{*}Image/{*}Pixels"):
+        image = pixels.getparent()
         yield OmeImage(
             name=image.get("Name", ""),
-            size_c=_count(pixels, "SizeC"),
+            size_x=_whole(pixels.get("SizeX")),
+            size_y=_whole(pixels.get("SizeY")),
+            size_c=_whole(pixels.get("SizeC")) or _samples(pixels),
             size_z=_count(pixels, "SizeZ"),
             size_t=_count(pixels, "SizeT"),
             primaries=_primaries(pixels),
             is_elsewhere=_is_elsewhere(root, pixels),
-            resolution=Resolution(mpp, _magnification(root, image)),
+            resolution=Resolution(_mpp(path, pixels.attrib), _magnification(root, image)),
             _ranges=tuple(
-                (_whole(data.get("IFD")), _whole(data.get("PlaneCount")))
+                _Range(*(_whole(data.get(name)) for name in ("IFD", "FirstC", "PlaneCount")))
                 for data in pixels.findall("{*}TiffData")
             ),
         )
 
 
 def _primaries(pixels: etree._Element) -> str:
-    """R, G and B in the order of the channels; empty unless all three are there, once each."""
+    """R, G and B in the order of the channels; empty unless all three are there, once each.
+
+    Also where names and colours contradict each other.
+    """
     channels = list(pixels.iter("{*}Channel"))
-    for name_of in (_primary_by_name, _primary_by_colour):
-        found = [name_of(channel) for channel in channels]
-        if sorted(found) == ["B", "G", "R"]:
-            return "".join(found)
-    return ""
+    told = ("".join(map(find, channels)) for find in (_primary_by_name, _primary_by_colour))
+    found = {letters for letters in told if sorted(letters) == ["B", "G", "R"]}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _samples(pixels: etree._Element) -> int:
+    """SizeC from the channels, where it is not stated."""
+    channels = pixels.iter("{*}Channel")
+    return sum(_count(channel, "SamplesPerPixel") for channel in channels) or 1
 
 
 def _primary_by_name(channel: etree._Element) -> str:
@@ -119,10 +142,20 @@ def _is_elsewhere(root: etree._Element, pixels: etree._Element) -> bool:
     return bool(uuids - {own}) if own else len(uuids) > 1
 
 
-def _um(attributes: Mapping[str, str], name: str) -> float | None:
-    size = number(attributes.get(name))
-    factor = um_from_unit(attributes.get(f"{name}Unit", "µm"))
-    return None if size is None or factor is None else size * factor
+def _mpp(path: Path, attributes: Mapping[str, str]) -> Mpp | None:
+    names = [f"PhysicalSize{axis}" for axis in "XY"]
+    sides = [number(attributes.get(name)) for name in names]
+    units = [attributes.get(f"{name}Unit", "µm") for name in names]
+    x_um, y_um = map(_um, sides, units)
+    if None not in sides and None in (x_um, y_um):
+        told = printable(" and ".join(dict.fromkeys(units)))
+        _log.warning("%s: its pixel size is unknown: its unit is %s", path, told)
+    return mpp_from_um(path, x_um, y_um)
+
+
+def _um(side: float | None, unit: str) -> float | None:
+    factor = um_from_unit(unit)
+    return None if side is None or factor is None else side * factor
 
 
 def _magnification(root: etree._Element, image: etree._Element) -> float | None:

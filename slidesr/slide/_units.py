@@ -10,6 +10,7 @@ _PREFIXES = {
 _NAMES = {
     **{f"{prefix}{name}": um for prefix, um in _PREFIXES.items() for name in ("meter", "metre")},
     "micron": 1.0,
+    "inch": 25_400.0,
     "angstrom": 1e-4,
     "ångström": 1e-4,
 }
@@ -17,6 +18,7 @@ _NAMES = {
 _SYMBOLS = {
     "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "\N{GREEK SMALL LETTER MU}m": 1.0, "um": 1.0,
     "\N{GREEK SMALL LETTER MU}": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4,
+    "in": 25_400.0,
 }  # fmt: skip
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from support.odd_files import ODD_FILES, TILED, OddFile, T
+from support.odd_files import ODD_FILES, PLANES, TILED, OddFile, T
 from support.tiffs import turned, written
+from tifffile import TiffWriter
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Size
 from slidesr.slide import open_slide
 
+_REDUCED: dict[str, Any] = {"subfiletype": 1}
 READ = [file for file in ODD_FILES if not file.is_refused]
 REFUSED = [file for file in ODD_FILES if file.is_refused]
 SEVERAL = [file for file in READ if file.image]
@@ -70,6 +73,71 @@ def test_levels_that_are_images_of_their_own_are_not_left_out(tmp_path: Path) ->
     with open_slide(file.write(tmp_path)) as slide:
         assert len(slide.levels) == 2
         assert slide.choice.left_out == ()
+
+
+def _green(width: int, height: int) -> Any:
+    return np.full((height, width, 3), (0, 200, 0), np.uint8)
+
+
+GREEN = _green(100, 75)  # half the slide, and no part of it
+BESIDES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
+    "reduced": [(T, {}), (GREEN, {"subfiletype": 1, "description": "Label"})],
+    "full": [(T, {}), (GREEN, {"description": "label"})],
+    "larger": [(np.tile(GREEN, (4, 4, 1)), {"description": "macro"}), (T, {})],
+    "reduced-macro": [(T, {}), (GREEN, {"description": "macro"}), (GREEN[::2, ::2], _REDUCED)],
+    "subifd": [(T, {"subifds": 1}), (GREEN, {"subfiletype": 1, "description": "label"})],
+    "grey": [(T, {}), (GREEN[..., 0], {"photometric": "minisblack", **_REDUCED})],
+    "other-reduced": [(T, {}), (_green(120, 90), {}), (_green(60, 45), _REDUCED)],
+}
+
+
+@pytest.mark.parametrize("kind", BESIDES)
+def test_another_image_is_no_level(tmp_path: Path, kind: str) -> None:
+    """A label is none, though its sides are a fraction of the slide's; nor are its own levels."""
+    path = tmp_path / "a.tif"
+    with TiffWriter(path) as tiff:
+        for samples, tags in BESIDES[kind]:
+            how = {"photometric": "rgb", "metadata": None, **TILED, **tags}
+            tiff.write(np.ascontiguousarray(samples), **how)
+    with open_slide(path) as slide:
+        assert [level.size for level in slide.levels] == [Size(200, 150)]
+        np.testing.assert_array_equal(slide.frame().read(slide.size.box), T)
+
+
+def test_reduced_pages_behind_channels_are_no_level_of_all(tmp_path: Path) -> None:
+    """Of red, green and blue in pages, followed by their smaller versions."""
+    path, metadata = tmp_path / "a.ome.tif", {"axes": "CYX", "Channel": {"Name": [*"RGB"]}}
+    how: dict[str, Any] = {"photometric": "minisblack", **TILED}
+    with TiffWriter(path, ome=True) as tiff:
+        tiff.write(PLANES, metadata=metadata, **how)
+        for plane in PLANES:
+            tiff.write(np.ascontiguousarray(plane[::2, ::2]), metadata=None, **how, **_REDUCED)
+    with open_slide(path) as slide:
+        assert [level.size for level in slide.levels] == [Size(200, 150)]
+        np.testing.assert_array_equal(slide.frame().read(slide.size.box), T)
+
+
+def test_a_level_in_a_subifd_is_not_mistaken_for_a_page_of_its_size(tmp_path: Path) -> None:
+    path, half = tmp_path / "a.tif", np.ascontiguousarray(T[::2, ::2])
+    how: dict[str, Any] = {"photometric": "rgb", "metadata": None, "compression": "zlib", **TILED}
+    with TiffWriter(path) as tiff:
+        tiff.write(T, subifds=1, **how)
+        tiff.write(half, **how, **_REDUCED)
+        tiff.write(GREEN, description="label", **how, **_REDUCED)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.frame(level=1).read(slide.levels[1].size.box), half)
+
+
+def test_reduced_pages_are_levels_of_the_image_before_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    half = np.ascontiguousarray(T[::2, ::2])
+    with TiffWriter(path) as tiff:
+        for samples, tags in ((T, {}), (half, _REDUCED), (half[::2, ::2], _REDUCED)):
+            tiff.write(samples, photometric="rgb", metadata=None, **TILED, **tags)
+        tiff.write(GREEN[:70], photometric="rgb", metadata=None, **TILED)
+    with open_slide(path) as slide:
+        assert [str(level.size) for level in slide.levels] == ["200 x 150", "100 x 75", "50 x 38"]
+        np.testing.assert_array_equal(slide.frame(level=1).read(slide.levels[1].size.box), half)
 
 
 @pytest.mark.parametrize("number", [1, 6])

@@ -180,8 +180,8 @@ def _write_ome(path: Path, sizes: str, instrument: str = "", settings: str = "")
         path,
         tissue(256, 256),
         tile=(128, 128),
+        compression="zlib",
         photometric="rgb",
-        compression="deflate",  # OpenSlide is not given uncompressed tiles
         description=xml.encode(),
         metadata=None,
     )

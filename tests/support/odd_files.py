@@ -151,6 +151,17 @@ def channels() -> OddFiles:
     yield OddFile("channels-stains.ome.tif", named(PLANES, Name=stains), refused)
     yield OddFile("channels-twice-red.ome.tif", named(PLANES, Name=["Red", "Red", "Blue"]), refused)
     yield OddFile("channels-two.ome.tif", named(PLANES[:2], Name=["Red", "Green"]), refused)
+    for number, order in enumerate(([2, 1, 0], [1, 2, 0], [2, 0, 1])):  # FirstC of each IFD
+        make = partial(_channels_in_order, order)
+        yield OddFile(f"channels-first-c-{number}.ome.tif", make, T)
+    yield OddFile(
+        "channels-twice-first.ome.tif",
+        partial(_channels_in_order, [0, 0, 1]),
+        r"describes 3 planes",
+    )
+    yield OddFile("channels-no-size-c.ome.tif", partial(_channels_in_order, [0, 1, 2], ""), T)
+    disagree = named(PLANES, Name=["Red", "Green", "Blue"], Color=colours[::-1])
+    yield OddFile("channels-names-not-colours.ome.tif", disagree, refused)
     four = np.concatenate([PLANES, PLANES[:1]])
     names: dict[str, Any] = {"Name": ["Blue", "Green", "Red"]}
     yield OddFile("channels-strips.ome.tif", named(last_first, layout=STRIPS, **names), T)
@@ -172,6 +183,35 @@ def _channels_in_pyramids(planes: Samples, channel: dict[str, Sequence[Any]]) ->
         tiff.write(first, subifds=1, metadata=ome_metadata("CYX", Channel=channel), **how)
         tiff.write(second, subfiletype=1, **how)
     return data.getvalue()
+
+
+def _channels_in_order(first_c: Sequence[int], size_c: str = 'SizeC="3"') -> bytes:
+    """Red, green and blue in directories that TiffData gives out of order."""
+    channels = "".join(f'<Channel ID="Channel:{name}" Name="{name}"/>' for name in ("R", "G", "B"))
+    data = "".join(
+        f'<TiffData IFD="{ifd}" FirstC="{channel}" PlaneCount="1"/>'
+        for ifd, channel in enumerate(first_c)
+    )
+    pixels = f'<Pixels SizeX="{W}" SizeY="{H}" {size_c} {_sizes(MPP)}>{channels}{data}</Pixels>'
+    pages = [PLANES[channel] for channel in first_c]
+    return _pages(pages, _ome_xml(pixels), photometric="minisblack", **TILED)
+
+
+def _sizes(mpp: tuple[float, float], unit: str = "µm") -> str:
+    return " ".join(
+        f'PhysicalSize{axis}="{um}" PhysicalSize{axis}Unit="{unit}"'
+        for axis, um in zip("XY", mpp, strict=True)
+    )
+
+
+def _ome_xml(pixels: str, encoding: str = "UTF-8") -> bytes:
+    """OME-XML of one image."""
+    xml = (
+        f'<?xml version="1.0" encoding="{encoding}"?>'
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f"<Image>{pixels}</Image></OME>"
+    )
+    return xml.encode(encoding)
 
 
 def _signed(colour: int) -> int:
@@ -233,11 +273,50 @@ def several_images() -> OddFiles:
     equal = partial(_ome, slide, image(255 - T, "other"))
     yield OddFile("two-equal.ome.tif", equal, r"(?i)several images of")
     label, scan = (128, 96, "label", (16.0, 16.0)), (W, H, "slide", MPP)
+    one = f'<Pixels SizeX="{W}" SizeY="{H}" SizeC="3"><TiffData IFD="%d"/></Pixels>'
+    xml_of_two = _ome_xml(one % 0 + one % 1)
+    make = partial(_pages, [T, 255 - T], description=xml_of_two, **rgb)
+    yield OddFile("two-pixels.ome.tif", make, r"(?i)several images of")
     for ifds in ((1, 0), (0, 1)):
         xml = _xml([(label, ifds[0]), (scan, ifds[1])])
         pages = [samples for _, samples in sorted(zip(ifds, (small, T), strict=True))]
         make = partial(_pages, pages, description=xml.encode(), **rgb)
         yield OddFile(f"ome-label-is-ifd-{ifds[0]}.ome.tif", make, T, image="slide")
+
+
+def pixel_sizes() -> OddFiles:
+    """OME-XML in other units and encodings, and of an image of another size."""
+    rgb: dict[str, Any] = {"photometric": "rgb", **TILED}
+    told = 'SizeX="%d" SizeY="%d" SizeC="3"'
+    for name, (factor, unit, encoding, shrunk, mpp) in {
+        "um": (1, "um", "UTF-8", 1, MPP),
+        "mm": (1e-3, "mm", "UTF-8", 1, MPP),
+        "latin-1": (1, "µm", "ISO-8859-1", 1, MPP),
+        "unknown": (1, "pixel", "UTF-8", 1, None),
+        "resized": (1, "µm", "UTF-8", 4, None),
+    }.items():
+        sizes = _sizes((MPP[0] * factor, MPP[1] * factor), unit)
+        pixels = f"<Pixels {told % (W * shrunk, H * shrunk)} {sizes}/>"
+        make = partial(_pages, [T], _ome_xml(pixels, encoding), **rgb)
+        yield OddFile(f"unit-{name}.ome.tif", make, T, mpp)
+    per_um = (1 / MPP[0], 1 / MPP[1])
+    for name, unit, mpp in (
+        ("micron", "micron", MPP),
+        ("escaped", r"\u00B5m", MPP),
+        ("pixel", "pixel", None),
+        ("other-y", "um\nyunit=mm", None),
+    ):
+        make = partial(
+            _one,
+            T,
+            {},
+            photometric="rgb",
+            metadata=None,
+            resolution=per_um,
+            resolutionunit="NONE",
+            description=f"ImageJ=1.53t\nunit={unit}\n",
+        )
+        yield OddFile(f"unit-imagej-{name}.tif", make, T, mpp)
 
 
 def _ome(*images: tuple[Samples, dict[str, Any], dict[str, Any]]) -> bytes:
@@ -363,6 +442,8 @@ def deep_samples() -> OddFiles:
     exif[_ORIENTATION] = 6
     turned_png = partial(_image, DEEP[..., 1], "png", exif=exif)
     yield OddFile("deep-exif-6.png", turned_png, turned(grey, 6), None, window="auto")
+    opaque_png = partial(_deep_png, np.dstack([DEEP, np.full_like(fade, 65535)]))
+    yield OddFile("deep-opaque-auto.png", opaque_png, shown, None, window="auto")
     other = Window(1000, 3000)
     right = windowed(DEEP, other.low, other.high)
     yield OddFile("deep-narrow.tif", flat(DEEP), right, window=other)
@@ -436,6 +517,13 @@ def colour_models() -> OddFiles:
     separate: dict[str, Any] = {"photometric": "separated", "planarconfig": "separate"}
     yield from everywhere("cmyk-planar", apart, by_pillow(INK, "CMYK"), "SYX", **separate)
     luma = np.array(Image.fromarray(T).convert("YCbCr"))
+    apart = np.ascontiguousarray(luma.transpose(2, 0, 1))
+    jpeg: dict[str, Any] = {"compression": "jpeg", "compressionargs": {"level": 100}}
+    make = flat(apart, photometric="ycbcr", planarconfig="separate", **jpeg)
+    yield OddFile("ycbcr-planar-jpeg.tif", make, by_pillow(luma, "YCbCr"), tolerance=8)
+    webp: dict[str, Any] = {"compression": "webp", "compressionargs": {"lossless": True}}
+    opaque = np.dstack([T, np.full_like(GREY, 255)])
+    yield OddFile("webp-opaque.tif", flat(opaque, extrasamples=[_ALPHA], **webp), T)
     yield from everywhere("ycbcr", luma, by_pillow(luma, "YCbCr"), photometric="ycbcr")
     for number, factors in enumerate(((2, 2), (2, 1), (1, 2))):
         other = partial(_with_subsampling, flat(luma, photometric="ycbcr"), factors)
@@ -502,6 +590,8 @@ def pictures() -> OddFiles:
     right = by_pillow(INK, "CMYK")
     make = partial(_saved, cmyk, "jpg", quality=98, subsampling=0)
     yield OddFile("cmyk.jpg", make, right, None, tolerance=8)
+    yield OddFile("cmyk-unmarked.jpg", partial(_without_adobe, make), r"inverted")
+    yield OddFile("picture.bmp", partial(_image, T, "bmp"), T, None)
     palette = Image.fromarray(T).quantize(64)
     yield OddFile(
         "palette.png", partial(_saved, palette, "png"), np.array(palette.convert("RGB")), None
@@ -511,6 +601,13 @@ def pictures() -> OddFiles:
         make = partial(_image, T, suffix, save_all=True, append_images=frames, **options)
         moves = r"(?i)frame|anim|images|not a slide"
         yield OddFile(f"animation.{suffix}", make, moves)
+
+
+def _without_adobe(make: MakeFile) -> bytes:
+    """A JPEG without the marker of Adobe, by which readers know that its CMYK is inverted."""
+    data = make()
+    at = data.index(b"\xff\xee")
+    return data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
 
 
 def plain() -> OddFiles:
@@ -527,7 +624,8 @@ def plain() -> OddFiles:
 
 ODD_FILES = tuple(
     chain(
-        plain(), channels(), planes(), several_images(), orientations(), exif_orientations(),
-        deep_samples(), extra_samples(), colour_models(), few_bits(), scanners(), pictures(),
+        plain(), channels(), planes(), several_images(), pixel_sizes(), orientations(),
+        exif_orientations(), deep_samples(), extra_samples(), colour_models(), few_bits(),
+        scanners(), pictures(),
     )
 )  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from support.blocks import METADATA, Sheet, stained
+from support.odd_files import ODD_FILES
 from support.profiles import icc_profile
 from support.slides import camelyon_style, tissue
 from support.zarr_files import Store, multiscale, rgb_store
@@ -133,6 +134,14 @@ def test_a_slide_of_others_passes_with_what_it_lacks_absent(tmp_path: Path) -> N
     assert {each.outcome for each in report.findings if each.check == "magnification"} == {
         Verdict.ABSENT
     }
+
+
+def test_a_file_that_openslide_opens_but_cannot_read_is_no_bug(tmp_path: Path) -> None:
+    """After one failed read, OpenSlide does not even tell the levels."""
+    (volume,) = (file for file in ODD_FILES if file.name == "volume.tif")
+    report = verify(volume.write(tmp_path))
+    assert found(report, "opens", "OpenSlide").outcome is Verdict.OK
+    assert found(report, "image").outcome is Verdict.ABSENT
 
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "slides"

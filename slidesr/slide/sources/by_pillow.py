@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from slidesr.errors import RefusedError
@@ -114,6 +116,8 @@ def _check(path: Path, image: Image.Image, *, has_16_bits: bool) -> None:
         raise unreadable(path, f"it is an animation or a stack of {frames} pictures")
     if not has_16_bits and image.mode not in _EIGHT_BIT_MODES:
         raise unreadable(path, f"its pixels are {image.mode}, not 8-bit")
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        raise unreadable(path, "it is CMYK in JPEG, which does not say whether it is inverted")
     held = path.stat().st_size
     if image.format == "JPEG" and image.width * image.height > _MAX_PX_PER_BYTE * held:
         raise unreadable(path, f"{held} bytes cannot hold {image.width} x {image.height} px")
@@ -134,9 +138,13 @@ def _has_16_bits(image: Image.Image) -> bool:
     """
     for _, _, _, arguments in getattr(image, "tile", ()):
         raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
-        if ";16" in str(raw) or any(isinstance(each, int) and each > 255 for each in rest):
+        if ";16" in str(raw) or (image.format == "PPM" and max(_numbers(rest), default=0) > 255):
             return True
     return image.mode.startswith("I")
+
+
+def _numbers(values: Sequence[object]) -> Iterator[int]:
+    return (each for each in values if isinstance(each, int))
 
 
 def _windowed(path: Path, image: Image.Image, choice: WindowChoice) -> tuple[Window, Image.Image]:
@@ -144,10 +152,16 @@ def _windowed(path: Path, image: Image.Image, choice: WindowChoice) -> tuple[Win
     if image.format != "PNG":
         raise unreadable(path, "its samples have 16 bits. Convert it to TIFF or PNG")
     samples = cache(lambda: imagecodecs.png_decode(path.read_bytes()))
-    window = chosen_window(path, choice, lambda: int(samples().max()))
+    window = chosen_window(path, choice, lambda: int(_colours(samples()).max()))
     shown = Image.fromarray(np.squeeze(window.to_8_bit(samples())))
     shown.getexif().update(image.getexif())
     return window, shown
+
+
+def _colours(samples: NDArray[Any]) -> NDArray[Any]:
+    """The samples of a PNG without its alpha."""
+    has_alpha = samples.ndim == 3 and samples.shape[2] in (2, 4)
+    return samples[..., :-1] if has_alpha else samples
 
 
 def _orientation(image: Image.Image) -> Orientation:

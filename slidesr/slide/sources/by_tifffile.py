@@ -104,6 +104,7 @@ class TiffSource:
             and first.is_tiled
             and first.tile.area <= _USUAL_TILE_PX**2
             and first.page.offset == self._tiff.pages.first.offset
+            and self._is_in_chain(image)
         )
         for level in image.levels:
             for directory in level:
@@ -120,6 +121,17 @@ class TiffSource:
         ]
         self._window = self._chosen_window(first, window)
         self._is_automatic = window == "auto"
+
+    def _is_in_chain(self, image: TiffImage) -> bool:
+        """Whether the main chain, which is all that OpenSlide looks at, has the same tiles."""
+        tiles: dict[tuple[int, int], Any] = {}
+        for page in self._tiff.pages:
+            if isinstance(page, TiffPage):
+                tiles.setdefault((page.imagewidth, page.imagelength), page.dataoffsets)
+        return all(
+            tiles.get((level[0].size.width, level[0].size.height)) == level[0].page.dataoffsets
+            for level in image.levels
+        )
 
     def _chosen_window(self, first: Directory, choice: WindowChoice) -> Window | None:
         if first.bits <= 8:

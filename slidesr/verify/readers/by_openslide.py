@@ -36,10 +36,12 @@ class OpenSlideReader:
         )
         sizes = tuple(Size(*each) for each in self._slide.level_dimensions)
         mpp = Mpp(x, y) if x and y else None
+        # After one failed read OpenSlide does not even tell the levels.
+        self._downsamples = self._slide.level_downsamples
         self.facts = Facts(sizes, mpp, power, self._profile())
 
     def read(self, level: int, box: Box) -> Pixels:
-        downsample = self._slide.level_downsamples[level]
+        downsample = self._downsamples[level]
         at = (round(box.x * downsample), round(box.y * downsample))
         size, inside = (box.width, box.height), Box(0, 0, box.width, box.height)
         if not downsample.is_integer() and not self.interpolates(level):
@@ -53,7 +55,7 @@ class OpenSlideReader:
         return np.asarray(canvas)[inside.slices]
 
     def interpolates(self, level: int) -> bool:
-        whole = self._slide.level_downsamples[level].is_integer()
+        whole = self._downsamples[level].is_integer()
         return not whole and self.facts.levels[level].area > _MAX_WHOLE_PX
 
     def close(self) -> None:

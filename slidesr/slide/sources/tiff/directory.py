@@ -26,8 +26,9 @@ _SEPARATE = 2
 _UNCOMPRESSED = 1
 _DEPTHS = (1, 2, 4, 8, 16)
 JPEG_CODECS = (6, 7, 33007, 34892)
-_WEBP, _JPEG_XL = (34927, 50001), (50002, 52546)
-_DECODED_AS_RGB = (*JPEG_CODECS, *_WEBP, *_JPEG_XL)  # whatever they store
+WEBP_CODECS = (34927, 50001)
+_JPEG_XL = (50002, 52546)
+_DECODED_AS_RGB = (*JPEG_CODECS, *WEBP_CODECS, *_JPEG_XL)  # whatever they store
 
 
 class Colour(Enum):
@@ -112,6 +113,10 @@ class Directory:
         return bool(self.page.subfiletype & _REDUCED)
 
     @property
+    def is_grey(self) -> bool:
+        return self.colour in (Colour.GREY, Colour.INVERTED)
+
+    @property
     def is_mask(self) -> bool:
         return bool(self.page.subfiletype & _MASK)
 
@@ -167,7 +172,7 @@ def _bits(page: TiffPage) -> int:
 def _colour(page: TiffPage) -> Colour | None:
     colour = _PHOTOMETRIC.get(int(page.photometric))
     if colour is Colour.YCBCR and page.compression in _DECODED_AS_RGB:
-        return Colour.RGB
+        return colour if page.planarconfig == _SEPARATE else Colour.RGB
     return colour
 
 

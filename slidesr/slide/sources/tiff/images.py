@@ -8,7 +8,9 @@ other files each directory that does not declare itself reduced is one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +19,16 @@ from tifffile import TiffFile, TiffPage
 
 from slidesr.errors import printable
 from slidesr.geometry import Mpp, Size
-from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags
+from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags, mpp_from_um
 from slidesr.slide._ome import MAX_DIRECTORIES, OmeImage, parse_ome
+from slidesr.slide._units import um_from_unit
 from slidesr.slide.sources.source import Choice, associated_kind, rank, unreadable
 from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
 
 _log = logging.getLogger(__name__)
 _RESOLUTION_TAG, _PAGE_NAME = "XResolution", 285
+_NO_UNIT = 1  # of ResolutionUnit; ImageJ says in its description what it counts in
+_IMAGEJ_UNITS = re.compile(r"^[xy]?unit=(.+)$", re.M)
 _MOST_LETTERS = 200
 _LEVELS_OFF_PX = 2  # of a level's side: some writers round up, some down
 
@@ -111,11 +116,11 @@ def _choice(image: TiffImage, others: Sequence[TiffImage]) -> Choice:
 def _images(path: Path, tiff: TiffFile) -> list[TiffImage]:
     if len(tiff.pages) > MAX_DIRECTORIES:
         raise unreadable(path, f"it has over {MAX_DIRECTORIES} directories")
-    chain = [_whole_page(page) for page in tiff.pages]
+    chain = [Directory.of(_whole_page(page)) for page in tiff.pages]
     ome = parse_ome(path, tiff.ome_metadata) if tiff.ome_metadata else ()
     if ome:
-        return list(_ome_images(ome, chain))
-    return list(_plain_images(path, tiff, [Directory.of(page) for page in chain]))
+        return list(_ome_images(path, ome, chain))
+    return list(_plain_images(path, tiff, chain))
 
 
 def _whole_page(page: object) -> TiffPage:
@@ -127,22 +132,36 @@ def _whole_page(page: object) -> TiffPage:
 # ---- OME-TIFF ------------------------------------------------------------------------------------
 
 
-def _ome_images(images: Sequence[OmeImage], chain: Sequence[TiffPage]) -> Iterator[TiffImage]:
+def _ome_images(
+    path: Path, images: Sequence[OmeImage], chain: Sequence[Directory]
+) -> Iterator[TiffImage]:
     """The images that OME-XML describes, of which the file has a directory."""
-    reduced = [Directory.of(page) for page in chain if page.subfiletype & 1]
+    reduced = _reduced_below(chain)
     for ome in images:
-        start = next(iter(ome.directories(samples=1)))
+        start = next(iter(ome.directories(samples=1)), len(chain))
         if start >= len(chain):
             continue
-        samples = chain[start].samplesperpixel
-        here = [chain[at] for at in ome.directories(samples) if at < len(chain)]
-        pyramids = [_pyramid(Directory.of(page), reduced) for page in here]
-        image = TiffImage(ome.name, tuple((level,) for level in pyramids[0]), ome.resolution)
-        problem = _ome_problem(ome, len(here), ome.planes(samples))
+        here = [chain[at] for at in ome.directories(chain[start].samples) if at < len(chain)]
+        pyramids = [_pyramid(each, reduced[each.page.offset]) for each in here]
+        resolution = _ome_resolution(path, ome, chain[start])
+        image = TiffImage(ome.name, tuple((level,) for level in pyramids[0]), resolution)
+        problem = _ome_problem(ome, len(here), ome.planes(chain[start].samples))
         if problem or len(here) == 1:
             yield replace(image, problem=problem or _first_problem(image.levels))
         else:
             yield _merged(image, pyramids, ome.primaries)
+
+
+def _ome_resolution(path: Path, ome: OmeImage, first: Directory) -> Resolution:
+    """Without pixel size where its XML is of an image of another size, as that before a resize."""
+    size = first.size
+    if ome.size_x in (None, size.width) and ome.size_y in (None, size.height):
+        return ome.resolution
+    _log.warning(
+        "%s: its OME-XML describes %s x %s px, not %s, so its pixel size is unknown",
+        *(path, ome.size_x, ome.size_y, size),
+    )
+    return Resolution()
 
 
 def _ome_problem(ome: OmeImage, here: int, planes: int) -> str:
@@ -189,17 +208,17 @@ def _merged(image: TiffImage, pyramids: Sequence[list[Directory]], primaries: st
 
 
 def _plain_images(path: Path, tiff: TiffFile, chain: Sequence[Directory]) -> Iterator[TiffImage]:
-    """The full directories of the main chain with their pyramids, largest first."""
+    """The full directories of the main chain with their pyramids, the slide's first."""
     full = [each for each in chain if not (each.is_reduced or each.is_mask)] or list(chain[:1])
-    full.sort(key=lambda each: -each.size.area)
-    below = [each for each in chain if each.is_reduced]
-    below += [each for each in full[1:] if _is_undeclared_level(full[0], each)]
-    used: set[int] = set()
+    full.sort(key=lambda each: (_kind(each.page) != "", -each.size.area))
+    undeclared = [each for each in full[1:] if _is_undeclared_level(full[0], each)]
+    undeclared_offsets = {each.page.offset for each in undeclared}
+    reduced = _reduced_below([each for each in chain if each.page.offset not in undeclared_offsets])
     for first in full:
-        if first.page.offset in used:
+        if first.page.offset in undeclared_offsets:
             continue
-        levels = _pyramid(first, [each for each in below if each.page.offset not in used])
-        used |= {each.page.offset for each in levels}
+        below = reduced[first.page.offset] + (undeclared if first is full[0] else [])
+        levels = _pyramid(first, below)
         image = TiffImage(
             _name(first.page),
             tuple((level,) for level in levels),
@@ -214,6 +233,7 @@ def _is_undeclared_level(first: Directory, other: Directory) -> bool:
     factor = round(_factor(first.size, other.size))
     return (
         factor >= 2
+        and _kind(first.page) == _kind(other.page)
         and (first.colour, first.bits, first.samples, first.is_tiled)
         == (other.colour, other.bits, other.samples, other.is_tiled)
         and _fits(first.size, other.size, factor)
@@ -233,34 +253,78 @@ def _hidden_planes(tiff: TiffFile, first: Directory) -> str:
 
 def _name(page: TiffPage) -> str:
     """The page's name, or the kind of image that its description starts with."""
+    return _kind(page) or _page_name(page)
+
+
+def _kind(page: TiffPage) -> str:
+    """The kind of image beside a slide that a page is by its name; else empty."""
+    return associated_kind(_page_name(page) or page.description[:_MOST_LETTERS])
+
+
+def _page_name(page: TiffPage) -> str:
     name = page.tags.valueof(_PAGE_NAME, "")
-    name = name if isinstance(name, str) else ""
-    return associated_kind(name or page.description[:_MOST_LETTERS]) or name
+    return name if isinstance(name, str) else ""
 
 
 def _mpp(path: Path, page: TiffPage) -> Mpp | None:
     if _RESOLUTION_TAG not in page.tags:  # tifffile would return 1 pixel per inch
         return None
     x, y = page.resolution
+    um = _imagej_unit_um(page)
+    if um and page.resolutionunit == _NO_UNIT and x > 0 and y > 0:
+        return mpp_from_um(path, um / x, um / y)
     return mpp_from_tiff_tags(path, x, y, int(page.resolutionunit))
+
+
+def _imagej_unit_um(page: TiffPage) -> float | None:
+    """The unit that the resolution of a file of ImageJ is counted in."""
+    units = _IMAGEJ_UNITS.findall(page.description) if page.is_imagej else []
+    # ImageJ escapes what is not ASCII, and names the units of y and z where they are others.
+    return um_from_unit(units[0].replace(r"\u00B5", "µ")) if len(units) == 1 else None
 
 
 # ---- pyramids ------------------------------------------------------------------------------------
 
 
+def _reduced_below(chain: Sequence[Directory]) -> Mapping[int, list[Directory]]:
+    """The reduced directories of the main chain, by the offset of the one that they belong to.
+
+    That is the last full one before them that they fit below, or else the first after them.
+    """
+    below: defaultdict[int, list[Directory]] = defaultdict(list)
+    full = [(at, each) for at, each in enumerate(chain) if not (each.is_reduced or each.is_mask)]
+    full = full or [(0, chain[0])]
+    for at, each in enumerate(chain):
+        if not each.is_reduced:
+            continue
+        before = (first for place, first in reversed(full) if place < at)
+        after = (first for place, first in full if place > at)
+        owner = next((first for first in (*before, *after) if _is_below(first, each)), None)
+        if owner is not None:
+            below[owner.page.offset].append(each)
+    return below
+
+
+def _is_below(first: Directory, level: Directory) -> bool:
+    """Whether a directory may be a level of another, by its size."""
+    return level.size.area < first.size.area and _fits(
+        first.size, level.size, _factor(first.size, level.size)
+    )
+
+
 def _pyramid(first: Directory, reduced: Sequence[Directory]) -> list[Directory]:
-    """A directory with its SubIFDs, or else with the reduced directories that fit below it."""
+    """A directory with its SubIFDs, or else with the reduced directories of the main chain.
+
+    Not with those of another depth or orientation, grey below colours, masks and labels.
+    """
     subifds = [Directory.of(_whole_page(page)) for page in first.page.pages or ()]
-    fitting = [
-        each
-        for each in reduced
-        if each.size.area < first.size.area
-        and _fits(first.size, each.size, _factor(first.size, each.size))
-    ]
     below = [
         each
-        for each in subifds or fitting
-        if not each.is_mask and (each.orientation, each.bits) == (first.orientation, first.bits)
+        for each in subifds or reduced
+        if not each.is_mask
+        and (each.orientation, each.bits, each.is_grey)
+        == (first.orientation, first.bits, first.is_grey)
+        and _kind(each.page) in ("", _kind(first.page))
     ]
     below.sort(key=lambda each: -each.size.area)
     levels = [first, *below]

@@ -15,7 +15,7 @@ from PIL import Image
 from tifffile import TIFF, TiffPage
 
 from slidesr.geometry import Box, Pixels, Size
-from slidesr.slide.sources.tiff.directory import JPEG_CODECS, Directory
+from slidesr.slide.sources.tiff.directory import JPEG_CODECS, WEBP_CODECS, Directory
 
 _CACHE_BYTES = 1 << 27
 _SPARSE = 255  # the value of tiles that are not stored
@@ -135,7 +135,9 @@ def _decoded_plane(directory: Directory, index: int, size: Size) -> NDArray[Any]
         _check_size(data, codec, size)
     elif page.compression in TIFF.IMAGE_COMPRESSIONS:
         out = np.empty(shape if samples > 1 else shape[:2], page.dtype)
-        decoded: NDArray[Any] = TIFF.DECOMPRESSORS[page.compression](data, out=out)
+        # WebP itself drops alpha where a tile is opaque.
+        how = {"hasalpha": samples == 4} if page.compression in WEBP_CODECS else {}
+        decoded: NDArray[Any] = TIFF.DECOMPRESSORS[page.compression](data, out=out, **how)
         return decoded.reshape(shape)
     found = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     return np.asarray(found[0]).reshape(shape)
