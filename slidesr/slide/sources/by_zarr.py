@@ -31,6 +31,7 @@ from slidesr.slide.sources.ngff.multiscale import check_planes, pixel_size
 from slidesr.slide.sources.source import (
     WHITE,
     About,
+    AboveWindowError,
     chosen_window,
     levels_from_sizes,
     over_background,
@@ -170,7 +171,7 @@ class ZarrSource:
     def _refuse_above(self, window: Window, planes: NDArray[Any], level: int, box: Box) -> None:
         try:
             refuse_above(window, planes)
-        except ValueError as error:
+        except AboveWindowError as error:
             raise unreadable_box(self._path, level, box, error) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Pixels, Size
-from slidesr.slide.sources.source import Source
+from slidesr.slide.sources.source import AboveWindowError, Source
 
 _log = logging.getLogger(__name__)
 _DEFAULT_TILE = Size(256, 256)  # where the file states none
@@ -39,6 +39,8 @@ class FillingSource:
         try:
             with self._borrowed() as source:
                 return source.read(level, box)
+        except AboveWindowError:
+            raise
         except SlidesrError:
             with self._repair:
                 return self._read_by_tiles(level, box)
@@ -90,6 +92,8 @@ class FillingSource:
         source = self._reopened()
         try:
             return source.read(level, tile)
+        except AboveWindowError:
+            raise
         except SlidesrError as error:
             _log.warning("%s Filled with background.", error)
             self.filled.add((level, tile))

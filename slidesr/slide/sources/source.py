@@ -70,6 +70,10 @@ class About:
     window: Window | None = None
 
 
+class AboveWindowError(SlidesrError):
+    """A sample is above the window that was found automatically. No damage, so never filled."""
+
+
 class Source(Protocol):
     """An open slide file. Reads from several threads at once.
 
@@ -136,7 +140,8 @@ def unreadable(path: Path, reason: object) -> RefusedError:
 
 def unreadable_box(path: Path, level: int, box: Box, reason: object) -> SlidesrError:
     """The error for pixels that cannot be read; `reason` may come from another library."""
-    return SlidesrError(
+    kind = AboveWindowError if isinstance(reason, AboveWindowError) else SlidesrError
+    return kind(
         f"{path}: level {level} cannot be read at x {box.x}, y {box.y} of that level:"
         f" {_sentence(reason)}"
     )
@@ -160,10 +165,10 @@ def refuse_window(path: Path, choice: WindowChoice) -> None:
 
 
 def refuse_above(window: Window, colours: NDArray[Any]) -> None:
-    """Raises ValueError for samples above an automatic window, which would all become white."""
+    """Raises AboveWindowError for samples that would all become white, though none should."""
     largest = int(colours.max())
     if largest > window.high:
-        raise ValueError(
+        raise AboveWindowError(
             f"a sample of {largest} is above the automatic window {window}. Give a larger one, for"
             f" example --window {Window.of_bits(largest)}"
         )
