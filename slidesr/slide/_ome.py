@@ -60,12 +60,12 @@ class OmeImage:
         from 0.
         """
         planes = min(self.planes(samples), MAX_DIRECTORIES)
-        has_order = any(told.channel is not None for told in self._ranges)
+        has_order = any(each.channel is not None for each in self._ranges)
         found: dict[int, int] = {}
-        for told in self._ranges or (_Range(),):
-            start = len(found) if told.directory is None else told.directory
-            length = told.count or (planes if told.directory is None else 1)
-            first = (told.channel or 0) // samples if has_order else len(found)
+        for each in self._ranges or (_Range(),):
+            start = len(found) if each.directory is None else each.directory
+            length = each.count or (planes if each.directory is None else 1)
+            first = (each.channel or 0) // samples if has_order else len(found)
             for plane in range(first, min(first + length, planes)):
                 found.setdefault(plane, start + plane - first)
         return tuple(found[plane] for plane in sorted(found))
@@ -112,8 +112,8 @@ def _primaries(pixels: etree._Element) -> str:
     Also where names and colours contradict each other.
     """
     channels = list(pixels.iter("{*}Channel"))
-    told = ("".join(map(find, channels)) for find in (_primary_by_name, _primary_by_colour))
-    found = {letters for letters in told if sorted(letters) == ["B", "G", "R"]}
+    stated = ("".join(map(find, channels)) for find in (_primary_by_name, _primary_by_colour))
+    found = {letters for letters in stated if sorted(letters) == ["B", "G", "R"]}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -148,8 +148,8 @@ def _mpp(path: Path, attributes: Mapping[str, str]) -> Mpp | None:
     units = [attributes.get(f"{name}Unit", "µm") for name in names]
     x_um, y_um = map(_um, sides, units)
     if None not in sides and None in (x_um, y_um):
-        told = printable(" and ".join(dict.fromkeys(units)))
-        _log.warning("%s: its pixel size is unknown: its unit is %s", path, told)
+        unit = printable(" and ".join(dict.fromkeys(units)))
+        _log.warning("%s: its pixel size is unknown: its unit is %s", path, unit)
     return mpp_from_um(path, x_um, y_um)
 
 

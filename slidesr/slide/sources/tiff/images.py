@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from tifffile import TiffFile, TiffPage
@@ -24,13 +22,19 @@ from slidesr.slide._ome import MAX_DIRECTORIES, OmeImage, parse_ome
 from slidesr.slide._units import um_from_unit
 from slidesr.slide.sources.source import Choice, associated_kind, rank, unreadable
 from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
+from slidesr.slide.sources.tiff.pyramids import (
+    is_undeclared_level,
+    kind_of,
+    page_name,
+    pyramid,
+    reduced_below,
+    whole_page,
+)
 
 _log = logging.getLogger(__name__)
-_RESOLUTION_TAG, _PAGE_NAME = "XResolution", 285
+_RESOLUTION_TAG = "XResolution"
 _NO_UNIT = 1  # of ResolutionUnit; ImageJ says in its description what it counts in
 _IMAGEJ_UNITS = re.compile(r"^[xy]?unit=(.+)$", re.M)
-_MOST_LETTERS = 200
-_LEVELS_OFF_PX = 2  # of a level's side: some writers round up, some down
 
 LevelParts = tuple[Directory, ...]
 """The directory of a level, or three of grey that are R, G and B."""
@@ -116,17 +120,11 @@ def _choice(image: TiffImage, others: Sequence[TiffImage]) -> Choice:
 def _images(path: Path, tiff: TiffFile) -> list[TiffImage]:
     if len(tiff.pages) > MAX_DIRECTORIES:
         raise unreadable(path, f"it has over {MAX_DIRECTORIES} directories")
-    chain = [Directory.of(_whole_page(page)) for page in tiff.pages]
+    chain = [Directory.of(whole_page(page)) for page in tiff.pages]
     ome = parse_ome(path, tiff.ome_metadata) if tiff.ome_metadata else ()
     if ome:
         return list(_ome_images(path, ome, chain))
     return list(_plain_images(path, tiff, chain))
-
-
-def _whole_page(page: object) -> TiffPage:
-    if not isinstance(page, TiffPage):
-        raise TypeError(f"a directory is a {type(page).__name__}")
-    return page
 
 
 # ---- OME-TIFF ------------------------------------------------------------------------------------
@@ -136,13 +134,13 @@ def _ome_images(
     path: Path, images: Sequence[OmeImage], chain: Sequence[Directory]
 ) -> Iterator[TiffImage]:
     """The images that OME-XML describes, of which the file has a directory."""
-    reduced = _reduced_below(chain)
+    reduced = reduced_below(chain)
     for ome in images:
         start = next(iter(ome.directories(samples=1)), len(chain))
         if start >= len(chain):
             continue
         here = [chain[at] for at in ome.directories(chain[start].samples) if at < len(chain)]
-        pyramids = [_pyramid(each, reduced[each.page.offset]) for each in here]
+        pyramids = [pyramid(each, reduced[each.page.offset]) for each in here]
         resolution = _ome_resolution(path, ome, chain[start])
         image = TiffImage(ome.name, tuple((level,) for level in pyramids[0]), resolution)
         problem = _ome_problem(ome, len(here), ome.planes(chain[start].samples))
@@ -210,15 +208,15 @@ def _merged(image: TiffImage, pyramids: Sequence[list[Directory]], primaries: st
 def _plain_images(path: Path, tiff: TiffFile, chain: Sequence[Directory]) -> Iterator[TiffImage]:
     """The full directories of the main chain with their pyramids, the slide's first."""
     full = [each for each in chain if not (each.is_reduced or each.is_mask)] or list(chain[:1])
-    full.sort(key=lambda each: (_kind(each.page) != "", -each.size.area))
-    undeclared = [each for each in full[1:] if _is_undeclared_level(full[0], each)]
+    full.sort(key=lambda each: (kind_of(each.page) != "", -each.size.area))
+    undeclared = [each for each in full[1:] if is_undeclared_level(full[0], each)]
     undeclared_offsets = {each.page.offset for each in undeclared}
-    reduced = _reduced_below([each for each in chain if each.page.offset not in undeclared_offsets])
+    reduced = reduced_below([each for each in chain if each.page.offset not in undeclared_offsets])
     for first in full:
         if first.page.offset in undeclared_offsets:
             continue
         below = reduced[first.page.offset] + (undeclared if first is full[0] else [])
-        levels = _pyramid(first, below)
+        levels = pyramid(first, below)
         image = TiffImage(
             _name(first.page),
             tuple((level,) for level in levels),
@@ -226,18 +224,6 @@ def _plain_images(path: Path, tiff: TiffFile, chain: Sequence[Directory]) -> Ite
         )
         problem = _hidden_planes(tiff, first) or _first_problem(image.levels)
         yield replace(image, problem=problem)
-
-
-def _is_undeclared_level(first: Directory, other: Directory) -> bool:
-    """Whether a directory that does not say so is a level: its size is a whole fraction."""
-    factor = round(_factor(first.size, other.size))
-    return (
-        factor >= 2
-        and _kind(first.page) == _kind(other.page)
-        and (first.colour, first.bits, first.samples, first.is_tiled)
-        == (other.colour, other.bits, other.samples, other.is_tiled)
-        and _fits(first.size, other.size, factor)
-    )
 
 
 def _hidden_planes(tiff: TiffFile, first: Directory) -> str:
@@ -253,17 +239,7 @@ def _hidden_planes(tiff: TiffFile, first: Directory) -> str:
 
 def _name(page: TiffPage) -> str:
     """The page's name, or the kind of image that its description starts with."""
-    return _kind(page) or _page_name(page)
-
-
-def _kind(page: TiffPage) -> str:
-    """The kind of image beside a slide that a page is by its name; else empty."""
-    return associated_kind(_page_name(page) or page.description[:_MOST_LETTERS])
-
-
-def _page_name(page: TiffPage) -> str:
-    name = page.tags.valueof(_PAGE_NAME, "")
-    return name if isinstance(name, str) else ""
+    return kind_of(page) or page_name(page)
 
 
 def _mpp(path: Path, page: TiffPage) -> Mpp | None:
@@ -281,67 +257,6 @@ def _imagej_unit_um(page: TiffPage) -> float | None:
     units = _IMAGEJ_UNITS.findall(page.description) if page.is_imagej else []
     # ImageJ escapes what is not ASCII, and names the units of y and z where they are others.
     return um_from_unit(units[0].replace(r"\u00B5", "µ")) if len(units) == 1 else None
-
-
-# ---- pyramids ------------------------------------------------------------------------------------
-
-
-def _reduced_below(chain: Sequence[Directory]) -> Mapping[int, list[Directory]]:
-    """The reduced directories of the main chain, by the offset of the one that they belong to.
-
-    That is the last full one before them that they fit below, or else the first after them.
-    """
-    below: defaultdict[int, list[Directory]] = defaultdict(list)
-    full = [(at, each) for at, each in enumerate(chain) if not (each.is_reduced or each.is_mask)]
-    full = full or [(0, chain[0])]
-    for at, each in enumerate(chain):
-        if not each.is_reduced:
-            continue
-        before = (first for place, first in reversed(full) if place < at)
-        after = (first for place, first in full if place > at)
-        owner = next((first for first in (*before, *after) if _is_below(first, each)), None)
-        if owner is not None:
-            below[owner.page.offset].append(each)
-    return below
-
-
-def _is_below(first: Directory, level: Directory) -> bool:
-    """Whether a directory may be a level of another, by its size."""
-    return level.size.area < first.size.area and _fits(
-        first.size, level.size, _factor(first.size, level.size)
-    )
-
-
-def _pyramid(first: Directory, reduced: Sequence[Directory]) -> list[Directory]:
-    """A directory with its SubIFDs, or else with the reduced directories of the main chain.
-
-    Not with those of another depth or orientation, grey below colours, masks and labels.
-    """
-    subifds = [Directory.of(_whole_page(page)) for page in first.page.pages or ()]
-    below = [
-        each
-        for each in subifds or reduced
-        if not each.is_mask
-        and (each.orientation, each.bits, each.is_grey)
-        == (first.orientation, first.bits, first.is_grey)
-        and _kind(each.page) in ("", _kind(first.page))
-    ]
-    below.sort(key=lambda each: -each.size.area)
-    levels = [first, *below]
-    return [first, *(b for a, b in pairwise(levels) if b.size != a.size)]
-
-
-def _factor(first: Size, level: Size) -> float:
-    """By the longer sides: of a narrow slide the shorter ones are mostly rounding."""
-    return max(first.width, first.height) / max(level.width, level.height)
-
-
-def _fits(first: Size, level: Size, factor: float) -> bool:
-    """Whether both sides are shrunk by one factor, give or take rounding."""
-    return (
-        abs(level.width - first.width / factor) <= _LEVELS_OFF_PX
-        and abs(level.height - first.height / factor) <= _LEVELS_OFF_PX
-    )
 
 
 def _first_problem(levels: Sequence[LevelParts]) -> str:
