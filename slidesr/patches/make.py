@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import shapely
 from PIL import Image
 from shapely import MultiPolygon
 
@@ -214,9 +213,4 @@ def _good(
 def _lesions(item: Material, slide: Slide, options: PatchOptions) -> MultiPolygon | None:
     if item.annotation is None:
         return None
-    lesions = read_lesions(item.annotation, options.lesions)
-    if not lesions.intersects(shapely.box(0, 0, slide.size.width, slide.size.height)):
-        raise RefusedError(
-            f"{item.annotation}: lies wholly outside the slide; its unit must be level-0 pixels"
-        )
-    return lesions
+    return read_lesions(item.annotation, options.lesions, slide.size)

@@ -151,10 +151,7 @@ def _inside(roi: Path, slide: Slide, tissue: Tissue) -> Tissue:
     """The tissue that lies in a region of interest."""
     shrink = max(1.0, max(slide.size.width, slide.size.height) / _ROI_MASK_PX)
     size = Size(*(max(1, round(side / shrink)) for side in (slide.size.width, slide.size.height)))
-    inside = roi_mask(read_roi(roi), slide.size, size)
-    if not inside.any():
-        raise RefusedError(f"{roi}: lies wholly outside the slide; its unit is level-0 pixels")
-    return tissue.restricted(inside)
+    return tissue.restricted(roi_mask(read_roi(roi, slide.size), slide.size, size))
 
 
 def _check_space(job: Job) -> None:

@@ -41,16 +41,24 @@ _DRAW = "Draw a polygon, a rectangle or an ellipse."
 _Use = Callable[[Kind], str]
 
 
-def read_roi(path: Path) -> MultiPolygon:
+def read_roi(path: Path, slide: Size | None = None) -> MultiPolygon:
     """Reads the areas of a GeoJSON or ASAP file, minus holes and exclusions.
 
     Level-0 pixels (x, y). The classes found are logged; points, lines and damaged shapes are left
-    out with a warning. Raises RefusedError where the file cannot be read or holds no area.
+    out with a warning. Raises RefusedError where the file cannot be read or holds no area, or
+    none in a slide of the size `slide`.
     """
-    return _joined(path, read_shapes(path), lambda kind: _CUT if kind.matches(_EXCLUDED) else _USED)
+
+    def use(kind: Kind) -> str:
+        return _CUT if kind.matches(_EXCLUDED) else _USED
+
+    shapes = read_shapes(path)
+    return _accepted(path, shapes, use, _joined(path, shapes, use), slide)
 
 
-def read_lesions(path: Path, kinds: Collection[str] = ()) -> MultiPolygon:
+def read_lesions(
+    path: Path, kinds: Collection[str] = (), slide: Size | None = None
+) -> MultiPolygon:
     """Reads the lesions of a GeoJSON or ASAP file, in level-0 pixels (x, y).
 
     A kind is a class in QuPath or a group in ASAP. Lesions are the areas of `kinds` (default: any
@@ -66,7 +74,7 @@ def read_lesions(path: Path, kinds: Collection[str] = ()) -> MultiPolygon:
         return _USED if kind.is_annotation else _DETECTED
 
     shapes = read_shapes(path)
-    lesions = _joined(path, shapes, use, kinds)
+    lesions = _accepted(path, shapes, use, _joined(path, shapes, use, kinds), slide)
     if not kinds:
         _warn_of_doubt(
             path, [shape.kind for shape in shapes if shape.areas and not use(shape.kind)]
@@ -99,12 +107,25 @@ def _joined(
         areas = without(united(used), cut) if used and cut else united(used)
     except UnusableError as error:
         raise RefusedError(f"{path}: {error}. Draw them anew.") from error
-    found, faults = _found(shapes, use), _faults(shapes)
-    if areas.is_empty:
+    if not areas.area:
+        found, faults = _found(shapes, use), _faults(shapes)
         why = _why_empty(found, faults, kinds, is_used=bool(used))
         raise RefusedError(f"{path}: {why}")
-    _log.info("%s: %s", path.name, found)
-    for fault in faults:
+    return areas
+
+
+def _accepted(
+    path: Path, shapes: Sequence[Shape], use: _Use, areas: MultiPolygon, slide: Size | None
+) -> MultiPolygon:
+    """The areas, once they are known to lie in the slide; then what was found is logged."""
+    if slide is not None:
+        inside = shapely.box(0, 0, slide.width, slide.height)
+        if not areas.intersects(inside) or areas.touches(inside):
+            raise RefusedError(
+                f"{path}: lies wholly outside the slide; its unit must be level-0 pixels"
+            )
+    _log.info("%s: %s", path.name, _found(shapes, use))
+    for fault in _faults(shapes):
         _log.warning("%s: %s", path, fault)
     return areas
 
