@@ -52,8 +52,7 @@ def read_roi(path: Path, slide: Size | None = None) -> MultiPolygon:
     def use(kind: Kind) -> str:
         return _CUT if kind.matches(_EXCLUDED) else _USED
 
-    shapes = read_shapes(path)
-    return _accepted(path, shapes, use, _joined(path, shapes, use), slide)
+    return _joined(path, read_shapes(path), use, slide)
 
 
 def read_lesions(
@@ -74,7 +73,7 @@ def read_lesions(
         return _USED if kind.is_annotation else _DETECTED
 
     shapes = read_shapes(path)
-    lesions = _accepted(path, shapes, use, _joined(path, shapes, use, kinds), slide)
+    lesions = _joined(path, shapes, use, slide, kinds)
     if not kinds:
         _warn_of_doubt(
             path, [shape.kind for shape in shapes if shape.areas and not use(shape.kind)]
@@ -98,36 +97,39 @@ def roi_mask(roi: BaseGeometry, slide: Size, mask: Size) -> NDArray[np.bool_]:
 
 
 def _joined(
-    path: Path, shapes: Sequence[Shape], use: _Use, kinds: Collection[str] = ()
+    path: Path,
+    shapes: Sequence[Shape],
+    use: _Use,
+    slide: Size | None,
+    kinds: Collection[str] = (),
 ) -> MultiPolygon:
-    """The areas that are used, minus those that are cut out; `kinds` are those asked for."""
+    """The areas that are used, minus those that are cut out; `kinds` are those asked for.
+
+    What was found is logged once nothing is left to refuse.
+    """
     parts = [(use(shape.kind), area) for shape in shapes for area in shape.areas]
     used, cut = ([area for how, area in parts if how == which] for which in (_USED, _CUT))
     try:
         areas = without(united(used), cut) if used and cut else united(used)
     except UnusableError as error:
         raise RefusedError(f"{path}: {error}. Draw them anew.") from error
+    found, faults = _found(shapes, use), _faults(shapes)
     if not areas.area:
-        found, faults = _found(shapes, use), _faults(shapes)
         why = _why_empty(found, faults, kinds, is_used=bool(used))
         raise RefusedError(f"{path}: {why}")
-    return areas
-
-
-def _accepted(
-    path: Path, shapes: Sequence[Shape], use: _Use, areas: MultiPolygon, slide: Size | None
-) -> MultiPolygon:
-    """The areas, once they are known to lie in the slide; then what was found is logged."""
-    if slide is not None:
-        inside = shapely.box(0, 0, slide.width, slide.height)
-        if not areas.intersects(inside) or areas.touches(inside):
-            raise RefusedError(
-                f"{path}: lies wholly outside the slide; its unit must be level-0 pixels"
-            )
-    _log.info("%s: %s", path.name, _found(shapes, use))
-    for fault in _faults(shapes):
+    if slide is not None and not _overlaps(areas, slide):
+        raise RefusedError(
+            f"{path}: lies wholly outside the slide; its unit must be level-0 pixels"
+        )
+    _log.info("%s: %s", path.name, found)
+    for fault in faults:
         _log.warning("%s: %s", path, fault)
     return areas
+
+
+def _overlaps(areas: MultiPolygon, slide: Size) -> bool:
+    inside = shapely.box(0, 0, slide.width, slide.height)
+    return bool(areas.intersects(inside) and not areas.touches(inside))
 
 
 def _why_empty(found: str, faults: list[str], kinds: Collection[str], *, is_used: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from slidesr.errors import RefusedError, SlidesrError, printable
 from slidesr.geometry import Box, Mpp, Pixels, Size
 from slidesr.imaging.window import Window, WindowChoice
 
+_log = logging.getLogger(__name__)
 _ASSOCIATED = re.compile(
     r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?=image|[^a-z]|$)", re.I
 )
@@ -100,9 +102,38 @@ def associated_kind(name: str) -> str:
     return found.group().lower() if found else ""
 
 
-def rank(name: str, size: Size) -> tuple[bool, int]:
-    """The rank of an image of a file: the highest is the slide, unless two have it."""
-    return not associated_kind(name), size.area
+@dataclass(frozen=True)
+class Candidate:
+    """An image of a file that may be the slide; `title` is what messages call it."""
+
+    name: str
+    size: Size
+    title: str
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """The highest is the slide, unless two have it."""
+        return not associated_kind(self.name), self.size.area
+
+
+def refuse_tie(path: Path, best: Candidate, others: Sequence[Candidate], cure: str) -> None:
+    """Raises RefusedError where the next image, by rank, may as well be the slide."""
+    if others and others[0].rank == best.rank:
+        raise unreadable(
+            path,
+            f"it holds several images of {best.size} px, {best.title} and {others[0].title}, and"
+            f" nothing says which is the slide. {cure}",
+        )
+
+
+def warn_of_left_out(path: Path, best: Candidate, others: Sequence[Candidate]) -> None:
+    """Warns of each image that is left out, but for labels, macros and thumbnails if smaller."""
+    for other in others:
+        if not associated_kind(other.name) or other.size.area > best.size.area:
+            _log.warning(
+                "%s: holds several images; %s is read, not %s",
+                *(path.name, best.title, other.title),
+            )
 
 
 def levels_from_sizes(

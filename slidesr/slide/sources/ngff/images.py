@@ -5,7 +5,6 @@ They are those of the group itself, or of the numbered groups of bioformats2raw.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -19,9 +18,8 @@ from slidesr.runtime.paths import is_remote
 from slidesr.runtime.untrusted_xml import XMLError, xml_root
 from slidesr.slide.sources.ngff.metadata import Metadata, UnfitError, group_at, metadata_of, objects
 from slidesr.slide.sources.ngff.multiscale import Multiscale, open_multiscale
-from slidesr.slide.sources.source import Choice, associated_kind, rank
+from slidesr.slide.sources.source import Candidate, Choice, refuse_tie, warn_of_left_out
 
-_log = logging.getLogger(__name__)
 _MOST_IMAGES = 256
 _MOST_XML_BYTES = 1 << 24  # of a slide's OME-XML; kilobytes are usual
 _XML = "OME/METADATA.ome.xml"
@@ -76,24 +74,17 @@ def _largest(path: Path, root: zarr.Group) -> Chosen:
     if not images:
         raise UnfitError("it has the layout of bioformats2raw, but no image")
     names = _shown(images, _titles(path))
-    sizes = {at: each.image.sizes[0] for at, each in images.items()}
-    ranks = {at: rank(names[at], sizes[at]) for at in images}
-    best, *others = sorted(images, key=ranks.__getitem__, reverse=True)
-    if others and ranks[others[0]] == ranks[best]:
-        raise UnfitError(
-            f"it holds several images of {sizes[best]} px, {names[best]} and {names[others[0]]},"
-            " and nothing says which is the slide. Give the folder of one"
-        )
-    for other in others:
-        if not associated_kind(names[other]) or sizes[other].area > sizes[best].area:
-            _log.warning(
-                "%s: holds several images; %s is read, not %s",
-                *(path.name, names[best], names[other]),
-            )
-    image = images[best]
+    candidates = {
+        at: Candidate(names[at], each.image.sizes[0], names[at]) for at, each in images.items()
+    }
+    first, *rest = sorted(images, key=lambda at: candidates[at].rank, reverse=True)
+    best, others = candidates[first], [candidates[at] for at in rest]
+    refuse_tie(path, best, others, "Give the folder of one")
+    warn_of_left_out(path, best, others)
+    image = images[first]
     why = f"the largest of {len(images)} images" if others else "the only image"
-    left_out = (f"{names[other]}, {sizes[other]} px" for other in others)
-    choice = Choice(names[best], why, left_out=(*left_out, *image.choice.left_out))
+    left_out = (f"{other.title}, {other.size} px" for other in others)
+    choice = Choice(best.title, why, left_out=(*left_out, *image.choice.left_out))
     return replace(image, choice=choice)
 
 

@@ -20,7 +20,7 @@ from slidesr.geometry import Mpp, Size
 from slidesr.slide._metadata import Resolution, mpp_from_tiff_tags, mpp_from_um
 from slidesr.slide._ome import MAX_DIRECTORIES, OmeImage, parse_ome
 from slidesr.slide._units import um_from_unit
-from slidesr.slide.sources.source import Choice, associated_kind, rank, unreadable
+from slidesr.slide.sources.source import Candidate, Choice, refuse_tie, unreadable, warn_of_left_out
 from slidesr.slide.sources.tiff.directory import Alpha, Colour, Directory
 from slidesr.slide.sources.tiff.pyramids import (
     is_undeclared_level,
@@ -64,12 +64,9 @@ class TiffImage:
         return other.levels[0][0].page.offset in own
 
     @property
-    def rank(self) -> tuple[bool, int]:
-        return rank(self.name, self.size)
-
-    @property
-    def title(self) -> str:
-        return f"{printable(self.name) or 'unnamed'} ({self.size} px)"
+    def candidate(self) -> Candidate:
+        title = f"{printable(self.name) or 'unnamed'} ({self.size} px)"
+        return Candidate(self.name, self.size, title)
 
 
 @dataclass(frozen=True)
@@ -88,26 +85,16 @@ def choose_image(path: Path, tiff: TiffFile) -> Chosen:
     images = _images(path, tiff)
     if not images:
         raise unreadable(path, "it holds none of the images that its OME-XML describes")
-    image, *rest = sorted(images, key=lambda image: image.rank, reverse=True)
-    others = [other for other in rest if not image.has_level(other)]
-    if others and others[0].rank == image.rank:
-        raise unreadable(
-            path,
-            f"it holds several images of {image.size} px, {image.title} and {others[0].title}, and"
-            " nothing says which is the slide. Extract one, for example with tiffsplit",
-        )
+    image, *rest = sorted(images, key=lambda image: image.candidate.rank, reverse=True)
+    best, others = image.candidate, [each.candidate for each in rest if not image.has_level(each)]
+    refuse_tie(path, best, others, "Extract one, for example with tiffsplit")
     if image.problem:
         raise unreadable(path, image.problem)
-    for other in others:
-        if not associated_kind(other.name) or other.size.area > image.size.area:
-            _log.warning(
-                "%s: holds several images; %s is read, not %s",
-                *(path.name, image.title, other.title),
-            )
+    warn_of_left_out(path, best, others)
     return Chosen(image, _choice(image, others))
 
 
-def _choice(image: TiffImage, others: Sequence[TiffImage]) -> Choice:
+def _choice(image: TiffImage, others: Sequence[Candidate]) -> Choice:
     why = f"the largest of {len(others) + 1} images" if others else "the only image"
     return Choice(
         image=printable(image.name),
