@@ -13,8 +13,9 @@ from slidesr.benchmark.results import PairRow, Subject, by_data
 from slidesr.benchmark.statistics import MeanEstimate, Scores, estimate, paired_p, units
 
 _UNSEEN_DB = 50.0  # an error of 0.8 grey levels
-_INTRO = """Two models that differ by a training stage or by its critic: PSNR between their outputs, mean over images
-and the greatest. 50 dB and more is invisible. pairs.csv has the differences of all metrics."""
+_INTRO = """Two models that differ by a training stage or by its critic: PSNR between their
+outputs, mean over images and the greatest. 50 dB and more is invisible. pairs.csv has the
+differences of all metrics."""
 
 _F64 = NDArray[np.float64]
 

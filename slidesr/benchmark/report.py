@@ -138,11 +138,11 @@ def _way(metric: str) -> dict[str, str]:
 
 
 def _cell(row: ScoreRow, best: float) -> dict[str, Any]:
-    digits = DIGITS.get(row.metric, 4)
-    interval = "" if row.low is None else f"{row.low:.{digits}f} to {row.high:.{digits}f}"
+    style = f"{'+z' if row.metric in NEAR_ZERO_IS_BETTER else ''}.{DIGITS.get(row.metric, 4)}f"
+    interval = "" if row.low is None else f"{row.low:{style}} to {row.high:{style}}"
     return {
-        "mean": f"{row.mean:.{digits}f}",
-        "best": f"{row.mean:.{digits}f}" == f"{best:.{digits}f}",
+        "mean": f"{row.mean:{style}}",
+        "best": f"{row.mean:{style}}" == f"{best:{style}}",
         "interval": interval,
         "differs": row.p is not None and row.p < _SIGNIFICANT,
     }
@@ -245,11 +245,11 @@ def _pair_tables(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
 
 
 def _pair_line(row: PairRow) -> dict[str, Any]:
-    digits = DIGITS.get(row.metric, 4)
-    interval = "" if row.low is None else f"{row.low:+.{digits}f} to {row.high:+.{digits}f}"
+    style = f"+z.{DIGITS.get(row.metric, 4)}f"
+    interval = "" if row.low is None else f"{row.low:{style}} to {row.high:{style}}"
     return {
         "metric": (HEADINGS | STRUCTURE_HEADINGS).get(row.metric, row.metric),
-        "difference": f"{row.difference:+.{digits}f}",
+        "difference": f"{row.difference:{style}}",
         "interval": interval,
         "p": "unknown" if row.p is None else f"{row.p:.2g}",
     }

@@ -10,9 +10,10 @@ from slidesr.benchmark.results import (
 )
 from slidesr.benchmark.suite import means
 
-_INTRO = """Without a network as judge, against the original: 0 is as in the original, less is missing and more is
-invented. 16-32 px to 2-4 px: power of detail of this size. Grid: a pattern that repeats all over the
-image. Step modulation: blocks and spots. H, E: relative change of stain density on tissue."""
+_INTRO = """The output against the original, without a network as judge: 0 is as in the original,
+less is missing and more is invented. 16-32 px to 2-4 px: power of detail of this size. Grid: a
+pattern that repeats all over the image. Step modulation: blocks and spots. H, E: relative change of
+stain density on tissue."""
 
 
 def structure_md(results: Results) -> str:
@@ -49,5 +50,5 @@ def _table(by_data: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _cell(name: str, value: float, nearest: float) -> str:
-    text = f"{value:+.{DIGITS[name]}f}"
+    text = f"{value:+z.{DIGITS[name]}f}"
     return f"**{text}**" if value == nearest else text

@@ -99,7 +99,7 @@ def _band_powers(luma: _F64) -> _F64:
     squares = [np.square(2 * fft.fftfreq(side)) for side in power.shape]  # 1 is Nyquist
     radius2 = np.add.outer(*squares)
     edges2 = np.square([1 / period for period in (1, *BAND_PERIODS_PX)])
-    bands = np.searchsorted(-edges2, -radius2.ravel())  # 0 beyond Nyquist, in the corners
+    bands = np.searchsorted(-edges2, -radius2.ravel(), "right")  # 0 beyond Nyquist: corners
     counts = np.bincount(bands, minlength=6)
     sums = np.bincount(bands, power.ravel(), minlength=6)
     return np.asarray((sums / counts)[1:5].clip(min=_LUMA_ROUNDING))

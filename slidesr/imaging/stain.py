@@ -10,6 +10,8 @@ from slidesr.geometry import Pixels
 
 _TISSUE_OD = 0.15  # beta of Macenko et al. 2009, https://doi.org/10.1109/ISBI.2009.5193250
 
+_LEAST_DENSITY = 1e-3  # of `rgb2hed`; takes 3 grey levels from white
+
 _F64 = NDArray[np.float64]
 
 
@@ -24,7 +26,7 @@ def stain_errors(image: Pixels, reference: Pixels) -> _F64:
     if not tissue.any():
         return np.zeros((2, 2))
     these, those = (_statistics(each[tissue]) for each in (image, reference))
-    return np.divide(these, those, out=np.ones((2, 2)), where=those > 0) - 1
+    return np.divide(these, those, out=np.ones((2, 2)), where=those > _LEAST_DENSITY) - 1
 
 
 def _statistics(pixels: Pixels) -> _F64:
