@@ -12,7 +12,7 @@ from slidesr.benchmark.methods import Method
 from slidesr.benchmark.results import PairRow, Subject, by_data
 from slidesr.benchmark.statistics import MeanEstimate, Scores, estimate, paired_p, units
 
-_UNSEEN_DB = 50.0  # an error of 0.8 grey levels
+_UNSEEN_DB, _FAINT_DB = 50.0, 40.0  # differences of 0.8 and 2.6 grey levels
 _INTRO = """Two models that differ by a training stage or by its critic: PSNR between their
 outputs, mean over images and the greatest. 50 dB and more is invisible. pairs.csv has the
 differences of all metrics."""
@@ -94,10 +94,14 @@ def verdict(agreement_db: float, gain: str) -> str:
     """Says what a mean PSNR between two outputs means.
 
     >>> verdict(57.3, "the critic")
-    'the two outputs agree to 57 dB: the critic has no visible effect'
+    'the two outputs agree to 57.3 dB: the critic has no visible effect'
     """
-    effect = "has no visible effect" if agreement_db >= _UNSEEN_DB else "changes the image"
-    return f"the two outputs agree to {agreement_db:.0f} dB: {gain} {effect}"
+    effect = "changes the image"
+    if agreement_db >= _FAINT_DB:
+        effect = "has a faint effect"
+    if agreement_db >= _UNSEEN_DB:
+        effect = "has no visible effect"
+    return f"the two outputs agree to {agreement_db:.1f} dB: {gain} {effect}"
 
 
 def _stage(facts: Mapping[str, object]) -> tuple[str, str]:

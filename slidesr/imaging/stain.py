@@ -31,5 +31,5 @@ def stain_errors(image: Pixels, reference: Pixels) -> _F64:
 
 def _statistics(pixels: Pixels) -> _F64:
     """The mean and deviation of haematoxylin and eosin: u8[n, 3] -> f64[2, 2]."""
-    densities = rgb2hed(pixels)[:, :2]
+    densities = rgb2hed(pixels.clip(1))[:, :2]  # black would absorb without end
     return np.stack([densities.mean(axis=0), densities.std(axis=0)], axis=1)

@@ -44,12 +44,12 @@ def test_models_whose_others_are_not_compared_belong_with_none() -> None:
 @pytest.mark.parametrize(
     ("agreement_db", "said"),
     [
-        (50.0, "the two outputs agree to 50 dB: the critic has no visible effect"),
-        (31.6, "the two outputs agree to 32 dB: the critic changes the image"),
-        (49.9, "the two outputs agree to 50 dB: the critic changes the image"),
+        (50.0, "the two outputs agree to 50.0 dB: the critic has no visible effect"),
+        (49.9, "the two outputs agree to 49.9 dB: the critic has a faint effect"),
+        (31.6, "the two outputs agree to 31.6 dB: the critic changes the image"),
     ],
 )
-def test_50_db_are_no_visible_effect(agreement_db: float, said: str) -> None:
+def test_what_an_agreement_means_is_said_in_words(agreement_db: float, said: str) -> None:
     assert verdict(agreement_db, "the critic") == said
 
 
@@ -94,7 +94,7 @@ def test_agreement_is_that_of_the_images_of_a_data_set(rows: list[PairRow]) -> N
     of_a, _, of_b = rows
     assert (of_a.agreement_mean_db, of_a.agreement_max_db) == (48.5, 52)
     assert (of_b.agreement_mean_db, of_b.agreement_max_db) == (54, 55)
-    assert "changes the image" in of_a.verdict
+    assert "a faint effect" in of_a.verdict
     assert "no visible effect" in of_b.verdict
 
 

@@ -377,7 +377,7 @@ def test_related_models_are_compared_with_each_other(
     assert of_a[1].difference == pytest.approx(np.mean(np.subtract(ssim["gan"], ssim["same"])))
     tables = (tmp_path / "tables.md").read_text()
     assert "## Structure" in tables
-    assert "agree to 100 dB: the training from there has no visible effect" in tables
+    assert "agree to 100.0 dB: the training from there has no visible effect" in tables
     assert (tmp_path / "pairs.csv").read_text().count("\n") == 1 + len(results.pairs)
 
 

@@ -30,7 +30,7 @@ def densities() -> tuple[F64, F64]:
 def slow_statistics(image: U8, tissue: NDArray[np.bool_]) -> F64:
     found: list[list[float]] = [[], []]
     for row, column in zip(*np.nonzero(tissue), strict=True):
-        absorbed = -np.log10((image[row, column] / 255).clip(1e-6))
+        absorbed = -np.log10(image[row, column].clip(1) / 255)
         amounts = np.linalg.solve(STAINS.T, absorbed)
         for stain in (0, 1):
             found[stain].append(max(amounts[stain], 0))
@@ -70,6 +70,13 @@ def test_the_same_turned_image_has_no_errors(section: U8) -> None:
     assert not stain_errors(tile, tile).any()
     image, turned = section[50:146, 50:114], np.rot90
     assert stain_errors(turned(image), turned(tile)) == pytest.approx(stain_errors(image, tile))
+
+
+def test_a_black_pixel_does_not_count_for_many(densities: tuple[F64, F64]) -> None:
+    reference = dyed(*densities)
+    image = reference.copy()
+    image[0, 0] = 0
+    assert stain_errors(image, reference) == pytest.approx(np.zeros((2, 2)), abs=0.05)
 
 
 def test_glass_has_no_stain_to_change() -> None:
