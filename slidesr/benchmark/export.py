@@ -3,7 +3,8 @@
 OUTPUT/results.json   everything
 OUTPUT/scores.csv     one row per image, scale and method
 OUTPUT/summary.csv    means with confidence intervals and tests
-OUTPUT/tables.md      one table per scale
+OUTPUT/pairs.csv      differences between models that belong together
+OUTPUT/tables.md      one table per scale, then structure and pairs of models
 OUTPUT/report.html    a self-contained report with pictures
 """
 
@@ -15,8 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+from slidesr.benchmark.model_pairs import pairs_md
 from slidesr.benchmark.report import Case, write_report
-from slidesr.benchmark.results import Results, ScoreRow
+from slidesr.benchmark.results import PairRow, Results, ScoreRow
+from slidesr.benchmark.structure_table import structure_md
 from slidesr.benchmark.suite import means
 from slidesr.errors import RefusedError
 from slidesr.model.card import score_table, write_model
@@ -56,7 +59,8 @@ def write_results(output: Path, results: Results, cases: Sequence[Case]) -> None
     texts = {
         "scores.csv": scores_csv(results),
         "summary.csv": summary_csv(results),
-        "tables.md": markdown(results) + "\n",
+        "pairs.csv": pairs_csv(results),
+        "tables.md": tables_md(results),
     }
     write_report(output / "report.html", results, cases)
     for name, text in {**texts, _RESULTS: results.to_json()}.items():
@@ -69,6 +73,17 @@ def markdown(results: Results) -> str:
     return "\n\n".join(
         f"## x{scale}\n\n{score_table(table)}" for scale, table in _means_by_scale(results).items()
     )
+
+
+def tables_md(results: Results) -> str:
+    """Formats all tables: scores, structure, and pairs of models."""
+    parts = (markdown(results), structure_md(results), pairs_md(results.pairs))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def pairs_csv(results: Results) -> str:
+    """Formats the differences between related models as CSV."""
+    return _csv([field.name for field in fields(PairRow)], map(asdict, results.pairs))
 
 
 def summary_csv(results: Results) -> str:

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidesr.benchmark.judges.nuclei import find_nuclei, matched_nuclei
+from slidesr.benchmark.judges.structure import STRUCTURE, structure
 from slidesr.benchmark.results import Subject
 from slidesr.geometry import Pixels, Size
 from slidesr.imaging import metrics
 from slidesr.imaging.resample import bicubic_down
+from slidesr.imaging.spectrum import SPECTRUM_SIDE_PX
 
 _F64 = NDArray[np.float64]
 _EQUAL_DB = 100.0  # PSNR of identical images, so that means stay finite
@@ -46,26 +48,43 @@ class Enlarged:
     embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], high first
     features: NDArray[np.float32]  # classifier input: [1 + methods, d], high first; or [0, 0]
 
+    @property
+    def scale(self) -> int:
+        return len(self.high) // len(self.low)
+
 
 def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool) -> tuple[str, ...]:
-    """Returns the metrics applicable to these sizes: MS-SSIM needs 161 px per side."""
+    """Returns the metrics applicable to these sizes.
+
+    MS-SSIM needs 161 px per side, the power spectrum 64 px.
+    """
     least = min(min(size.width, size.height) for size in sizes)
     return tuple(
         name
-        for name in (*_PAIRWISE, *distances, "consistency")
+        for name in (*_PAIRWISE, *distances, "consistency", *STRUCTURE)
         if (by_author or not name.endswith("_author"))
         and (least >= metrics.MS_SSIM_SIDE_PX or not name.startswith("ms_ssim"))
+        and (least >= SPECTRUM_SIDE_PX or name not in STRUCTURE)
     )
 
 
 def measured(names: Sequence[str], enlarged: Enlarged) -> _F64:
     """Computes the named metrics of all outputs: f64[methods, metrics]."""
+    return np.array([_scores(names, index, enlarged) for index in range(len(enlarged.outputs))])
+
+
+def agreement_db(outputs: Sequence[Pixels], pairs: Sequence[tuple[int, int]]) -> _F64:
+    """Computes the PSNR between pairs of outputs, given by their indices: f64[pairs]."""
     return np.array(
-        [
-            [_score(name, index, enlarged) for name in names]
-            for index in range(len(enlarged.outputs))
-        ]
+        [_finite_psnr(metrics.psnr_db, outputs[one], outputs[other]) for one, other in pairs]
     )
+
+
+def _scores(names: Sequence[str], index: int, enlarged: Enlarged) -> list[float]:
+    found: dict[str, float] = {}
+    if not set(STRUCTURE).isdisjoint(names):
+        found = structure(enlarged.outputs[index], enlarged.high, enlarged.scale)
+    return [found[name] if name in found else _score(name, index, enlarged) for name in names]
 
 
 def _score(name: str, index: int, enlarged: Enlarged) -> float:
@@ -73,8 +92,7 @@ def _score(name: str, index: int, enlarged: Enlarged) -> float:
     if name in enlarged.distances:
         return enlarged.distances[name][index]
     if name == "consistency":
-        scale = len(enlarged.high) // len(enlarged.low)
-        return metrics.mean_absolute(bicubic_down(output, scale), enlarged.low)
+        return metrics.mean_absolute(bicubic_down(output, enlarged.scale), enlarged.low)
     return _PAIRWISE[name](output, enlarged.high)
 
 

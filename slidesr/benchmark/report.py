@@ -16,7 +16,17 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from slidesr.benchmark.results import DIGITS, HEADINGS, LESS_IS_BETTER, Results, ScoreRow
+from slidesr.benchmark.results import (
+    DIGITS,
+    HEADINGS,
+    LESS_IS_BETTER,
+    NEAR_ZERO_IS_BETTER,
+    STRUCTURE_HEADINGS,
+    PairRow,
+    Results,
+    ScoreRow,
+    best,
+)
 from slidesr.geometry import Pixels
 from slidesr.runtime.atomic_files import whole_file
 
@@ -49,6 +59,7 @@ def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
         scales=[_scale(scale, results, cases) for scale in results.scores],
         nuclei=_plain_tables(results.nuclei),
         classifier=_plain_tables(results.classifier),
+        pairs=_pair_tables(results.pairs),
     )
     with whole_file(path) as file:
         file.write(page.encode())
@@ -69,8 +80,13 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
             }
             for number, name in enumerate(methods, start=1)
         ],
-        "tables": [_table(data, "all", "image", rows) for data in data_sets],
-        "parts": [_table(*key, rows) for key in _other_parts(rows)],
+        "tables": [_table(data, "all", "image", rows, HEADINGS) for data in data_sets],
+        "structure": [
+            table
+            for data in data_sets
+            if (table := _table(data, "all", "image", rows, STRUCTURE_HEADINGS))["heads"]
+        ],
+        "parts": [_table(*key, rows, HEADINGS) for key in _other_parts(rows)],
         "planes": [plane for data in data_sets if (plane := _plane(data, rows, methods))],
         "boxes": _boxes(results, scale),
         "cases": [_case(case) for case in cases if case.scale == scale],
@@ -89,36 +105,44 @@ def _other_parts(rows: Sequence[ScoreRow]) -> list[tuple[str, str, str]]:
     return [key for key in keys if key[1:] != ("all", "image")]
 
 
-def _table(data: str, part: str, unit: str, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def _table(
+    data: str, part: str, unit: str, rows: Sequence[ScoreRow], headings: Mapping[str, str]
+) -> dict[str, Any]:
     """Builds one row per method and one cell per metric; marks the best of each column."""
-    chosen = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
-    metrics = [name for name in HEADINGS if any(row.metric == name for row in chosen)]
-    best = {
-        name: _best(name, [row.mean for row in chosen if row.metric == name]) for name in metrics
+    whole = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
+    chosen = [row for row in whole if row.metric in headings]
+    metrics = [name for name in headings if any(row.metric == name for row in chosen)]
+    at_best = {
+        name: best(name, [row.mean for row in chosen if row.metric == name]) for name in metrics
     }
     lines: dict[str, dict[str, dict[str, Any]]] = {}
     for row in chosen:
-        lines.setdefault(row.method, {})[row.metric] = _cell(row, best[row.metric])
+        lines.setdefault(row.method, {})[row.metric] = _cell(row, at_best[row.metric])
     return {
         "data": data,
         "part": part,
         "unit": unit,
-        "n": chosen[0].n,
-        "heads": [{"name": HEADINGS[name], "less": name in LESS_IS_BETTER} for name in metrics],
+        "n": whole[0].n,
+        "heads": [{"name": headings[name], **_way(name)} for name in metrics],
         "lines": [(name, [cells[metric] for metric in metrics]) for name, cells in lines.items()],
     }
 
 
-def _best(metric: str, means: Sequence[float]) -> float:
-    return min(means) if metric in LESS_IS_BETTER else max(means)
+def _way(metric: str) -> dict[str, str]:
+    """The arrow and the words for which values of a metric are better."""
+    if metric in NEAR_ZERO_IS_BETTER:
+        return {"arrow": "→0", "better": "nearer to 0"}
+    if metric in LESS_IS_BETTER:
+        return {"arrow": "↓", "better": "less"}
+    return {"arrow": "↑", "better": "more"}
 
 
 def _cell(row: ScoreRow, best: float) -> dict[str, Any]:
-    digits = DIGITS.get(row.metric, 4)
-    interval = "" if row.low is None else f"{row.low:.{digits}f} to {row.high:.{digits}f}"
+    style = f"{'+z' if row.metric in NEAR_ZERO_IS_BETTER else ''}.{DIGITS.get(row.metric, 4)}f"
+    interval = "" if row.low is None else f"{row.low:{style}} to {row.high:{style}}"
     return {
-        "mean": f"{row.mean:.{digits}f}",
-        "best": f"{row.mean:.{digits}f}" == f"{best:.{digits}f}",
+        "mean": f"{row.mean:{style}}",
+        "best": f"{row.mean:{style}}" == f"{best:{style}}",
         "interval": interval,
         "differs": row.p is not None and row.p < _SIGNIFICANT,
     }
@@ -205,6 +229,30 @@ def _data_uri(image: Pixels) -> str:
     stored = io.BytesIO()
     Image.fromarray(image).save(stored, "webp", lossless=True, quality=80, method=4)
     return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"
+
+
+def _pair_tables(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
+    """Builds one table per pair of models, data set and unit: one line per metric."""
+
+    def of(row: PairRow) -> tuple[int, str, str, str, str]:
+        return row.scale, row.data, row.method, row.other, row.unit
+
+    tables = []
+    for _, group in groupby(rows, of):
+        lines = list(group)
+        tables.append({"of": lines[0], "lines": [_pair_line(row) for row in lines]})
+    return tables
+
+
+def _pair_line(row: PairRow) -> dict[str, Any]:
+    style = f"+z.{DIGITS.get(row.metric, 4)}f"
+    interval = "" if row.low is None else f"{row.low:{style}} to {row.high:{style}}"
+    return {
+        "metric": (HEADINGS | STRUCTURE_HEADINGS).get(row.metric, row.metric),
+        "difference": f"{row.difference:{style}}",
+        "interval": interval,
+        "p": "unknown" if row.p is None else f"{row.p:.2g}",
+    }
 
 
 def _plain_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

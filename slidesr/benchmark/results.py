@@ -22,6 +22,19 @@ _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 _I64 = NDArray[np.int64]
 
+STRUCTURE_HEADINGS = {
+    "spectrum_16_px_db": "16-32 px (dB)",
+    "spectrum_8_px_db": "8-16 px (dB)",
+    "spectrum_4_px_db": "4-8 px (dB)",
+    "spectrum_2_px_db": "2-4 px (dB)",
+    "grid_db": "grid (dB)",
+    "step_modulation": "step modulation",
+    "stain_h_mean": "H mean",
+    "stain_h_sd": "H spread",
+    "stain_e_mean": "E mean",
+    "stain_e_sd": "E spread",
+}
+NEAR_ZERO_IS_BETTER = frozenset(STRUCTURE_HEADINGS)  # signed: 0 as in the original
 LESS_IS_BETTER = frozenset({"mse", "distance", "vgg19_distance", "fid", "consistency"})
 HEADINGS = {  # metric -> column heading
     "psnr_db": "PSNR (dB)",
@@ -38,9 +51,18 @@ HEADINGS = {  # metric -> column heading
     "qilv_author": "QILV, author's",
     "running_psnr_db_author": "PSNR, author's (dB)",
 }
-DIGITS = {"mse": 1, "consistency": 2, "fid": 2, "distance": 3, "vgg19_distance": 3} | dict.fromkeys(
-    ("psnr_db", "psnr_y_db", "running_psnr_db_author"), 2
-)
+DIGITS = {
+    **{"mse": 1, "consistency": 2, "fid": 2, "distance": 3, "vgg19_distance": 3},
+    **dict.fromkeys(("psnr_db", "psnr_y_db", "running_psnr_db_author"), 2),
+    **{name: 1 if name.endswith("_db") else 2 for name in STRUCTURE_HEADINGS},
+}
+
+
+def best(metric: str, means: Sequence[float]) -> float:
+    """Selects the best of several means of one metric."""
+    if metric in NEAR_ZERO_IS_BETTER:
+        return min(means, key=abs)
+    return min(means) if metric in LESS_IS_BETTER else max(means)
 
 
 @dataclass(frozen=True)
@@ -85,6 +107,32 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class PairRow:
+    """One metric of a model minus that of the model it belongs with, averaged over units.
+
+    `low` and `high` are the mean's 95% confidence interval (bootstrap), `p` is the p-value of the
+    paired Wilcoxon test; None if there are too few units. PSNR between the two outputs, at most
+    100 dB, is over images.
+    """
+
+    scale: int
+    data: str
+    method: str
+    other: str
+    relation: str  # how they belong together
+    agreement_mean_db: float
+    agreement_max_db: float
+    verdict: str  # what the agreement means
+    metric: str
+    unit: str  # unit of averaging: "image" or "slide"
+    n: int
+    difference: float  # method - other
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+@dataclass(frozen=True)
 class Results:
     """The contents of results.json, free of times, paths and host names."""
 
@@ -96,6 +144,7 @@ class Results:
     summary: list[ScoreRow]
     nuclei: list[dict[str, Any]] = field(default_factory=list)  # rows of `nuclei_scores`
     classifier: list[dict[str, Any]] = field(default_factory=list)  # of `classifier_scores`
+    pairs: list[PairRow] = field(default_factory=list)  # models that belong together
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
@@ -108,6 +157,7 @@ class Results:
             table[key] = {int(scale): value for scale, value in table[key].items()}
         table["subjects"] = [Subject(**subject) for subject in table["subjects"]]
         table["summary"] = [ScoreRow(**row) for row in table["summary"]]
+        table["pairs"] = [PairRow(**row) for row in table["pairs"]]
         return cls(**table)
 
 
@@ -119,6 +169,7 @@ class Found:
     embeddings: _F32  # [1 + methods, tiles, d], high resolution first
     nuclei: _I64  # [methods, 3]: in the high resolution, in the output, in both; or [0, 3]
     features: _F32  # [1 + methods, d], high resolution first; or [0, 0]
+    agreement_db: _F64  # [pairs]: PSNR between the outputs of models that belong together
 
 
 class Store(Closeable):

@@ -77,6 +77,12 @@ def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[Sco
     return rows
 
 
+def units(subjects: Sequence[Subject], whole: list[int]) -> dict[str, list[list[int]]]:
+    """Maps "image", and "slide" if there are several, to the units: subject indices of each."""
+    slides = list(_groups(subjects, whole, "slide").values())
+    return {"image": [[index] for index in whole]} | ({"slide": slides} if len(slides) > 1 else {})
+
+
 def _parts(subjects: Sequence[Subject], whole: list[int]) -> dict[str, list[int]]:
     """Maps parts to subject indices; parts equal to the whole are omitted."""
     parts = {"all": whole}

@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 
 from slidesr.benchmark.judges.downstream import Downstream
 from slidesr.benchmark.judges.perceptual import MIN_SIDE_PX, PerceptualMetric, ResNeXt, pooled
-from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
+from slidesr.benchmark.measures import Enlarged, agreement_db, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
+from slidesr.benchmark.model_pairs import Relation, pair_rows, relations
 from slidesr.benchmark.pairs import ImagePair
-from slidesr.benchmark.results import Found, Results, ScoreRow, Store, Subject, by_data
+from slidesr.benchmark.results import (
+    Found,
+    PairRow,
+    Results,
+    ScoreRow,
+    Store,
+    Subject,
+    by_data,
+)
 from slidesr.benchmark.statistics import summary
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
@@ -110,7 +119,7 @@ class Comparison:
         self, scale: int, methods: Sequence[Method], indices: Sequence[int]
     ) -> Iterator[tuple[int, Found]]:
         """Measures these images: networks in this thread, metrics in two others."""
-        work = partial(_found, self.metrics, self.options.downstream)
+        work = partial(_found, self.metrics, self.options.downstream, relations(methods))
         enlarged = (self.enlarged(scale, methods, self.pairs[index]) for index in indices)
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
 
@@ -163,6 +172,7 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
     methods: dict[int, dict[str, dict[str, Any]]] = {}
     scores: dict[int, dict[str, dict[str, list[float]]]] = {}
     rows: list[ScoreRow] = []
+    pairs: list[PairRow] = []
     downstream = Downstream(comparison.pairs, comparison.labelled, comparison.features_of)
     for scale in comparison.options.scales:
         compared = comparison.methods(scale)
@@ -178,6 +188,9 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
         scores[scale] = _by_method(list(methods[scale]), comparison.metrics, all_found)
         rows += summary(scale, subjects, scores[scale])
         rows += _fid_rows(scale, subjects, list(methods[scale]), all_found)
+        agreement = np.stack([found.agreement_db for found in all_found], axis=1)
+        for related, agreed_db in zip(relations(compared), agreement, strict=True):
+            pairs += pair_rows(scale, subjects, related, scores[scale], agreed_db)
         if comparison.options.by_author:
             rows += _running_rows(scale, subjects, scores[scale])
         if comparison.options.downstream:
@@ -191,6 +204,7 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
         rows,
         downstream.nuclei,
         downstream.classifier,
+        pairs,
     )
 
 
@@ -216,9 +230,13 @@ def means(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def _found(names: Sequence[str], downstream: bool, enlarged: Enlarged) -> Found:
+def _found(
+    names: Sequence[str], downstream: bool, related: Sequence[Relation], enlarged: Enlarged
+) -> Found:
     counts = nuclei(enlarged) if downstream else np.empty((0, 3), np.int64)
-    return Found(measured(names, enlarged), enlarged.embeddings, counts, enlarged.features)
+    agreement = agreement_db(enlarged.outputs, [each.indices for each in related])
+    scores = measured(names, enlarged)
+    return Found(scores, enlarged.embeddings, counts, enlarged.features, agreement)
 
 
 def _by_method(

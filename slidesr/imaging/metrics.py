@@ -27,7 +27,7 @@ MS_SSIM_SIDE_PX = 161
 """The smallest side for MS-SSIM: halved four times, one window is left."""
 
 _QILV_SIDE_PX = _WINDOW_PX + 1  # more than one window, for N - 1 statistics
-_REC601_LUMA = (0.299, 0.587, 0.114)
+REC601_LUMA = (0.299, 0.587, 0.114)
 
 _REC601_STUDIO = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # 16..235; an offset cancels
 
@@ -118,7 +118,7 @@ def qilv(image: Pixels, reference: Pixels) -> float:
     0..255 and N - 1 statistics. Its last two factors share the term `2 s1 s2 + C2`, which cancels.
     """
     images = _floats(image, reference, side_px=_QILV_SIDE_PX)
-    a, b = (_local_variance(rgb @ _REC601_LUMA) for rgb in images)
+    a, b = (_local_variance(rgb @ REC601_LUMA) for rgb in images)
     (variance_a, covariance), (_, variance_b) = np.cov(a.ravel(), b.ravel())
     mean_a, mean_b = a.mean(), b.mean()
     level = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)

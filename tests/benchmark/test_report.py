@@ -20,6 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 from support.browser_driver import FLAGS
 
+from slidesr.benchmark.model_pairs import Relation, pair_rows
 from slidesr.benchmark.report import Case, write_report
 from slidesr.benchmark.results import Results, ScoreRow, Subject
 from slidesr.benchmark.statistics import summary
@@ -29,6 +30,8 @@ U8 = NDArray[np.uint8]
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}"
 METHODS = ("nearest", "bicubic", "ours-fidelity", "ours")
 SUBJECTS = [Subject(f"{i}.png", "a" if i < 8 else HOSTILE, f"slide{i % 3}") for i in range(10)]
+
+PAIR = Relation("ours", "ours-fidelity", "GAN stage against its start", "the GAN stage", (3, 2))
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,7 @@ def results() -> Results:
             "ssim": (0.6 + 0.05 * rank + 0.01 * rng.random(10)).tolist(),
             "qilv": (0.1 + 0.1 * rank + 0.01 * rng.random(10)).tolist(),
             "distance": (3 - 0.5 * rank + 0.1 * rng.random(10)).tolist(),
+            "grid_db": (2 - rank + 0.1 * rng.random(10)).tolist(),
         }
         for rank, method in enumerate(METHODS)
     }
@@ -62,6 +66,7 @@ def results() -> Results:
         nuclei=[
             {"scale": 2, "data": "a", "method": "ours", "precision": 0.5, "lost_per_mm2": None}
         ],
+        pairs=pair_rows(2, SUBJECTS, PAIR, scores, np.linspace(50, 59, 10)),
     )
 
 
@@ -110,6 +115,37 @@ def test_every_mean_stands_in_its_place_and_the_best_is_marked(
         assert marks == [method == "ours"] * 5
         differs = [bool(cell.xpath("./sup")) for cell in line.xpath("./td")]
         assert differs == [method != "bicubic"] * 4 + [False]
+
+
+def test_structure_has_its_own_table_and_the_nearest_to_zero_is_best(
+    page: html.HtmlElement,
+) -> None:
+    headline, _, structure, *_ = page.xpath("//section[@id='x2']//table")
+    assert "grid" not in headline.text_content()
+    heads = [cell.text_content().split() for cell in structure.xpath(".//thead/tr/th")]
+    assert heads == [["method"], ["grid", "(dB)", "→0"]]
+    cells = structure.xpath(".//tbody/tr/td")
+    means = [float(cell.text.strip()) for cell in cells]
+    assert means == pytest.approx([2.05, 1.05, 0.05, -0.95], abs=0.06)
+    assert [cell.get("class") == "best" for cell in cells] == [False, False, True, False]
+
+
+def test_a_pair_of_models_is_judged_in_words_and_numbers(
+    page: html.HtmlElement, results: Results
+) -> None:
+    (section,) = page.xpath("//section[@id='pairs']")
+    texts = [" ".join(each.text_content().split()) for each in section.xpath("./p")]
+    assert texts[1] == (
+        "GAN stage against its start: the two outputs agree to 53.5 dB: the GAN stage has no"
+        " visible effect (at most 57.0 dB)."
+    )
+    table = section.xpath(".//table")[0]
+    assert [row.xpath("./th")[0].text for row in table.xpath(".//tbody/tr")] == [
+        *("PSNR (dB)", "SSIM", "QILV", "distance", "grid (dB)")
+    ]
+    psnr = results.scores[2]
+    expected = np.mean(np.subtract(psnr["ours"]["psnr_db"], psnr["ours-fidelity"]["psnr_db"])[:8])
+    assert float(table.xpath(".//tbody/tr/td")[0].text) == pytest.approx(expected, abs=6e-3)
 
 
 def test_labels_slides_and_nuclei_have_their_tables(page: html.HtmlElement) -> None:

@@ -21,6 +21,7 @@ from slidesr.benchmark.export import (
 )
 from slidesr.benchmark.judges.nuclei import find_nuclei
 from slidesr.benchmark.judges.perceptual import PerceptualMetric
+from slidesr.benchmark.judges.structure import STRUCTURE, structure
 from slidesr.benchmark.methods import (
     Method,
     Wanted,
@@ -50,7 +51,10 @@ Save = Callable[[Path, Mapping[str, U8]], Path]
 
 TINY = GeneratorSpec(2, "weight", 8, bicubic_skip=True, channels=8, blocks=1)
 METHODS = ["nearest", "bicubic", "bicubic + back-projection", "tiny"]
-METRICS = ["psnr_db", "psnr_y_db", "mse", "ssim", "ms_ssim", "qilv", "distance", "consistency"]
+METRICS = [
+    *("psnr_db", "psnr_y_db", "mse", "ssim", "ms_ssim", "qilv", "distance", "consistency"),
+    *STRUCTURE,
+]
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +148,7 @@ def test_every_number_is_that_of_its_image(
                 "qilv": metrics.qilv(made, high),
                 "distance": PerceptualMetric().distances([made], high)["distance"][0],
                 "consistency": metrics.mean_absolute(bicubic_down(made, 2), low),
+                **structure(made, high, 2),
             }
             numbers = {name: values[index] for name, values in by_metric.items()}
             assert numbers == pytest.approx(expected, rel=1e-6)
@@ -190,6 +195,7 @@ def test_a_second_run_writes_the_same_bytes(
         "results.json",
         "scores.csv",
         "summary.csv",
+        "pairs.csv",
         "tables.md",
         "report.html",
     }
@@ -340,6 +346,39 @@ def test_fidelity_leads_and_else_the_last() -> None:
     many = [*classical(4), method("ours-fidelity", "fidelity"), method("ours", "gan")]
     assert leading(many).name == "ours-fidelity"
     assert leading(classical(4)).name == "bicubic + back-projection"
+
+
+# Pairs of models
+
+
+def test_related_models_are_compared_with_each_other(
+    folder: Path, images: dict[str, U8], tmp_path: Path
+) -> None:
+    def brighter(low: U8) -> U8:
+        return bicubic_up(low, 2) // 2 + 100
+
+    def related(scale: int) -> list[Method]:
+        same = Method("same", lambda low: bicubic_up(low, scale), {"start": "bicubic"})
+        gan = Method("gan", brighter, {"stage": "gan", "start": "same"})
+        return [*classical(scale), same, gan]
+
+    comparison = Comparison(find_pairs(folder), related, ComparisonOptions((2,)))
+    results = run(comparison, tmp_path)
+    assert Results.read(tmp_path / "results.json") == results
+    of_a = [row for row in results.pairs if (row.data, row.metric) == ("a", "ssim")]
+    assert [(row.method, row.other) for row in of_a] == [("same", "bicubic"), ("gan", "same")]
+    assert of_a[0].agreement_mean_db == 100
+    assert of_a[0].difference == 0
+    lows = [bicubic_down(cut(images[name], 2), 2) for name in ("a/1.png", "a/below/2.png")]
+    expected = [metrics.psnr_db(brighter(low), bicubic_up(low, 2)) for low in lows]
+    assert of_a[1].agreement_mean_db == pytest.approx(np.mean(expected))
+    assert of_a[1].agreement_max_db == pytest.approx(max(expected))
+    ssim = {name: results.scores[2][name]["ssim"][:2] for name in ("gan", "same")}
+    assert of_a[1].difference == pytest.approx(np.mean(np.subtract(ssim["gan"], ssim["same"])))
+    tables = (tmp_path / "tables.md").read_text()
+    assert "## Structure" in tables
+    assert "agree to 100.0 dB: the training from there has no visible effect" in tables
+    assert (tmp_path / "pairs.csv").read_text().count("\n") == 1 + len(results.pairs)
 
 
 # Cases
