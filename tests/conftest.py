@@ -13,6 +13,7 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
+from slidesr.model.stages import TrainingStage
 from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import WindowAttention
@@ -84,8 +85,19 @@ def _model_spec(generator: GeneratorSpec) -> ModelSpec:
         trained_um_per_px=(0.92, 2.0),
         licence="CC0",
         data={"made up": "CC0"},
-        recipe={"loss": "l1", "data": {"weights": {"a": 2.0}}},
-        training={"patches": 96, "seconds": 7, "device": "a test"},
+        stages=(
+            TrainingStage("before", {"loss": "l2"}, "", "0" * 64, 4_000, 600, "a device"),
+            TrainingStage(
+                "tiny",
+                {"loss": "l1", "data": {"weights": {"a": 2.0}}},
+                "before",
+                "",  # filled in as the weights are written
+                96,
+                7,
+                "a test",
+                ("a network",),
+            ),
+        ),
         scores={"a": {"bicubic": {"psnr_db": 20.5, "ssim": 0.5, "ms_ssim": 0.6, "qilv": 0.1}}},
     )
 

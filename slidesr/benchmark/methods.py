@@ -127,14 +127,18 @@ def classical(scale: int) -> list[Method]:
 def of_model(model: Model) -> Method:
     """Wraps a slidesr model as a method."""
     spec, engine = model.spec, model.engine
-    facts = {
+    facts: dict[str, Any] = {
         "kind": spec.generator.architecture,
         "norm": spec.generator.norm,
         "stage": spec.stage,
         "sha256": model.sha256,
-        "trained on": f"{spec.training.get('patches', 0):,} patches",
+        "start": spec.start,
+        "trained on": f"{spec.patches:,} patches",
+        "loss networks": list(spec.loss_networks),
         "runs on": f"{engine.device.partition(':')[0]}, {engine.precision}",
     }
+    if spec.ablates:
+        facts["ablates"] = spec.ablates
     return Method(model.label, model.enlarge, facts)
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slidesr.model.weights import ModelSpec, save_model, sha256_of
+from slidesr.model.stages import TrainingStage
+from slidesr.model.weights import ModelSpec, read_spec, save_model, sha256_of
 from slidesr.nets.generator import Generator
 
 _SOURCES = {
@@ -29,7 +30,7 @@ _LOWER_IS_BETTER = ("distance", "fid")
 
 def card(spec: ModelSpec, sha256: str) -> str:
     """The card as Markdown, built from the header and the file's hash alone."""
-    training, jpeg = spec.training, _compression_text(spec)
+    jpeg = _compression_text(spec)
     finest, coarsest = spec.trained_um_per_px
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
     return f"""# {spec.name}
@@ -40,8 +41,7 @@ def card(spec: ModelSpec, sha256: str) -> str:
 |---|---|
 | sha256 | `{sha256}` |
 | licence | {spec.licence} |
-| trained on | {training.get("patches", 0):,} patches, {training.get("seconds", 0) / 60:.0f} min, \
-{training.get("device", "unknown device")} |
+| trained on | {spec.patches:,} patches, {spec.seconds / 60:.0f} min, in {_runs_text(spec)} |
 | input | H&E, RGB, {finest:g}-{coarsest:g} um per pixel |
 
 **Not for diagnosis.** The output is synthetic: details are what the network finds likely, and it
@@ -59,11 +59,9 @@ training set. Made by `slidesr benchmark DATA --scales {spec.generator.scale}`.
 
 {data or "- not stated"}
 
-## Recipe
+## Training
 
-```json
-{_recipe_text(spec.recipe)}
-```
+{_training_text(spec)}
 """
 
 
@@ -75,7 +73,7 @@ def write_model(
     path = folder / f"{spec.name}.safetensors"
     spec = replace(spec, scores=scores)
     save_model(path, spec, generator)
-    path.with_suffix(".md").write_text(card(spec, sha256_of(path)))
+    path.with_suffix(".md").write_text(card(read_spec(path), sha256_of(path)))
     return path
 
 
@@ -115,8 +113,8 @@ def _network_text(spec: ModelSpec) -> str:
         if net.window
         else "no attention"
     )
-    network = spec.training.get("perceptual_network", "")
-    stage = f"{spec.stage} stage" + (f", perceptual loss by {network}" if network else "")
+    networks = " and ".join(spec.loss_networks)
+    stage = f"{spec.stage} stage" + (f", perceptual loss by {networks}" if networks else "")
     return f"""{net.architecture} generator ({_SOURCES[net.architecture]}), x{net.scale},
 {net.norm}-norm variant, {stage}; {net.channels} channels, {net.blocks} {net.block} blocks,
 {attention}, output {skip}."""
@@ -129,5 +127,39 @@ def _compression_text(spec: ModelSpec) -> str:
     return f", {share:.0%} of them compressed by JPEG as slides are"
 
 
-def _recipe_text(recipe: Mapping[str, Any]) -> str:
-    return json.dumps(recipe, indent=2, sort_keys=True)
+def _runs_text(spec: ModelSpec) -> str:
+    count = len(spec.stages)
+    return f"{count} run{'' if count == 1 else 's'}"
+
+
+def _training_text(spec: ModelSpec) -> str:
+    """The runs as a table with their sum, and the last one's recipe."""
+    if not spec.stages:
+        return "- not stated"
+    rows = "\n".join(map(_stage_row, spec.stages))
+    ablated = f" It repeats `{spec.ablates}` without its critic." if spec.ablates else ""
+    return f"""The runs that made these weights, each from the weights of the one before.{ablated}
+
+| run | from | patches | time | device | weights (sha256) |
+|---|---|---|---|---|---|
+{rows}
+| sum | | {spec.patches:,} | {spec.seconds / 60:.0f} min | | |
+
+Recipe of {spec.stages[-1].name}; the header of the file holds that of every run:
+
+```json
+{json.dumps(spec.recipe, indent=2, sort_keys=True)}
+```"""
+
+
+def _stage_row(stage: TrainingStage) -> str:
+    weights = f"`{stage.weights_sha256[:12]}`" if stage.weights_sha256 else "not kept"
+    cells = (
+        stage.name,
+        stage.start or "random weights",
+        f"{stage.patches:,}",
+        f"{stage.seconds / 60:.0f} min",
+        stage.device,
+        weights,
+    )
+    return f"| {' | '.join(cells)} |"

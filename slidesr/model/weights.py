@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from slidesr.errors import RefusedError, SlidesrError
+from slidesr.model.stages import TrainingStage, stages_from_json
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.runtime.atomic_files import whole_file
@@ -47,9 +48,39 @@ class ModelSpec:
     licence: str
     compressed_inputs: bool = False  # trained on JPEG-compressed input, as stored in slides
     data: dict[str, str] = field(default_factory=dict)  # dataset -> terms
-    recipe: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)  # device, seconds, patches
+    stages: tuple[TrainingStage, ...] = ()  # the runs that made the weights, first to last
     scores: dict[str, Any] = field(default_factory=dict)  # data set -> method -> metric -> mean
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of the last run; empty if the training is not stated."""
+        return self.stages[-1].recipe if self.stages else {}
+
+    @property
+    def start(self) -> str:
+        """The name of the run before the last; empty if there is none."""
+        return self.stages[-1].start if self.stages else ""
+
+    @property
+    def ablates(self) -> str:
+        """The name of the recipe that the last run repeats without its critic, or empty."""
+        name = self.recipe.get("ablates", "")
+        return name if isinstance(name, str) and name.isprintable() else ""
+
+    @property
+    def patches(self) -> int:
+        """Patches seen in all runs."""
+        return sum(stage.patches for stage in self.stages)
+
+    @property
+    def seconds(self) -> int:
+        """Training time of all runs."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def loss_networks(self) -> tuple[str, ...]:
+        """The pretrained networks that took part in the losses of any run, by name."""
+        return tuple(sorted({name for stage in self.stages for name in stage.loss_networks}))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -58,6 +89,9 @@ class ModelSpec:
     def from_json(cls, text: str) -> ModelSpec:
         """Parses a header; raises ValueError, TypeError or KeyError if it is invalid."""
         table = _fields(text)
+        if "training" in table:
+            raise _OlderHeaderError
+        table["stages"] = stages_from_json(table.get("stages", []))
         table["generator"] = GeneratorSpec(**table["generator"])
         finest, coarsest = map(float, table["trained_um_per_px"])
         if not 0 < finest <= coarsest < inf:
@@ -89,12 +123,22 @@ class EncoderHeader:
         return cls(**(table | {"encoder": EncoderSpec(**shape)}))
 
 
+class _OlderHeaderError(ValueError):
+    """The header tells the last run alone."""
+
+
 def read_model(path: Path) -> tuple[ModelSpec, Generator]:
-    """Reads the header and the generator, in fp32 and not folded. No code is executed."""
+    """Reads the header and the generator, in fp32 and not folded. No code is executed.
+
+    Raises RefusedError also if the weights are not those that its last run made.
+    """
     spec = read_spec(path)
     if path.stat().st_size < _LEAST_BYTES * spec.generator.body_weights:
         raise RefusedError(f"{path}: too small for the network in its header")
-    return spec, _read_network(path, Generator(spec.generator))
+    generator = _read_network(path, Generator(spec.generator))
+    if spec.stages and spec.stages[-1].weights_sha256 != _tensors_sha256(path.read_bytes()):
+        raise RefusedError(f"{path}: its weights are not those that its header tells of")
+    return spec, generator
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -108,8 +152,15 @@ def is_third_party(path: Path) -> bool:
 
 
 def save_model(path: Path, spec: ModelSpec, generator: Generator) -> None:
-    """Writes the header and weights in fp16; the same input gives the same bytes."""
-    _write(path, {_MODEL: spec.to_json()}, generator)
+    """Writes the header and weights in fp16; the same input gives the same bytes.
+
+    The last stage gets the hash of the weights as they are written.
+    """
+    state = _stored(path, generator)
+    if spec.stages:
+        own = replace(spec.stages[-1], weights_sha256=_tensors_sha256(save(state)))
+        spec = replace(spec, stages=(*spec.stages[:-1], own))
+    _write(path, {_MODEL: spec.to_json()}, state)
 
 
 def read_encoder(path: Path) -> tuple[EncoderHeader, Encoder]:
@@ -120,7 +171,7 @@ def read_encoder(path: Path) -> tuple[EncoderHeader, Encoder]:
 
 def save_encoder(path: Path, header: EncoderHeader, encoder: Encoder) -> None:
     """Writes the header and weights in fp16; the same input gives the same bytes."""
-    _write(path, {_ENCODER: header.to_json()}, encoder)
+    _write(path, {_ENCODER: header.to_json()}, _stored(path, encoder))
 
 
 def list_models() -> list[tuple[Path, ModelSpec]]:
@@ -204,6 +255,11 @@ def _read_header(path: Path, key: str, parse: Callable[[str], _T]) -> _T:
         raise RefusedError(f"{path}: has no {key} header{other}, so its network is unknown")
     try:
         return parse(metadata[key])
+    except _OlderHeaderError as error:
+        raise RefusedError(
+            f"{path}: trained with an older slidesr, whose headers tell the last run alone."
+            " Train it again, or use it with the slidesr that made it."
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RefusedError(f"{path}: its {key} header is broken: {str(error)!r}") from error
 
@@ -227,7 +283,8 @@ def _read_network(path: Path, network: _Network) -> _Network:
     return network.eval()
 
 
-def _write(path: Path, metadata: dict[str, str], network: nn.Module) -> None:
+def _stored(path: Path, network: nn.Module) -> dict[str, Tensor]:
+    """The tensors in fp16; raises SlidesrError if one does not fit into it."""
     state = {
         name: tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()
@@ -235,5 +292,15 @@ def _write(path: Path, metadata: dict[str, str], network: nn.Module) -> None:
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise SlidesrError(f"{path}: tensor {name} is not finite in fp16: nothing was written")
+    return state
+
+
+def _tensors_sha256(file: bytes) -> str:
+    """The digest of a safetensors file without its header, whose length the file begins with."""
+    header_bytes = int.from_bytes(file[:8], "little")
+    return hashlib.sha256(file[8 + header_bytes :]).hexdigest()
+
+
+def _write(path: Path, metadata: dict[str, str], state: dict[str, Tensor]) -> None:
     with whole_file(path) as file:
         file.write(save(state, metadata=metadata))

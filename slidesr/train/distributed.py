@@ -33,6 +33,11 @@ class World:
         """Averages the running statistics of batch norm over all processes."""
         self._average([buffer for buffer in module.buffers() if buffer.is_floating_point()])
 
+    def wait(self) -> None:
+        """Waits until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def _average(self, tensors: list[Tensor]) -> None:
         if self.size == 1 or not tensors:
             return

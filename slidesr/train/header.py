@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from slidesr.errors import RefusedError
+from slidesr.model.stages import TrainingStage
 from slidesr.model.weights import ModelSpec
+from slidesr.train.initial_weights import recorded
 from slidesr.train.loop import Trained
-from slidesr.train.recipe import Recipe, recipe_as_dict
+from slidesr.train.recipe import Recipe
 
 LICENCE = "Apache-2.0 for the weights; the terms of the data are listed with it"
 
@@ -20,11 +21,12 @@ LICENCE = "Apache-2.0 for the weights; the terms of the data are listed with it"
 def header_for(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
     """Builds the header of a run's weights, without scores.
 
-    Of a `start` given as a file only the stem is recorded, since a header must not contain paths.
+    It goes on from the header of the weights that the run started from: their stages come first,
+    and the terms of their data are kept. The hash of its own weights is added when it is written.
     """
     finest, coarsest = recipe.high_um_per_px
     scale = recipe.generator.scale
-    start = Path(recipe.start).name.removesuffix(".safetensors")
+    start = trained.start
     return ModelSpec(
         name=recipe.name,
         generator=recipe.generator,
@@ -32,14 +34,22 @@ def header_for(recipe: Recipe, data: Path, trained: Trained) -> ModelSpec:
         trained_um_per_px=(finest * scale, coarsest * scale),
         licence=LICENCE,
         compressed_inputs=recipe.data.sees_jpeg,
-        data=terms_of(data),
-        recipe=recipe_as_dict(replace(recipe, start=start)),
-        training={
-            "patches": trained.patches,
-            "seconds": round(trained.seconds),
-            "perceptual_network": trained.perceptual_network,
-            "device": device_text(),
-        },
+        data=(start.data if start else {}) | terms_of(data),
+        stages=(*(start.stages if start else ()), _own_stage(recipe, trained)),
+    )
+
+
+def _own_stage(recipe: Recipe, trained: Trained) -> TrainingStage:
+    start = trained.start
+    return TrainingStage(
+        name=recipe.name,
+        recipe=recorded(recipe, start),
+        start=start.stages[-1].name if start else "",
+        weights_sha256="",
+        patches=trained.patches,
+        seconds=round(trained.seconds),
+        device=device_text(),
+        loss_networks=trained.loss_networks,
     )
 
 

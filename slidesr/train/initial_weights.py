@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from slidesr.errors import RefusedError
-from slidesr.model.weights import find_model, read_model
+from slidesr.model.weights import ModelSpec, find_model, read_model, read_spec
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.train.recipe import Recipe, recipe_as_dict
 
 
 def initial_generator(spec: GeneratorSpec, start: str) -> Generator:
@@ -24,11 +25,41 @@ def initial_generator(spec: GeneratorSpec, start: str) -> Generator:
     if start:
         path = find_model(start)
         stored, source = read_model(path)
-        matches = replace(stored.generator, scale=spec.scale, window=spec.window) == spec
-        if not matches or bool(stored.generator.window) != bool(spec.window):
+        if not can_start(spec, stored.generator):
             raise RefusedError(f"{path}: not the network of the recipe: {stored.generator}")
         _copy_weights(source, generator)
     return generator
+
+
+def can_start(spec: GeneratorSpec, stored: GeneratorSpec) -> bool:
+    """Whether a network can start from stored weights: only scale and window size may differ."""
+    matches = replace(stored, scale=spec.scale, window=spec.window) == spec
+    return matches and bool(stored.window) == bool(spec.window)
+
+
+def spec_of_start(start: str) -> ModelSpec | None:
+    """Reads the header of a start; None for random weights.
+
+    Raises RefusedError if it does not tell how its weights were trained.
+    """
+    if not start:
+        return None
+    path = find_model(start)
+    spec = read_spec(path)
+    if not spec.stages:
+        raise RefusedError(f"{path}: its header does not tell how it was trained: no start")
+    return spec
+
+
+def recorded(recipe: Recipe, start: ModelSpec | None) -> dict[str, Any]:
+    """The recipe as plain data, its start by name, so that it holds no path."""
+    return recipe_as_dict(replace(recipe, start=start.stages[-1].name if start else ""))
+
+
+def identity(recipe: Recipe, start: ModelSpec | None) -> dict[str, Any]:
+    """What a checkpoint belongs to: a recipe and the very weights it started from."""
+    weights = start.stages[-1].weights_sha256 if start else ""
+    return recorded(recipe, start) | {"start_weights_sha256": weights}
 
 
 def _copy_weights(source: Generator, generator: Generator) -> None:

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.model.device import mixed_precision
+from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.train.adversary import Adversary
@@ -26,10 +27,10 @@ from slidesr.train.checkpoint import Stateful, TrainingCheckpoint
 from slidesr.train.data import PatchPair, PatchSampler
 from slidesr.train.device_sampler import DeviceSampler
 from slidesr.train.distributed import World
-from slidesr.train.initial_weights import initial_generator
+from slidesr.train.initial_weights import identity, initial_generator, spec_of_start
 from slidesr.train.log import TrainingLog
 from slidesr.train.objective import Objective
-from slidesr.train.recipe import Recipe, learning_rate, recipe_as_dict
+from slidesr.train.recipe import Recipe, learning_rate
 from slidesr.train.validation import Scores, Validation
 
 _LOGS_PER_VALIDATION = 20
@@ -74,7 +75,8 @@ class Trained:
     generator: Generator
     patches: int
     seconds: float
-    perceptual_network: str  # used by the perceptual loss; empty without one
+    loss_networks: tuple[str, ...] = ()  # pretrained networks in its losses
+    start: ModelSpec | None = None  # the header of the weights it started from
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,9 @@ def train(
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # shapes never change
     validation = Validation(sources.valid, recipe.generator)
+    start = spec_of_start(recipe.start)
     parts = _built_parts(recipe, sources, world)
-    checkpoint = TrainingCheckpoint(sources.out, recipe_as_dict(recipe), parts.to_save())
+    checkpoint = TrainingCheckpoint(sources.out, identity(recipe, start), parts.to_save())
     patches, seconds = checkpoint.load()
 
     started = time.monotonic() - seconds
@@ -138,8 +141,8 @@ def train(
                     report(TrainingProgress(patches, seconds, losses, scores, validation.bicubic))
                 history.clear()
     generator = cast(Generator, parts.average.module.eval().half().float())  # fp16, as stored
-    network = parts.objective.perceptual_network
-    return Trained(generator, patches, time.monotonic() - started, network)
+    seconds = time.monotonic() - started
+    return Trained(generator, patches, seconds, parts.objective.loss_networks, start)
 
 
 def _step(

@@ -30,20 +30,21 @@ _Distance = Callable[[Tensor, Tensor], Tensor]
 class Objective:
     """Compares a generator's output with the high-resolution target.
 
-    `perceptual_network` names the network of the perceptual loss: VGG19 if its weights are given
-    and `vgg19_weight` is set, otherwise the histology encoder; empty without a perceptual loss.
+    `loss_networks` names the pretrained networks in its losses: VGG19 if its weights are given and
+    `vgg19_weight` is set, otherwise the histology encoder; none without a perceptual loss.
     """
 
     def __init__(
         self, recipe: LossRecipe, scale: int, device: torch.device, vgg19: Path | None
     ) -> None:
         self._recipe, self._scale = recipe, scale
-        self.perceptual_network, self._perceptual_weight = _perceptual(recipe, vgg19)
+        network, self._perceptual_weight = perceptual_network(recipe, vgg19)
+        self.loss_networks = (network,) if network else ()
         self._perceptual: _Distance | None = None
-        if vgg19 is not None and self.perceptual_network == "VGG19":
+        if vgg19 is not None and network == "VGG19":
             features = vgg19_features(vgg19, normalised=recipe.vgg19_normalised)
             self._perceptual = PerceptualLoss(features, [1.0]).to(device)
-        elif self.perceptual_network:
+        elif network:
             encoder = read_encoder(find_encoder())[1].to(device).requires_grad_(False)
             self._perceptual = lambda output, high: perceptual_distance(
                 encoder, output, high
@@ -81,7 +82,11 @@ class Objective:
         return F.avg_pool2d(image, self._recipe.judged_px)
 
 
-def _perceptual(recipe: LossRecipe, vgg19: Path | None) -> tuple[str, float]:
+def perceptual_network(recipe: LossRecipe, vgg19: Path | None) -> tuple[str, float]:
+    """Chooses the network of the perceptual loss, "" for none, and its weight.
+
+    Raises RefusedError if VGG19's weights are missing or not used.
+    """
     if vgg19 is not None and not recipe.vgg19_weight:
         raise RefusedError(f"{vgg19}: not used: the recipe sets no vgg19_weight")
     if vgg19 is None and recipe.vgg19_weight and not recipe.perceptual_weight:

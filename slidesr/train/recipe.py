@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -121,7 +121,8 @@ class Recipe:
     patches: int
     high_um_per_px: tuple[float, float]  # pixel size range of the training images
     batch: int = 16  # total over all devices
-    start: str = ""  # initial weights: a shipped model's name or a file
+    start: str = ""  # initial weights: the name of a shipped model or recipe, or a file of either
+    ablates: str = ""  # name of the recipe that this one repeats without its critic
     seed: int = 0
     validate_every: int = 8_000
     loss: LossRecipe = field(default_factory=LossRecipe)
@@ -147,6 +148,8 @@ class Recipe:
         self._check_patch()
         if not self.critic and (self.loss.adversarial_weight or self.loss.feature_matching_weight):
             raise ValueError("an adversarial or feature matching loss needs a [critic]")
+        if self.critic and self.ablates:
+            raise ValueError(f"ablates {self.ablates!r} is for a run without its [critic]")
 
     def _check_patch(self) -> None:
         scale, grid_px = self.generator.scale, self.generator.grid_px
@@ -177,9 +180,27 @@ def _check_betas(betas: tuple[float, float]) -> None:
         raise ValueError(f"betas {betas!r} are not two numbers in [0, 1)")
 
 
+def without_critic(recipe: Recipe) -> Recipe:
+    """The same run with critic, adversarial and feature-matching losses off, under its own name.
+
+    Seed, patches, data and start are the same, so the two differ by what the critic brings. Raises
+    RefusedError if there is no critic.
+    """
+    if recipe.critic is None:
+        raise RefusedError(f"{recipe.name} has no critic to leave out")
+    loss = replace(recipe.loss, adversarial_weight=0.0, feature_matching_weight=0.0)
+    name = f"{recipe.name}-without-critic"
+    return replace(recipe, name=name, ablates=recipe.name, critic=None, loss=loss)
+
+
+def recipes_folder() -> Path:
+    """The folder of the shipped recipes: inside an installed wheel, or in the docs."""
+    return bundled_folder("_recipes", "docs/recipes")
+
+
 def find_recipe(name_or_path: str) -> Path:
     """Resolves the name of a shipped recipe, or a path; raises RefusedError if there is none."""
-    folder = bundled_folder("_recipes", "docs/recipes")
+    folder = recipes_folder()
     path = bundled_or_file(name_or_path, folder, ".toml")
     if path:
         return path

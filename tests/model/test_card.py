@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from slidesr.model.card import card, score_table
 from slidesr.model.weights import ModelSpec
@@ -40,11 +41,16 @@ def test_the_card_holds_what_the_header_says(
     text = card(model_spec(TINY), "0123abcd")
     for fact in (
         "# tiny\n",
-        "x2,\nweight-norm variant, fidelity stage; 8 channels, 1 wide blocks",
+        "x2,\nweight-norm variant, fidelity stage",
+        "8 channels, 1 wide blocks",
         "windows of 8 low-resolution pixels",
         "`0123abcd`",
         "| licence | CC0 |",
-        "96 patches, 0 min, a test",
+        "4,096 patches, 10 min, in 2 runs",
+        "fidelity stage, perceptual loss by a network; 8 channels",
+        "| before | random weights | 4,000 | 10 min | a device | `000000000000` |",
+        "| tiny | before | 96 | 0 min | a test | not kept |",
+        "| sum | | 4,096 | 10 min | | |",
         "0.92-2 um per pixel",
         "**Not for diagnosis.**",
         "- made up: CC0",
@@ -52,8 +58,19 @@ def test_the_card_holds_what_the_header_says(
         "| a | bicubic | **20.50** |",
     ):
         assert fact in text
+    assert '"loss": "l2"' not in text  # an earlier run's recipe is in the header alone
+    assert "without its critic" not in text
+
+
+def test_the_card_says_what_an_ablation_leaves_out(
+    model_spec: Callable[[GeneratorSpec], ModelSpec],
+) -> None:
+    spec = model_spec(TINY)
+    own = replace(spec.stages[-1], recipe={"ablates": "tiny-gan"})
+    text = card(replace(spec, stages=(spec.stages[0], own)), "0123abcd")
+    assert "repeats `tiny-gan` without its critic" in text
 
 
 def test_a_card_says_that_the_data_are_not_stated() -> None:
     bare = ModelSpec("bare", TINY, "fidelity", (0.9, 2.0), "CC0")
-    assert "- not stated" in card(bare, "0123abcd")
+    assert card(bare, "0123abcd").count("- not stated") == 2  # data, training

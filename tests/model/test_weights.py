@@ -9,7 +9,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,15 @@ def spec(model_spec: Describe) -> ModelSpec:
     return model_spec(TINY)
 
 
+def as_written(spec: ModelSpec, path: Path) -> ModelSpec:
+    """The header of a file: its last run has the hash of the tensors, all that follows it."""
+    content = path.read_bytes()
+    digest = sha256(content[8 + struct.unpack("<Q", content[:8])[0] :]).hexdigest()
+    return replace(
+        spec, stages=(*spec.stages[:-1], replace(spec.stages[-1], weights_sha256=digest))
+    )
+
+
 @pytest.fixture
 def saved(tmp_path: Path, spec: ModelSpec, trained_looking: Make) -> Path:
     path = tmp_path / "tiny.safetensors"
@@ -63,7 +74,7 @@ def test_a_model_comes_back_as_it_was_saved(
     path = tmp_path / "tiny.safetensors"
     save_model(path, spec, generator)
     loaded_spec, loaded = read_model(path)
-    assert loaded_spec == spec
+    assert loaded_spec == as_written(spec, path)
     assert not loaded.training
     before, after = generator.state_dict(), loaded.state_dict()
     assert list(before) == list(after)
@@ -89,6 +100,94 @@ def test_the_same_model_gives_the_same_file(
 def test_a_header_survives_json(spec: ModelSpec) -> None:
     assert ModelSpec.from_json(spec.to_json()) == spec
     assert isinstance(ModelSpec.from_json(spec.to_json()).trained_um_per_px, tuple)
+
+
+# The runs in the header
+
+
+def test_the_sums_are_those_of_all_runs(spec: ModelSpec) -> None:
+    first, last = spec.stages
+    assert (spec.patches, spec.seconds) == (4_096, 607)
+    assert (spec.recipe, spec.start) == (last.recipe, "before")
+    felt = replace(spec, stages=(replace(first, loss_networks=("b", "a network")), last))
+    assert felt.loss_networks == ("a network", "b")
+    bare = replace(spec, stages=())
+    assert (bare.patches, bare.seconds, bare.recipe, bare.start) == (0, 0, {}, "")
+    assert (bare.loss_networks, bare.ablates) == ((), "")
+
+
+def test_new_scores_leave_the_hash_of_the_weights(saved: Path) -> None:
+    """Of the tensors alone: it names the same weights in this file and in those made from it."""
+    spec, generator = read_model(saved)
+    before = sha256(saved.read_bytes()).hexdigest()
+    save_model(saved, replace(spec, scores={"b": {}}), generator)
+    assert sha256(saved.read_bytes()).hexdigest() != before
+    assert read_spec(saved).stages == spec.stages
+
+
+def test_weights_under_the_header_of_others_are_refused(saved: Path) -> None:
+    """Whatever changed them, the header tells of a training that did not make them."""
+    bias = load_file(saved)["head.0.bias"] + 1
+    assert "not those that its header" in refusal(rewritten(saved, change={"head.0.bias": bias}))
+
+
+def test_a_header_of_an_older_slidesr_is_refused_with_what_to_do(saved: Path) -> None:
+    table = asdict(read_spec(saved))
+    del table["stages"]
+    table |= {"recipe": {}, "training": {"patches": 96, "seconds": 7, "device": "a test"}}
+    message = refusal(rewritten(saved, header=json.dumps(table)))
+    assert "older slidesr" in message
+    assert "Train it again" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"surprise": 1},
+        {"name": ""},
+        {"name": 7},
+        {"name": "a\x1b[31m"},
+        {"name": "a" * 300},
+        {"device": "a\nb"},
+        {"device": None},
+        {"start": "../elsewhere"},
+        {"start": ""},
+        {"recipe": []},
+        {"weights_sha256": "a"},
+        {"weights_sha256": "G" * 64},
+        {"patches": -1},
+        {"patches": 1.5},
+        {"patches": True},
+        {"patches": 10**400},
+        {"seconds": float("nan")},
+        {"seconds": "7"},
+        {"loss_networks": "VGG19"},
+        {"loss_networks": [["VGG19"]]},
+        {"loss_networks": ["\x07"]},
+        {"loss_networks": ["a"] * 1000},
+    ],
+    ids=lambda change: str(change)[:32],
+)
+def test_a_run_with_wrong_fields_is_refused(change: dict[str, Any], saved: Path) -> None:
+    table = json.loads(read_spec(saved).to_json())
+    table["stages"][1] |= change
+    assert "header is broken" in refusal(rewritten(saved, header=json.dumps(table)))
+
+
+@pytest.mark.parametrize(
+    "stages", [None, {}, "tiny", [1], [[]], [{}], [None] * 10**5], ids=lambda it: str(it)[:16]
+)
+def test_what_are_no_runs_is_refused(stages: Any, saved: Path) -> None:
+    table = asdict(read_spec(saved)) | {"stages": stages}
+    assert "header is broken" in refusal(rewritten(saved, header=json.dumps(table)))
+
+
+def test_a_run_that_lacks_a_field_is_refused(saved: Path) -> None:
+    good = json.loads(read_spec(saved).to_json())
+    for key in good["stages"][0]:
+        table = deepcopy(good)
+        del table["stages"][0][key]
+        assert "header is broken" in refusal(rewritten(saved, header=json.dumps(table)))
 
 
 # Hostile and broken files
@@ -342,8 +441,10 @@ def put(shelf: Path, spec: ModelSpec, generator: Generator) -> None:
 
 def test_a_shipped_model_loads_by_name(shelf: Path, spec: ModelSpec, trained_looking: Make) -> None:
     put(shelf, spec, trained_looking(TINY))
-    assert load_model("tiny").spec == spec
-    assert list_models() == [(shelf / "tiny.safetensors", spec)]
+    path = shelf / "tiny.safetensors"
+    written = as_written(spec, path)
+    assert load_model("tiny").spec == written
+    assert list_models() == [(path, written)]
 
 
 def test_the_default_prefers_the_gan_of_the_scale(

@@ -14,6 +14,7 @@ from support.training import RECIPE, run_alone, sources_in, write_toml
 from torch import Tensor
 
 from slidesr.errors import RefusedError
+from slidesr.model.weights import read_spec
 from slidesr.nets.generator import Generator
 from slidesr.train.distributed import World
 from slidesr.train.loop import train
@@ -42,6 +43,22 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     # Where a gradient is next to nothing, rounding it in bf16 may turn its sign, and Adam's step.
     assert float(apart.mean()) < 2e-5
     assert float((apart < 1e-4).float().mean()) > 0.98
+
+
+def test_two_processes_train_a_chain(tmp_path: Path) -> None:
+    """The second run of both starts from the file that the first process writes."""
+    sources = sources_in(tmp_path, side_px=164)
+    first = replace(RECIPE, name="first", batch=4, patches=8, validate_every=8)
+    start = write_toml(tmp_path / "first.toml", first)
+    last = replace(RECIPE, batch=4, patches=16, start=str(start))
+    torchrun(write_toml(tmp_path / "recipe.toml", last), sources.data, sources.valid)
+    made, before = (
+        read_spec(tmp_path / "two" / name).stages
+        for name in ("tiny.safetensors", "first/first.safetensors")
+    )
+    assert made[:-1] == before
+    assert [(stage.name, stage.patches) for stage in made] == [("first", 8), ("tiny", 16)]
+    assert str(tmp_path) not in str(made)
 
 
 def torchrun(recipe: Path, data: Path, valid: Path) -> Tensor:

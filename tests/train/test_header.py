@@ -20,7 +20,7 @@ from slidesr.imaging.metrics import psnr_db
 from slidesr.imaging.resample import bicubic_down
 from slidesr.model.card import card, write_model
 from slidesr.model.model import load_model
-from slidesr.model.weights import read_model, save_model
+from slidesr.model.weights import read_model, read_spec, save_model
 from slidesr.nets.generator import Generator
 from slidesr.train.header import header_for
 from slidesr.train.loop import Sources, Trained
@@ -32,7 +32,7 @@ from slidesr.train.recipe import (
 )
 
 U8 = NDArray[np.uint8]
-TRAINED = Trained(Generator(RECIPE.generator), 60, 3.6, "")
+TRAINED = Trained(Generator(RECIPE.generator), 60, 3.6)
 RECIPES = sorted((Path(__file__).parents[2] / "docs/recipes").glob("*.toml"))
 DATA_SETS = ("breakhis_400x", "camelyon16_dldp", "tcga_lgg_40x")
 
@@ -55,9 +55,12 @@ def test_a_finished_run_becomes_a_model_with_its_card(
     path = write_model(tmp_path / "models", spec, scores, trained.generator)
     assert path == tmp_path / "models/tiny.safetensors"
     model = load_model(str(path))
-    assert model.spec.to_json() == replace(spec, scores=scores).to_json()
+    assert replace(model.spec, stages=()) == replace(spec, scores=scores, stages=())
+    (stage,) = model.spec.stages
+    assert (stage.name, stage.start, stage.patches) == ("tiny", "", 60)
+    assert stage.seconds == round(trained.seconds)
+    assert "CPU threads" in stage.device
     assert model.spec.trained_um_per_px == (0.5, 1.0)
-    assert model.spec.training["patches"] == 60
     assert model.spec.recipe["optimizer"]["ema"] == 0.9
     assert (model.spec.stage, model.spec.compressed_inputs) == ("fidelity", False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -71,7 +74,7 @@ def test_a_finished_run_becomes_a_model_with_its_card(
 
 
 def test_the_header_says_what_the_network_saw_and_felt(tmp_path: Path) -> None:
-    felt = replace(TRAINED, perceptual_network="VGG19")
+    felt = replace(TRAINED, loss_networks=("VGG19",))
     recipe = replace(
         RECIPE,
         loss=replace(RECIPE.loss, vgg19_weight=1.0),
@@ -79,7 +82,7 @@ def test_the_header_says_what_the_network_saw_and_felt(tmp_path: Path) -> None:
     )
     spec = header_for(recipe, tmp_path, felt)
     assert (spec.stage, spec.compressed_inputs) == ("gan", True)
-    assert spec.training["perceptual_network"] == "VGG19"
+    assert spec.loss_networks == ("VGG19",)
     assert spec.recipe == recipe_as_dict(recipe)
 
 
@@ -171,7 +174,7 @@ def test_every_shipped_recipe_ends_with_a_model(
     assert path == own.out / f"{recipe.name}.safetensors"
     model = load_model(str(path))
     scale = recipe.generator.scale
-    assert model.spec.training["patches"] == recipe.patches
+    assert model.spec.stages[-1].patches == recipe.patches
     assert set(model.spec.scores["a"]) == {"bicubic", "bicubic + back-projection", recipe.name}
     made = model.enlarge(section[:24, :20])
     assert made.shape == (24 * scale, 20 * scale, 3)
@@ -188,7 +191,7 @@ def test_a_run_is_not_mixed_with_another(
     assert run([*short, "--resume"]) == 0  # nothing there yet
     path = Path(capsys.readouterr().out.strip())
     first = path.read_bytes()
-    assert load_model(str(path)).spec.training["patches"] == 6
+    assert load_model(str(path)).spec.patches == 6
     assert run(short) == 2
     line = capsys.readouterr().err
     assert "--resume" in line
@@ -211,7 +214,10 @@ def test_a_start_on_the_command_line_counts(
     assert not own.out.exists()
     assert run(command(write_toml(recipe, RECIPE, optimizer__warmup=10_000), own, *options)) == 0
     spec, generator = read_model(Path(capsys.readouterr().out.strip()))
-    assert spec.recipe["start"] == "start"  # a header contains no path
+    assert spec.recipe["start"] == spec.start == "tiny"  # the run that made it, not the file
+    assert [stage.patches for stage in spec.stages] == [60, 2]
+    assert spec.stages[0] == read_spec(start).stages[0]
+    assert str(tmp_path) not in spec.to_json()
     kept, begun = generator.state_dict(), trained.generator.state_dict()
     assert all(torch.allclose(kept[name], begun[name], atol=1e-3) for name in begun)
 

@@ -79,14 +79,14 @@ def test_a_run_learns(fidelity: Finished) -> None:
         assert reports[-1].scores[data]["psnr_db"] > first["psnr_db"]
         assert reports[-1].scores[data]["ssim"] > first["ssim"]
     assert [report.seconds for report in reports] == sorted(report.seconds for report in reports)
-    assert (trained.patches, trained.perceptual_network) == (60, "")
+    assert (trained.patches, trained.loss_networks, trained.start) == (60, (), None)
     assert not trained.generator.training
 
 
 def test_a_run_against_a_critic_learns(gan: Finished) -> None:
     trained, reports, _ = gan
     assert reports[-1].losses["pixel"] < 0.8 * reports[0].losses["pixel"]
-    assert trained.perceptual_network == "histology encoder"
+    assert trained.loss_networks == ("histology encoder",)
 
 
 def test_bicubic_is_scored_as_by_the_protocol(fidelity: Finished) -> None:
