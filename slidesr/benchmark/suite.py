@@ -122,7 +122,7 @@ class Comparison:
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
 
     def _judged(self, scale: int, methods: Sequence[Method], index: int) -> tuple[Enlarged, _F32]:
-        """Upscales one image, and gives the classifiers' probabilities: f32[seeds, 2 + methods].
+        """Upscales one image and gives the classifiers' probabilities: f32[seeds, 2 + methods].
 
         The low resolution is shown to them enlarged by bilinear interpolation, with which images
         are usually brought to a network's size; nearest and bicubic are among the methods.

@@ -23,9 +23,9 @@ _MIN_DISTANCE_UM = 2.5  # between the centres of two nuclei
 _MATCH_UM = 3.0  # Sirinukunwattana et al. 2016, IEEE TMI 35:1196: 6 px at 20x
 _DEFAULT_UM_PER_PX = 0.25
 
-# Upper bounds of the areas, in um2. Small is up to a circle of 8 um across: lymphocytes, whose nuclei
-# have about 7 um. Large is from 11.3 um on: 1.5 red blood cells of 7.5 um, where the grading of DCIS
-# begins (Consensus Conference on the classification of DCIS 1997, Cancer 80:1798).
+# Upper bounds of the areas, in um2. Small is up to a circle of 8 um across: lymphocytes, whose
+# nuclei have about 7 um. Large is from 11.3 um on: 1.5 red blood cells of 7.5 um, where the grades
+# of DCIS begin (Consensus Conference on the classification of DCIS 1997, Cancer 80:1798).
 SIZES = {"small": 50.0, "medium": 100.0, "large": np.inf}
 COUNTS = ("high", "kept", "found", "invented", "merged", "split", "area_change")  # per size
 
