@@ -90,9 +90,9 @@ def fine_tuned(
 ) -> Classifier:
     """Fine-tunes a classifier on images, u8[h, w, 3]; deterministic on a CPU.
 
-    Half of every batch is positive. Batch norm keeps its statistics of ImageNet: those of a batch of
-    16 patches of few slides vary too much, and would differ between training and test. A network in
-    evaluation mode does just that, and nothing at random, such as dropout.
+    Half of every batch is positive. Batch norm keeps its statistics of ImageNet: those of a batch
+    of 16 patches of few slides vary too much, and would differ between training and test. A network
+    in evaluation mode does just that, and nothing at random, such as dropout.
 
     Memory: 3 GB for a batch of 16 at 224 px with EfficientNet-Lite0.
     """
