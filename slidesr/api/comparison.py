@@ -9,6 +9,7 @@ from pathlib import Path
 
 from slidesr.benchmark.cases import cases
 from slidesr.benchmark.export import refuse_other_results, update_cards, write_results
+from slidesr.benchmark.judges.classifier import ClassifierRecipe
 from slidesr.benchmark.methods import methods_for, wanted_models
 from slidesr.benchmark.pairs import ImagePair, find_pairs, match_pairs
 from slidesr.benchmark.results import Results, Store
@@ -35,9 +36,11 @@ class ComparisonRequest:
     jpeg: int | None = None  # quality at which the low resolution is compressed first
     per_slide: int = 100  # patches of 256 px
     level: int = 0  # of slides, the high resolution
-    downstream: bool = False  # also nuclei and a tumour/normal classifier
-    labelled: Path | None = None  # patches that teach the classifier
-    resnext101: Path | None = None  # weights for the classifier's features
+    nuclei: bool = False  # also nuclei kept, invented and lost
+    downstream: bool = False  # also nuclei and fine-tuned classifiers, for labelled images
+    labelled: Path | None = None  # labelled patches that teach the classifiers
+    resnext101: Path | None = None  # ImageNet weights of the classifiers
+    seeds: int = ClassifierRecipe.seeds  # of the classifiers
     vgg19: Path | None = None  # weights for one more perceptual distance
     author_metrics: bool = False
     device: str = "auto"
@@ -51,6 +54,7 @@ def compare_models(
     overwrite: bool = False,
     update_shipped: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_training: Callable[[int, int], None] = lambda done, total: None,
 ) -> Results:
     """Compares models, and writes report, tables and results.json into `output`.
 
@@ -62,7 +66,7 @@ def compare_models(
     if not overwrite:
         refuse_other_results(output, comparison.protocol)
     with Store(output, comparison.identity()) as store:
-        results = compare(comparison, store, on_progress)
+        results = compare(comparison, store, on_progress, on_training)
         write_results(output, results, cases(comparison, results))
         store.discard()
     if update_shipped:
@@ -71,8 +75,10 @@ def compare_models(
 
 
 def _comparison(request: ComparisonRequest, output: Path) -> Comparison:
-    if request.resnext101 and not request.downstream:
-        raise RefusedError("--resnext101 is of use with --downstream only")
+    for option in ("resnext101", "labelled"):
+        if getattr(request, option) and not request.downstream:
+            raise RefusedError(f"--{option} is of use with --downstream only")
+    engine = Engine.choose(request.device, request.precision)
     pairs = _pairs(request, output)
     own = pairs[0].scale
     if own and request.scales not in (None, (own,)):
@@ -81,17 +87,18 @@ def _comparison(request: ComparisonRequest, output: Path) -> Comparison:
         (own,) if own else request.scales or (4,),
         "own" if own else request.degradation,
         request.jpeg,
-        downstream=request.downstream,
+        nuclei=request.nuclei or request.downstream,
+        classifier=request.downstream,
         by_author=request.author_metrics,
     )
     wanted = wanted_models(request.models, options.scales, request.tolerance)
     return Comparison(
         pairs,
-        cache(partial(methods_for, wanted, Engine.choose(request.device, request.precision))),
+        cache(partial(methods_for, wanted, engine)),
         options,
         find_pairs(request.labelled) if request.labelled else (),
         request.vgg19,
-        request.resnext101,
+        ClassifierRecipe(request.resnext101, request.seeds, device=engine.device),
     )
 
 

@@ -4,7 +4,7 @@ OUTPUT/results.json   everything
 OUTPUT/scores.csv     one row per image, scale and method
 OUTPUT/summary.csv    means with confidence intervals and tests
 OUTPUT/pairs.csv      differences between models that belong together
-OUTPUT/tables.md      one table per scale, then structure and pairs of models
+OUTPUT/tables.md      one table per scale, then downstream tasks, structure and pairs of models
 OUTPUT/report.html    a self-contained report with pictures
 """
 
@@ -21,6 +21,7 @@ from slidesr.benchmark.report import Case, write_report
 from slidesr.benchmark.results import PairRow, Results, ScoreRow
 from slidesr.benchmark.structure_table import structure_md
 from slidesr.benchmark.suite import means
+from slidesr.benchmark.task_tables import classifier_tables, markdown_table, nuclei_tables
 from slidesr.errors import RefusedError
 from slidesr.model.card import score_table, write_model
 from slidesr.model.weights import ModelSpec, list_models, read_model
@@ -69,10 +70,21 @@ def write_results(output: Path, results: Results, cases: Sequence[Case]) -> None
 
 
 def markdown(results: Results) -> str:
-    """Formats one Markdown table per scale, the best value of each column in bold."""
-    return "\n\n".join(
+    """Formats one Markdown table per scale, the best value of each column in bold, and the tasks.
+
+    Behind a figure of a task stand its 95% interval and its standard deviation over seeds.
+    """
+    parts = [
         f"## x{scale}\n\n{score_table(table)}" for scale, table in _means_by_scale(results).items()
-    )
+    ]
+    tasks = {
+        "Nuclei": nuclei_tables(results.nuclei),
+        "Classifier": classifier_tables(results.classifier),
+    }
+    for title, tables in tasks.items():
+        if tables:
+            parts += [f"## {title}", *map(markdown_table, tables)]
+    return "\n\n".join(parts)
 
 
 def tables_md(results: Results) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidesr.benchmark.judges.nuclei import find_nuclei, matched_nuclei
+from slidesr.benchmark.judges.nuclei import compared_nuclei, find_nuclei
 from slidesr.benchmark.judges.structure import STRUCTURE, structure
 from slidesr.benchmark.results import Subject
 from slidesr.geometry import Pixels, Size
@@ -46,7 +46,6 @@ class Enlarged:
     outputs: Sequence[Pixels]  # by method, shaped like high
     distances: dict[str, list[float]]  # of `PerceptualMetric`: metric -> by method
     embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], high first
-    features: NDArray[np.float32]  # classifier input: [1 + methods, d], high first; or [0, 0]
 
     @property
     def scale(self) -> int:
@@ -96,12 +95,9 @@ def _score(name: str, index: int, enlarged: Enlarged) -> float:
     return _PAIRWISE[name](output, enlarged.high)
 
 
-def nuclei(enlarged: Enlarged) -> NDArray[np.int64]:
-    """Counts nuclei in the high resolution, in the output, and in both: i64[methods, 3]."""
+def nuclei(enlarged: Enlarged) -> _F64:
+    """Compares all outputs' nuclei with the original's: f64[methods, sizes, COUNTS]."""
     um_per_px = enlarged.subject.um_per_px
     high = find_nuclei(enlarged.high, um_per_px)
-    counts = []
-    for output in enlarged.outputs:
-        found = find_nuclei(output, um_per_px)
-        counts.append([len(high), len(found), matched_nuclei(found, high, um_per_px)])
-    return np.array(counts, np.int64).reshape(-1, 3)
+    found = (find_nuclei(output, um_per_px) for output in enlarged.outputs)
+    return np.stack([compared_nuclei(each, high, um_per_px) for each in found])

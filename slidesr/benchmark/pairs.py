@@ -13,6 +13,7 @@ from slidesr.errors import RefusedError
 from slidesr.slide.image_files import group_of, image_paths, image_size
 
 _MANIFEST = "manifest.csv"
+_BREAKHIS = re.compile(r"SOB_([BM])_[A-Z]+-(\d+-\d+[A-Z]*)-\d+-\d+")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def find_pairs(data: Path) -> list[ImagePair]:
 
     A manifest's column `file` holds paths relative to the manifest; `dataset`, `slide`, `label` and
     `mpp` (um per pixel) are optional. A manifest.csv in the folder supplies these for its images,
-    except the data set, which is the top-level subfolder. Raises RefusedError on missing files.
+    except the data set, which is the top-level subfolder. Names of BreaKHis tell slide and label
+    where a manifest does not. Raises RefusedError on missing files.
     """
     if data.is_file() and data.suffix.lower() != ".csv":
         return [_pair(data, data.parent, {}, named=False)]
@@ -88,14 +90,30 @@ def _pair(
     name = path.relative_to(folder).as_posix()
     row = rows.get(name, {})
     data = row.get("dataset", "") if named else ""
+    slide, label = breakhis_facts(path.stem)
     subject = Subject(
         name,
         data or group_of(path, folder),
-        row.get("slide", ""),
-        row.get("label", ""),
+        row.get("slide") or slide,
+        row.get("label") or label,
         _number(row.get("mpp", "")),
     )
     return ImagePair(subject, path)
+
+
+def breakhis_facts(name: str) -> tuple[str, str]:
+    """Slide and label from a file name of BreaKHis (Spanhol et al. 2016, IEEE TBME 63:1455).
+
+    SOB_[BM]_TYPE-YEAR-SLIDE-MAGNIFICATION-NUMBER; year and slide identify the patient, letters
+    behind them a part of the case. Other names give two empty strings.
+
+    >>> breakhis_facts("SOB_B_TA-14-22549AB-400-019"), breakhis_facts("tumor_001_1209")
+    (('14-22549AB', 'benign'), ('', ''))
+    """
+    found = _BREAKHIS.fullmatch(name)
+    if not found:
+        return "", ""
+    return found[2], "benign" if found[1] == "B" else "malignant"
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:

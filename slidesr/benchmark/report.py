@@ -27,6 +27,7 @@ from slidesr.benchmark.results import (
     ScoreRow,
     best,
 )
+from slidesr.benchmark.task_tables import classifier_tables, nuclei_tables
 from slidesr.geometry import Pixels
 from slidesr.runtime.atomic_files import whole_file
 
@@ -57,8 +58,8 @@ def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
         js=Markup(texts["page.js"]),  # noqa: S704
         results=results,
         scales=[_scale(scale, results, cases) for scale in results.scores],
-        nuclei=_plain_tables(results.nuclei),
-        classifier=_plain_tables(results.classifier),
+        nuclei=nuclei_tables(results.nuclei),
+        classifier=classifier_tables(results.classifier),
         pairs=_pair_tables(results.pairs),
     )
     with whole_file(path) as file:
@@ -253,27 +254,3 @@ def _pair_line(row: PairRow) -> dict[str, Any]:
         "interval": interval,
         "p": "unknown" if row.p is None else f"{row.p:.2g}",
     }
-
-
-def _plain_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Builds one table per scale and data set, with the columns of the rows."""
-
-    def of(row: Mapping[str, Any]) -> tuple[int, str]:
-        return row["scale"], row["data"]
-
-    tables = []
-    for (scale, data), group in groupby(rows, of):
-        lines = [dict(row) for row in group]
-        heads = [name for name in lines[0] if name not in ("scale", "data")]
-        cells = [[_text(line[name]) for name in heads] for line in lines]
-        names = [name.replace("_per_mm2", " per mm2").replace("_", " ") for name in heads]
-        tables.append({"scale": scale, "data": data, "heads": names, "lines": cells})
-    return tables
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "unknown"
-    if isinstance(value, float):
-        return f"{value:.0f}" if value >= 10 else f"{value:.3f}"
-    return str(value)

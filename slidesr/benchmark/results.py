@@ -20,7 +20,6 @@ from slidesr.runtime.closeable import Closeable
 
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
-_I64 = NDArray[np.int64]
 
 STRUCTURE_HEADINGS = {
     "spectrum_16_px_db": "16-32 px (dB)",
@@ -133,6 +132,28 @@ class PairRow:
 
 
 @dataclass(frozen=True)
+class TaskRow:
+    """One figure of one method on a downstream task, over the images of a data set.
+
+    `low` and `high` are its 95% confidence interval (bootstrap over `units` slides or images).
+    Figures of the classifier are means over seeds, with the standard deviation over seeds.
+    """
+
+    scale: int
+    method: str
+    data: str
+    part: str  # the classifier's task; size of nuclei, or "all"
+    metric: str
+    n: int  # images
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: str  # that is resampled: "image" or "slide"
+    units: int
+    seed_sd: float | None = None
+
+
+@dataclass(frozen=True)
 class Results:
     """The contents of results.json, free of times, paths and host names."""
 
@@ -142,8 +163,8 @@ class Results:
     subjects: list[Subject]
     scores: dict[int, dict[str, dict[str, list[float]]]]  # scale -> method -> metric -> subject
     summary: list[ScoreRow]
-    nuclei: list[dict[str, Any]] = field(default_factory=list)  # rows of `nuclei_scores`
-    classifier: list[dict[str, Any]] = field(default_factory=list)  # of `classifier_scores`
+    nuclei: list[TaskRow] = field(default_factory=list)
+    classifier: list[TaskRow] = field(default_factory=list)
     pairs: list[PairRow] = field(default_factory=list)  # models that belong together
 
     def to_json(self) -> str:
@@ -158,6 +179,8 @@ class Results:
         table["subjects"] = [Subject(**subject) for subject in table["subjects"]]
         table["summary"] = [ScoreRow(**row) for row in table["summary"]]
         table["pairs"] = [PairRow(**row) for row in table["pairs"]]
+        for key in ("nuclei", "classifier"):
+            table[key] = [TaskRow(**row) for row in table[key]]
         return cls(**table)
 
 
@@ -167,8 +190,8 @@ class Found:
 
     scores: _F64  # [methods, metrics]
     embeddings: _F32  # [1 + methods, tiles, d], high resolution first
-    nuclei: _I64  # [methods, 3]: in the high resolution, in the output, in both; or [0, 3]
-    features: _F32  # [1 + methods, d], high resolution first; or [0, 0]
+    nuclei: _F64  # [methods, sizes, COUNTS] of `compared_nuclei`; no methods if not counted
+    probabilities: _F32  # [seeds, 2 + methods], high and low resolution first; or [0, 0]
     agreement_db: _F64  # [pairs]: PSNR between the outputs of models that belong together
 
 

@@ -15,6 +15,7 @@ from slidesr.benchmark.results import ScoreRow, Subject, by_data
 
 _RESAMPLES = 2000
 _INTERVAL = (2.5, 97.5)  # percentiles
+_MIN_SLIDES = 5  # to resample slides instead of images
 _MIN_PAIRS = 6  # with fewer pairs p < 0.05 is impossible
 
 _F64 = NDArray[np.float64]
@@ -44,6 +45,50 @@ def estimate(values: Sequence[float] | _F64, seed: int = 0) -> MeanEstimate:
     drawn = np.random.default_rng(seed).integers(n, size=(_RESAMPLES, n))
     low, high = np.percentile(x[drawn].mean(axis=1), _INTERVAL)
     return MeanEstimate(n, mean, float(x.std(ddof=1)), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Bootstrap resamples of images, drawn as whole slides where there are several."""
+
+    counts: _F64  # [resamples, images], how often each image is drawn
+    unit: str  # "slide" or "image"
+    units: int
+
+    def ratio(self, numbers: _F64, wholes: _F64 | None = None) -> _F64:
+        """Sum of numbers over sum of wholes, by default images; f64[images] -> f64[resamples].
+
+        NaN where the wholes of a resample sum to zero.
+        """
+        over = self.counts @ (np.ones(len(numbers)) if wholes is None else wholes)
+        ratio: _F64 = np.full(len(over), np.nan)
+        np.divide(self.counts @ numbers, over, out=ratio, where=over > 0)
+        return ratio
+
+
+def resamples(slides: Sequence[str], seed: int = 0) -> Resamples:
+    """Draws resamples of images of these slides, with replacement.
+
+    Images of one slide are not independent, so slides are drawn if there are at least five, all of
+    them known; with fewer an interval over slides would mean little, and images are drawn.
+    """
+    names, slide_of = np.unique(slides, return_inverse=True)
+    by_slide = len(names) >= _MIN_SLIDES and all(slides)
+    unit_of = slide_of if by_slide else np.arange(len(slides))
+    units = int(unit_of.max()) + 1
+    drawn = np.random.default_rng(seed).integers(units, size=(_RESAMPLES, units))
+    drawn += units * np.arange(_RESAMPLES)[:, None]  # one histogram per row
+    counts = np.bincount(drawn.ravel(), minlength=_RESAMPLES * units).reshape(-1, units)
+    return Resamples(counts[:, unit_of].astype(np.float64), "slide" if by_slide else "image", units)
+
+
+def interval(drawn: _F64) -> tuple[float | None, float | None]:
+    """95% percentile interval of a figure over resamples; NaNs are left out, None if all are."""
+    known = drawn[~np.isnan(drawn)]
+    if not len(known):
+        return None, None
+    low, high = np.percentile(known, _INTERVAL)
+    return float(low), float(high)
 
 
 def paired_p(values: Sequence[float] | _F64, others: Sequence[float] | _F64) -> float | None:

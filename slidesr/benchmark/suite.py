@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidesr.benchmark.judges.downstream import Downstream
-from slidesr.benchmark.judges.perceptual import MIN_SIDE_PX, PerceptualMetric, ResNeXt, pooled
+from slidesr.benchmark.judges.classifier import ClassifierRecipe, Classifiers
+from slidesr.benchmark.judges.downstream import classifier_rows, nuclei_rows
+from slidesr.benchmark.judges.labels import plan_lessons
+from slidesr.benchmark.judges.nuclei import COUNTS, SIZES
+from slidesr.benchmark.judges.perceptual import MIN_SIDE_PX, PerceptualMetric
 from slidesr.benchmark.measures import Enlarged, agreement_db, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.model_pairs import Relation, pair_rows, relations
@@ -27,19 +30,20 @@ from slidesr.benchmark.results import (
     ScoreRow,
     Store,
     Subject,
+    TaskRow,
     by_data,
 )
 from slidesr.benchmark.statistics import summary
 from slidesr.errors import RefusedError
-from slidesr.geometry import Pixels
+from slidesr.geometry import Pixels, Size
 from slidesr.imaging import metrics
 from slidesr.imaging.degradation import Scanner, scanned
-from slidesr.imaging.resample import bicubic_down, through_jpeg
+from slidesr.imaging.resample import bicubic_down, bilinear_up, through_jpeg
 from slidesr.model.weights import sha256_of
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.slide.image_files import image_size, read_rgb
 
-_F64 = NDArray[np.float64]
+_F32 = NDArray[np.float32]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
 _AHEAD = 4  # upscaled images queued for metrics
 
@@ -54,7 +58,8 @@ class ComparisonOptions:
     degradation: str = "bicubic"  # or "scanner", or "own" for given low-resolution images
     jpeg_quality: int | None = None  # compress the low resolution, as in slides
     seed: int = 0  # of the simulated scanner's noise
-    downstream: bool = False  # also detect nuclei and run a classifier
+    nuclei: bool = False  # also count nuclei
+    classifier: bool = False  # also ask fine-tuned classifiers
     by_author: bool = False  # also metrics as computed by the author of WA-SRGAN
 
 
@@ -67,16 +72,18 @@ class Comparison:
     options: ComparisonOptions = ComparisonOptions()
     labelled: Sequence[ImagePair] = ()  # to train the classifier; default `pairs`
     vgg19: Path | None = None  # weights, for an additional distance
-    resnext101: Path | None = None  # weights, for the classifier; default: the encoder
+    recipe: ClassifierRecipe = field(default_factory=ClassifierRecipe)
 
     @cached_property
     def perceptual(self) -> PerceptualMetric:
         return PerceptualMetric(self.vgg19)
 
     @cached_property
-    def features_of(self) -> Callable[[Pixels], _F64]:
-        """Computes the classifier's features of an image, f64[d]."""
-        return (ResNeXt(self.resnext101) if self.resnext101 else self.perceptual).features
+    def classifiers(self) -> Classifiers | None:
+        """Raises RefusedError if no image can be judged; none is trained yet."""
+        if not self.options.classifier:
+            return None
+        return Classifiers(plan_lessons(self.pairs, self.labelled), self.recipe)
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -93,10 +100,10 @@ class Comparison:
         digest = hashlib.sha256()
         for path in _files([*self.pairs, *self.labelled]):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-        networks = {"vgg19_sha256": self.vgg19, "resnext101_sha256": self.resnext101}
         return {
             **asdict(self.options),
-            **{name: sha256_of(path) for name, path in networks.items() if path},
+            **({"vgg19_sha256": sha256_of(self.vgg19)} if self.vgg19 else {}),
+            **(self.classifiers.facts if self.classifiers else {}),
             "scales": list(self.options.scales),
             "metrics": list(self.metrics),
             "images": len(self.pairs),
@@ -108,6 +115,7 @@ class Comparison:
         return {
             "protocol": self.protocol,
             "subjects": [pair.subject.name for pair in self.pairs],
+            "lessons": self.classifiers.record if self.classifiers else [],
             "methods": {
                 scale: {method.name: method.facts for method in self.methods(scale)}
                 for scale in self.options.scales
@@ -119,9 +127,21 @@ class Comparison:
         self, scale: int, methods: Sequence[Method], indices: Sequence[int]
     ) -> Iterator[tuple[int, Found]]:
         """Measures these images: networks in this thread, metrics in two others."""
-        work = partial(_found, self.metrics, self.options.downstream, relations(methods))
-        enlarged = (self.enlarged(scale, methods, self.pairs[index]) for index in indices)
+        work = partial(_found, self.metrics, self.options.nuclei, relations(methods))
+        enlarged = (self._judged(scale, methods, index) for index in indices)
         yield from zip(indices, ordered_map(work, enlarged, workers=2, ahead=_AHEAD), strict=True)
+
+    def _judged(self, scale: int, methods: Sequence[Method], index: int) -> tuple[Enlarged, _F32]:
+        """Upscales one image and gives the classifiers' probabilities: f32[seeds, 2 + methods].
+
+        The low resolution is shown to them enlarged by bilinear interpolation, with which images
+        are usually brought to a network's size; nearest and bicubic are among the methods.
+        """
+        enlarged = self.enlarged(scale, methods, self.pairs[index])
+        if self.classifiers is None:
+            return enlarged, np.empty((0, 0), np.float32)
+        shown = [enlarged.high, bilinear_up(enlarged.low, scale), *enlarged.outputs]
+        return enlarged, self.classifiers.probabilities(index, shown)
 
     def enlarged(self, scale: int, methods: Sequence[Method], pair: ImagePair) -> Enlarged:
         """Upscales one image, cropped to a multiple of the scale, with all methods."""
@@ -136,16 +156,7 @@ class Comparison:
             outputs,
             self.perceptual.distances(outputs, high),
             embeddings.astype(np.float32),
-            self._features([high, *outputs], embeddings).astype(np.float32),
         )
-
-    def _features(self, images: Sequence[Pixels], embeddings: _F64) -> _F64:
-        """Classifier features: [images, d], or [0, 0] without downstream tasks."""
-        if not self.options.downstream:
-            return np.empty((0, 0))
-        if self.resnext101:
-            return np.stack([self.features_of(image) for image in images])
-        return np.stack([pooled(tiles) for tiles in embeddings])  # = `PerceptualMetric.features`
 
     def _low(self, pair: ImagePair, high: Pixels, scale: int) -> Pixels:
         """Reads or computes the methods' input: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
@@ -161,11 +172,17 @@ class Comparison:
         return through_jpeg(low, options.jpeg_quality) if options.jpeg_quality else low
 
 
-def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
+def compare(
+    comparison: Comparison,
+    store: Store,
+    report: OnImages,
+    report_training: OnImages = lambda done, total: None,
+) -> Results:
     """Measures all methods at all scales; images that are already in the store are skipped.
 
-    `report` receives the number of finished and of all images. Memory: the embeddings of one scale,
-    16 kB per method and 256 x 256 px.
+    `report` receives the number of finished and of all images, `report_training` that of
+    classifiers, which are trained first if an image needs them. Memory: the embeddings of one
+    scale, 16 kB per method and 256 x 256 px.
     """
     subjects = [pair.subject for pair in comparison.pairs]
     total, done = len(subjects) * len(comparison.options.scales), 0
@@ -173,11 +190,14 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
     scores: dict[int, dict[str, dict[str, list[float]]]] = {}
     rows: list[ScoreRow] = []
     pairs: list[PairRow] = []
-    downstream = Downstream(comparison.pairs, comparison.labelled, comparison.features_of)
+    nuclei: list[TaskRow] = []
+    classifier: list[TaskRow] = []
     for scale in comparison.options.scales:
         compared = comparison.methods(scale)
         missing = [index for index in range(len(subjects)) if not store.has(scale, index)]
         done += len(subjects) - len(missing)
+        if comparison.classifiers:
+            comparison.classifiers.train(missing, report_training)
         report(done, total)
         for index, found in comparison.found(scale, compared, missing):
             store.put(scale, index, found)
@@ -193,8 +213,12 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
             pairs += pair_rows(scale, subjects, related, scores[scale], agreed_db)
         if comparison.options.by_author:
             rows += _running_rows(scale, subjects, scores[scale])
-        if comparison.options.downstream:
-            downstream.add(scale, list(methods[scale]), all_found)
+        if comparison.options.nuclei:
+            nuclei += _nuclei_rows(comparison, scale, list(methods[scale]), all_found)
+        if comparison.classifiers:
+            tested = comparison.classifiers.plan.tested
+            answers = {index: all_found[index].probabilities for index in tested}
+            classifier += classifier_rows(scale, list(methods[scale]), tested, answers)
     return Results(
         comparison.protocol,
         _versions(),
@@ -202,8 +226,8 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
         subjects,
         scores,
         rows,
-        downstream.nuclei,
-        downstream.classifier,
+        nuclei,
+        classifier,
         pairs,
     )
 
@@ -231,12 +255,25 @@ def means(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _found(
-    names: Sequence[str], downstream: bool, related: Sequence[Relation], enlarged: Enlarged
+    names: Sequence[str],
+    with_nuclei: bool,
+    related: Sequence[Relation],
+    judged: tuple[Enlarged, _F32],
 ) -> Found:
-    counts = nuclei(enlarged) if downstream else np.empty((0, 3), np.int64)
+    enlarged, probabilities = judged
+    counts = nuclei(enlarged) if with_nuclei else np.empty((0, len(SIZES), len(COUNTS)))
     agreement = agreement_db(enlarged.outputs, [each.indices for each in related])
     scores = measured(names, enlarged)
-    return Found(scores, enlarged.embeddings, counts, enlarged.features, agreement)
+    return Found(scores, enlarged.embeddings, counts, probabilities, agreement)
+
+
+def _nuclei_rows(
+    comparison: Comparison, scale: int, methods: Sequence[str], found: Sequence[Found]
+) -> list[TaskRow]:
+    pairs = comparison.pairs
+    areas_px = [_cut_size(image_size(pair.high), scale).area for pair in pairs]
+    counts = [each.nuclei for each in found]
+    return nuclei_rows(scale, methods, [pair.subject for pair in pairs], areas_px, counts)
 
 
 def _by_method(
@@ -293,5 +330,9 @@ def _versions() -> dict[str, str]:
 
 
 def _cut(image: Pixels, scale: int) -> Pixels:
-    height, width = (side // scale * scale for side in image.shape[:2])
-    return np.ascontiguousarray(image[:height, :width])
+    size = _cut_size(Size(image.shape[1], image.shape[0]), scale)
+    return np.ascontiguousarray(image[: size.height, : size.width])
+
+
+def _cut_size(size: Size, scale: int) -> Size:
+    return Size(size.width // scale * scale, size.height // scale * scale)

@@ -1,4 +1,4 @@
-"""Bicubic resampling by integer factors, JPEG, and back-projection.
+"""Bicubic and bilinear resampling by integer factors, JPEG, and back-projection.
 
 Pillow's kernel: a = -0.5, antialiased for reduction. Images are u8[h, w, 3], RGB in 0..255.
 """
@@ -21,6 +21,14 @@ _Pixels = TypeVar("_Pixels", Pixels, _F32)
 def bicubic_up(low: Pixels, scale: int) -> Pixels:
     """Upscales an image: u8[h, w, 3] -> u8[h*s, w*s, 3]."""
     return _resized(low, _size(low) * scale)
+
+
+def bilinear_up(low: Pixels, scale: int) -> Pixels:
+    """Upscales an image: u8[h, w, 3] -> u8[h*s, w*s, 3]."""
+    size = _size(low) * scale
+    return np.array(
+        Image.fromarray(low).resize((size.width, size.height), Image.Resampling.BILINEAR)
+    )
 
 
 def bicubic_down(high: Pixels, scale: int) -> Pixels:

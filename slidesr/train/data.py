@@ -14,10 +14,10 @@ from torch import Tensor
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Pixels
+from slidesr.imaging.augmentation import drawn_jitter, turned
 from slidesr.imaging.degradation import Scanner, compressed, scanned
 from slidesr.imaging.resample import bicubic_down
 from slidesr.slide.image_files import group_of, image_paths, read_rgb
-from slidesr.train.stain_augmentation import drawn_jitter
 
 _log = logging.getLogger(__name__)
 _DEGRADATIONS = ("bicubic", "scanner", "levels")
@@ -188,12 +188,6 @@ def _read_partner(path: Path, high: Pixels, folder: Path, scale: int) -> Pixels:
     if (low.shape[0] * scale, low.shape[1] * scale) != high.shape[:2]:
         raise RefusedError(f"{partner}: not 1/{scale} of {path} in size. {hint}")
     return low
-
-
-def turned(crop: Pixels, quarter_turns: int, *, mirrored: bool) -> Pixels:
-    """Applies one of the eight symmetries of a square."""
-    rotated = np.rot90(crop, quarter_turns)
-    return rotated[:, ::-1] if mirrored else rotated
 
 
 def _trimmed(image: Pixels, margin: int) -> Pixels:

@@ -89,7 +89,7 @@ class DeviceSampler:
         return crops
 
     def _jittered(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """Jitters stains and colours, each in half of the patches, as in `stain_augmentation`."""
+        """Jitters stains and colours, each in half of the patches, as in `augmentation`."""
         count = len(image)
         changed = (self._uniform(rng, 2, count, 1) < 0.5).float()
         stain, colour = self._recipe.stain_jitter, self._recipe.colour_jitter

@@ -20,6 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 from support.browser_driver import FLAGS
 
+from slidesr.benchmark.judges.downstream import nuclei_rows
 from slidesr.benchmark.model_pairs import Relation, pair_rows
 from slidesr.benchmark.report import Case, write_report
 from slidesr.benchmark.results import Results, ScoreRow, Subject
@@ -63,9 +64,9 @@ def results() -> Results:
                 for i, name in enumerate(METHODS)
             ),
         ],
-        nuclei=[
-            {"scale": 2, "data": "a", "method": "ours", "precision": 0.5, "lost_per_mm2": None}
-        ],
+        nuclei=nuclei_rows(
+            2, ["ours"], [Subject("0", "a")] * 8, [64**2] * 8, [np.ones((1, 3, 7))] * 8
+        ),
         pairs=pair_rows(2, SUBJECTS, PAIR, scores, np.linspace(50, 59, 10)),
     )
 
@@ -152,8 +153,17 @@ def test_labels_slides_and_nuclei_have_their_tables(page: html.HtmlElement) -> N
     captions = [" ".join(each.text.split()) for each in page.xpath("//caption")]
     assert "a, slide slide0, 3 images" in captions
     assert "a, mean of slides, 3 slides" in captions
-    (nuclei,) = page.xpath("//section[@id='nuclei']//tbody/tr")
-    assert [cell.text for cell in nuclei] == ["ours", "0.500", "unknown"]
+    whole, by_size = page.xpath("//section[@id='nuclei']//table")
+    heads = [cell.text for cell in whole.xpath(".//thead//th")]
+    cells = [cell.text for cell in whole.xpath(".//tbody/tr/*")]
+    found = dict(zip(heads, cells, strict=True))
+    assert (found["method"], found["in high resolution"], found["recall"]) == (
+        "ours",
+        "24",
+        "1.000",
+    )
+    assert found["lost per mm2"] == "unknown"  # the pixel size is
+    assert len(by_size.xpath(".//tbody/tr/td")) == 9
     assert not page.xpath("//section[@id='classifier']")
 
 

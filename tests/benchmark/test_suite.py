@@ -19,7 +19,8 @@ from slidesr.benchmark.export import (
     update_cards,
     write_results,
 )
-from slidesr.benchmark.judges.nuclei import find_nuclei
+from slidesr.benchmark.judges.classifier import ClassifierRecipe
+from slidesr.benchmark.judges.nuclei import SIZES, find_nuclei
 from slidesr.benchmark.judges.perceptual import PerceptualMetric
 from slidesr.benchmark.judges.structure import STRUCTURE, structure
 from slidesr.benchmark.methods import (
@@ -45,6 +46,7 @@ from slidesr.model.weights import ModelSpec, list_models, save_model, sha256_of
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.output.copy import write_plain
 from slidesr.output.metadata import Metadata
+from slidesr.slide.image_files import read_rgb
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, Mapping[str, U8]], Path]
@@ -505,35 +507,95 @@ def test_updating_the_cards_keeps_the_introduction_of_the_readme() -> None:
 # Downstream
 
 
-def test_nuclei_and_classifier_are_asked_of_every_method(
-    section: U8, tmp_path: Path, save_images: Save
-) -> None:
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, section: U8, save_images: Save) -> Path:
+    """Two slides of one data set, four tiles each."""
     tiles = {
-        f"s{slide}/{label}{i}.png": section[100 * slide : 100 * slide + 128, 90 * i : 90 * i + 128]
+        f"{label}/s{slide}-{i}.png": section[100 * slide : 100 * slide + 128, 90 * i : 90 * i + 128]
         for slide in (1, 2)
         for label, i in (("tumor", 0), ("tumor", 1), ("normal", 2), ("normal", 3))
     }
-    folder = save_images(tmp_path / "images", tiles)
-    rows = [f"{name},{name[:2]},{name[3:].rstrip('0123.png')},0.5" for name in tiles]
-    (folder / "manifest.csv").write_text("file,slide,label,mpp\n" + "\n".join(rows) + "\n")
-    comparison = Comparison(find_pairs(folder), classical, ComparisonOptions((2,), downstream=True))
-    results = run(comparison, tmp_path / "out")
-    assert [row["method"] for row in results.classifier if row["data"] == "s1"] == [
+    folder = save_images(tmp_path_factory.mktemp("labelled"), tiles)
+    rows = [f"d,{name},{Path(name).name[:2]},{Path(name).parent},0.5" for name in tiles]
+    text = "dataset,file,slide,label,mpp\n" + "\n".join(rows) + "\n"
+    (folder / "list.csv").write_text(text)
+    return folder / "list.csv"
+
+
+@pytest.fixture(scope="module")
+def judged(labelled: Path) -> Comparison:
+    return Comparison(
+        find_pairs(labelled),
+        classical,
+        ComparisonOptions((2,), nuclei=True, classifier=True),
+        recipe=ClassifierRecipe(seeds=2, epochs=1, batch=4),
+    )
+
+
+def test_nuclei_and_classifier_are_asked_of_every_method(
+    judged: Comparison, tmp_path: Path
+) -> None:
+    results = run(judged, tmp_path / "out")
+    methods = METHODS[:3]
+    assert [row.method for row in results.classifier if row.metric == "auc"] == [
         "high resolution",
-        *METHODS[:3],
+        "low resolution",
+        *methods,
     ]
-    assert [row["method"] for row in results.nuclei if row["data"] == "s2"] == METHODS[:3]
-    high = cut(tiles["s1/tumor0.png"], 2)
-    of_s1 = [row for row in results.nuclei if row["data"] == "s1"]
-    counts = [
-        len(find_nuclei(cut(image, 2), 0.5)) for name, image in tiles.items() if name[:2] == "s1"
-    ]
-    assert {row["nuclei_in_high"] for row in of_s1} == {sum(counts)}
-    assert sum(counts) > 4
-    mm2 = 4 * high.shape[0] * high.shape[1] * 0.5**2 / 1e6
-    for row in of_s1:
-        lost = round(row["nuclei_in_high"] * (1 - row["recall"]))
-        assert row["lost_per_mm2"] == pytest.approx(lost / mm2)
+    assert {(row.n, row.part) for row in results.classifier} == {(8, "tumor or normal")}
+    assert {row.value for row in results.classifier[:4] if row.metric == "agreement"} == {1}
+    found = {(row.method, row.part, row.metric): row.value for row in results.nuclei}
+    assert {key[0] for key in found} == set(methods)
+    counts = [len(find_nuclei(read_rgb(pair.high), 0.5).centres) for pair in judged.pairs]
+    mm2 = 8 * 128 * 128 * 0.5**2 / 1e6
+    for method in methods:
+        assert found[method, "all", "in_high"] == sum(counts) > 4
+        for metric in ("in_high", "found", "invented_per_mm2", "lost_per_mm2"):
+            parts = [found[method, size, metric] or 0 for size in SIZES]
+            assert sum(parts) == pytest.approx(found[method, "all", metric])
+        lost, recall = found[method, "all", "lost_per_mm2"], found[method, "all", "recall"]
+        assert recall is not None
+        assert lost == pytest.approx(sum(counts) * (1 - recall) / mm2)
     report = (tmp_path / "out" / "report.html").read_text()
     assert 'id="nuclei"' in report
     assert 'id="classifier"' in report
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert "## Nuclei" in tables
+    assert "| low resolution |" in tables
+
+
+def test_classifiers_are_trained_only_for_what_is_missing(
+    judged: Comparison, tmp_path: Path
+) -> None:
+    """What was judged before an interruption is not judged again, and the figures are the same."""
+    whole = run(judged, tmp_path / "whole")
+
+    def stop(done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(judged), tmp_path / "out", stop)
+    trained: list[tuple[int, int]] = []
+    again = replace(judged)
+    with Store(tmp_path / "out", again.identity()) as store:
+        results = compare(
+            again,
+            store,
+            lambda done, total: None,
+            lambda done, total: trained.append((done, total)),
+        )
+    assert trained[-1] == (2, 2)  # of one slide left out, of two
+    assert results.classifier == whole.classifier
+
+
+def test_other_labels_are_another_comparison(
+    judged: Comparison, labelled: Path, tmp_path: Path
+) -> None:
+    other = [
+        replace(pair, subject=replace(pair.subject, slide=f"other {pair.subject.slide}"))
+        for pair in find_pairs(labelled)
+    ]
+    assert replace(judged, labelled=other).identity() != judged.identity()
+    more = replace(judged, recipe=replace(judged.recipe, seeds=3))
+    assert more.protocol != judged.protocol

@@ -17,7 +17,7 @@ from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 from torch import Tensor
 from torchvision.models import resnext101_32x8d, vgg19
 
-from slidesr.benchmark.judges.perceptual import PerceptualMetric, ResNeXt
+from slidesr.benchmark.judges.perceptual import PerceptualMetric
 from slidesr.benchmark.methods import Wanted, methods_for, wanted_models
 from slidesr.benchmark.results import Results
 from slidesr.cli import run as run_cli
@@ -25,6 +25,7 @@ from slidesr.errors import RefusedError
 from slidesr.imaging import metrics
 from slidesr.imaging.resample import bicubic_down, bicubic_up
 from slidesr.model.device import Engine
+from slidesr.model.imagenet import resnext101_features
 
 U8 = NDArray[np.uint8]
 Save = Callable[[Path, dict[str, U8]], Path]
@@ -159,14 +160,14 @@ def test_resnext_gives_what_enters_its_last_layer(resnext_file: Path) -> None:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.inference_mode():
         network((as_tensor(image) - mean.view(3, 1, 1)) / std.view(3, 1, 1))
-    features = ResNeXt(resnext_file).features(image)
-    assert features.shape == (2048,)
-    np.testing.assert_allclose(features, entered[0][0].numpy(), rtol=1e-4, atol=1e-5)
+        features = resnext101_features(resnext_file).eval()(as_tensor(image))
+    assert features.shape == (1, 2048)
+    np.testing.assert_allclose(features, entered[0], rtol=1e-4, atol=1e-5)
 
 
 def test_other_weights_are_no_resnext(vgg19_file: Path) -> None:
     with pytest.raises(RefusedError, match=r"not ResNeXt-101 32x8d weights"):
-        ResNeXt(vgg19_file)
+        resnext101_features(vgg19_file)
 
 
 @pytest.mark.slow
@@ -188,11 +189,12 @@ def test_the_command_uses_them_all(
     arguments = ["benchmark", str(folder / "manifest.csv"), "--scale", "2", "--author-metrics"]
     arguments += ["--model", str(weights), "--vgg19", str(vgg19_file)]
     judged = [*arguments, "--downstream", "--resnext101", str(resnext_file), "-o", str(out)]
+    judged += ["--seeds", "1"]
     assert run_cli(judged) == 0
     results = Results.read(out / "results.json")
     assert {"vgg19_sha256", "resnext101_sha256"} <= set(results.protocol)
-    assert [row["method"] for row in results.classifier][-1] == "compact"
-    assert results.classifier[0]["images"] == 4
+    assert (results.classifier[-1].method, results.classifier[-1].n) == ("compact", 4)
+    assert results.protocol["classifier"] == "ResNeXt-101 32x8d"
     bicubic = results.scores[2]["bicubic"]
     assert bicubic["vgg19_distance"][0] > 0
     made = bicubic_up(bicubic_down(places[0], 2), 2)

@@ -14,9 +14,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import hed_from_rgb, rgb_from_hed
 
+from slidesr.imaging.augmentation import Jitter, drawn_jitter
 from slidesr.imaging.degradation import Scanner, compressed, scanned
 from slidesr.imaging.resample import through_jpeg
-from slidesr.train.stain_augmentation import Jitter, drawn_jitter
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]

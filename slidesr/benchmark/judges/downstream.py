@@ -1,206 +1,173 @@
-"""Downstream tasks on upscaled images: nucleus detection and tumour classification."""
+"""Rows of the downstream tables: nuclei, and the classifier's answers on every method's outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
-from slidesr.benchmark.judges.nuclei import nuclei_scores
-from slidesr.benchmark.pairs import ImagePair
-from slidesr.benchmark.results import Found, by_data
-from slidesr.errors import RefusedError
-from slidesr.geometry import Pixels
-from slidesr.slide.image_files import image_size, read_rgb
+from slidesr.benchmark.judges.labels import Example, tested_sets
+from slidesr.benchmark.judges.nuclei import COUNTS, SIZES
+from slidesr.benchmark.results import Subject, TaskRow, by_data
+from slidesr.benchmark.statistics import Resamples, interval, resamples
 
-_TUMOR, _NORMAL = "tumor", "normal"
-_RIDGE = 0.1
+HIGH, LOW = "high resolution", "low resolution"  # shown to the classifier like methods
 
 _F64 = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
+_MM2_FROM_UM2 = 1e-6
 
 
 @dataclass(frozen=True)
-class Patch:
-    """A labelled patch with its features, f64[d]."""
+class _Figure:
+    """A metric; `seeds` are its values by seed, `drawn` those of resampled images."""
 
-    slide: str
-    is_tumor: bool
-    features: _F64
+    value: float | None
+    drawn: _F64 | None = None  # [resamples], NaN where undefined
+    seeds: _F64 | None = None
 
 
-class Classifier:
-    """Logistic regression on a network's features, tumour against normal.
+def classifier_rows(
+    scale: int,
+    methods: Sequence[str],
+    tested: Mapping[int, Example],
+    probabilities: Mapping[int, NDArray[np.float32]],
+) -> list[TaskRow]:
+    """Scores the classifier on high resolution, low resolution and methods, per data set and task.
 
-    Both classes have the same total weight. The loss is convex, so the same patches always give the
-    same classifier.
+    `probabilities` are those of the images that are tested, f32[seeds, 2 + methods]. Values are
+    means over seeds. Intervals are of these means, over resampled images or slides.
     """
-
-    def __init__(self, patches: Sequence[Patch]) -> None:
-        """Raises RefusedError unless both classes are present."""
-        labels = np.array([patch.is_tumor for patch in patches])
-        if labels.all() or not labels.any():
-            raise RefusedError(
-                "a classifier needs patches labelled tumor and patches labelled normal"
-            )
-        features = np.array([patch.features for patch in patches])
-        self._mean, self._std = features.mean(axis=0), features.std(axis=0) + 1e-9
-        signs = np.where(labels, 1.0, -1.0)
-        weights = np.where(labels, 0.5 / labels.sum(), 0.5 / (~labels).sum())
-        self._line = _fitted((features - self._mean) / self._std, signs, weights)
-
-    def probability(self, features: _F64) -> float:
-        """Returns the probability that a patch with these features, f64[d], is tumour."""
-        x = (features - self._mean) / self._std
-        return float(expit(x @ self._line[:-1] + self._line[-1]))
+    rows = []
+    for (data, task), indices in tested_sets(tested).items():
+        truth = np.array([tested[index].is_positive for index in indices])
+        drawn = resamples([tested[index].group for index in indices])
+        by_seed = np.stack([probabilities[index] for index in indices], axis=1).astype(np.float64)
+        for column, method in enumerate((HIGH, LOW, *methods)):
+            figures = classifier_figures(truth, by_seed[..., 0], by_seed[..., column], drawn)
+            rows += _rows((scale, method, data, task), len(indices), drawn, figures)
+    return rows
 
 
-def classifier_scores(
-    truth: Sequence[bool], of_high: Sequence[float], of_output: Sequence[float]
-) -> dict[str, float | int | None]:
-    """Compares the classifier's probabilities on a method's outputs with those on the true images.
+def classifier_figures(
+    truth: _Bool, high: _F64, output: _F64, drawn: Resamples
+) -> dict[str, _Figure]:
+    """Compares the probabilities of outputs with those of the true images, f64[seeds, images] both.
 
-    A slide's stain shifts all probabilities at once, so the decision threshold is the quantile that
-    calls as many of the true images tumour as there are. Agreement is the share of images with the
-    same decision, shift the mean absolute change in probability. AUC is None if only one class is
-    present.
+    A slide's stain shifts all probabilities at once, so the threshold of a seed is the quantile
+    that calls as many of the true images positive as there are. Agreement is the share of images
+    with the same decision, shift the mean absolute change in probability.
     """
-    labels, high, output = np.array(truth), np.array(of_high), np.array(of_output)
-    threshold = np.quantile(high, 1 - labels.mean())
+    thresholds = np.quantile(high, 1 - truth.mean(), axis=1, keepdims=True)
+    decided, decided_high = output > thresholds, high > thresholds
     return {
-        "images": len(labels),
-        "accuracy": float(((output > threshold) == labels).mean()),
-        "AUC": _auc(labels, output),
-        "agreement": float(((output > threshold) == (high > threshold)).mean()),
-        "shift": float(np.abs(output - high).mean()),
+        "accuracy": _mean(decided == truth, drawn),
+        "auc": _Figure(
+            float(np.mean(by_seed := [roc_auc_score(truth, each) for each in output])),
+            _drawn_auc(truth, output, drawn),
+            np.array(by_seed),
+        ),
+        "agreement": _mean(decided == decided_high, drawn),
+        "shift": _mean(np.abs(output - high), drawn),
     }
 
 
-def classifiers_by_slide(slides: Iterable[str], patches: Sequence[Patch]) -> dict[str, Classifier]:
-    """Fits one classifier per slide, on the patches of all other slides.
+def _mean(values: _F64 | _Bool, drawn: Resamples) -> _Figure:
+    """The mean of [seeds, images]."""
+    by_seed = values.mean(axis=1)
+    return _Figure(float(by_seed.mean()), drawn.ratio(values.mean(axis=0)), by_seed)
 
-    Slides whose remaining patches contain only one class are omitted.
+
+def _drawn_auc(truth: _Bool, output: _F64, drawn: Resamples) -> _F64:
+    """Area under the ROC curve of each resample, averaged over seeds; NaN with one class alone.
+
+    It is the share of pairs of a positive and a negative image that are in order, ties half.
     """
-    classifiers = {}
-    for slide in sorted(set(slides)):
-        others = [patch for patch in patches if patch.slide != slide]
-        if len({patch.is_tumor for patch in others}) == 2:
-            classifiers[slide] = Classifier(others)
-    return classifiers
+    positives, negatives = output[:, truth, None], output[:, None, ~truth]
+    ordered = ((positives > negatives) + (positives == negatives) / 2).mean(axis=0)
+    of_positives, of_negatives = drawn.counts[:, truth], drawn.counts[:, ~truth]
+    pairs = of_positives.sum(axis=1) * of_negatives.sum(axis=1)
+    right = ((of_positives @ ordered) * of_negatives).sum(axis=1)
+    areas: _F64 = np.full(len(pairs), np.nan)
+    np.divide(right, pairs, out=areas, where=pairs > 0)
+    return areas
 
 
-class Downstream:
-    """Collects the rows of the nuclei and classifier tables, scale by scale."""
+def nuclei_rows(
+    scale: int,
+    methods: Sequence[str],
+    subjects: Sequence[Subject],
+    areas_px: Sequence[int],
+    counts: Sequence[_F64],
+) -> list[TaskRow]:
+    """Scores the nuclei of each method per data set, of all sizes and by size.
 
-    def __init__(
-        self,
-        pairs: Sequence[ImagePair],
-        labelled: Sequence[ImagePair],
-        features_of: Callable[[Pixels], _F64],
-    ) -> None:
-        """`features_of` computes the classifier's input, f64[d], from an image.
-
-        The classifier is trained on `labelled` (on `pairs` if empty), leaving out the slide it is
-        tested on.
-        """
-        self._features_of = features_of
-        self._pairs, self._subjects = pairs, [pair.subject for pair in pairs]
-        self._labelled = labelled or pairs
-        self.nuclei: list[dict[str, Any]] = []
-        self.classifier: list[dict[str, Any]] = []
-
-    def add(self, scale: int, methods: Sequence[str], found: Sequence[Found]) -> None:
-        for data, indices in by_data(self._subjects).items():
-            self._add_nuclei(scale, data, methods, [found[i] for i in indices], indices)
-            self._add_classifier(scale, data, methods, found, indices)
-
-    def _add_nuclei(
-        self,
-        scale: int,
-        data: str,
-        methods: Sequence[str],
-        found: Sequence[Found],
-        indices: list[int],
-    ) -> None:
-        sizes = [self._subjects[i].um_per_px for i in indices]
-        areas = [
-            self._areas_px[i] * (um or 0) ** 2 / 1e6 for i, um in zip(indices, sizes, strict=True)
-        ]
-        mm2 = sum(areas) if all(sizes) else None
-        totals = np.sum([each.nuclei for each in found], axis=0)
-        for method, (high, detected, matched) in zip(methods, totals.tolist(), strict=True):
-            scores = nuclei_scores(high, detected, matched, mm2)
-            self.nuclei.append({"scale": scale, "data": data, "method": method, **scores})
-
-    def _add_classifier(
-        self,
-        scale: int,
-        data: str,
-        methods: Sequence[str],
-        found: Sequence[Found],
-        indices: list[int],
-    ) -> None:
-        labelled = [i for i in indices if self._subjects[i].label in (_TUMOR, _NORMAL)]
-        slides = [self._subjects[i].slide for i in labelled]
-        classifiers = classifiers_by_slide(slides, self._patches) if labelled else {}
-        tested = [i for i in labelled if self._subjects[i].slide in classifiers]
-        if not tested:
-            return
-        truth = [self._subjects[i].label == _TUMOR for i in tested]
-        probabilities = np.array(
-            [
+    `counts` are `compared_nuclei` of all methods, f64[methods, sizes, COUNTS] per image; areas are
+    those of the images compared. Rates per mm2 are None if a pixel size is unknown.
+    """
+    rows = []
+    for data, indices in by_data(subjects).items():
+        drawn = resamples([subjects[i].slide for i in indices])
+        sizes_um = [subjects[i].um_per_px for i in indices]
+        mm2 = None
+        if all(sizes_um):
+            mm2 = np.array(
                 [
-                    classifiers[self._subjects[i].slide].probability(features)
-                    for features in found[i].features.astype(np.float64)
+                    areas_px[i] * (um or 0) ** 2 * _MM2_FROM_UM2
+                    for i, um in zip(indices, sizes_um, strict=True)
                 ]
-                for i in tested
-            ]
-        )  # [images, 1 + methods]
-        for column, method in enumerate(("high resolution", *methods)):
-            scores = classifier_scores(
-                truth, probabilities[:, 0].tolist(), probabilities[:, column].tolist()
             )
-            self.classifier.append({"scale": scale, "data": data, "method": method, **scores})
-
-    @cached_property
-    def _areas_px(self) -> list[int]:
-        return [image_size(pair.high).area for pair in self._pairs]
-
-    @cached_property
-    def _patches(self) -> list[Patch]:
-        """Training patches: labelled high-resolution images whose slide is known."""
-        return [
-            Patch(subject.slide, subject.label == _TUMOR, self._features_of(read_rgb(pair.high)))
-            for pair in self._labelled
-            if (subject := pair.subject).label in (_TUMOR, _NORMAL) and subject.slide
-        ]
+        table = np.stack([counts[i] for i in indices])  # [images, methods, sizes, COUNTS]
+        for number, method in enumerate(methods):
+            parts = {"all": table[:, number].sum(axis=1)}
+            parts |= {size: table[:, number, place] for place, size in enumerate(SIZES)}
+            for part, each in parts.items():
+                key = scale, method, data, part
+                rows += _rows(key, len(indices), drawn, nuclei_figures(each, mm2, drawn))
+    return rows
 
 
-def _fitted(x: _F64, signs: _F64, weights: _F64) -> _F64:
-    """Minimises the ridge-regularised weighted logistic loss: slopes and offset, f64[d + 1]."""
+def nuclei_figures(counts: _F64, mm2: _F64 | None, drawn: Resamples) -> dict[str, _Figure]:
+    """Computes shares and rates from counts, f64[images, COUNTS], and areas, f64[images].
 
-    def loss(line: _F64) -> tuple[float, _F64]:
-        slopes = line[:-1]
-        margins = signs * (x @ slopes + line[-1])
-        value = weights @ np.logaddexp(0, -margins) + _RIDGE / 2 * slopes @ slopes
-        gradient = -weights * signs * expit(-margins)
-        return float(value), np.append(x.T @ gradient + _RIDGE * slopes, gradient.sum())
+    Rates are of totals over the images. None if undefined.
+    """
+    of = dict(zip(COUNTS, counts.T, strict=True))
+    rates = {
+        "kept": of["kept"],
+        "invented": of["invented"],
+        "lost": of["high"] - of["kept"],
+        "merged": of["merged"],
+        "split": of["split"],
+    }
+    return {
+        "in_high": _Figure(float(of["high"].sum())),
+        "found": _Figure(float(of["found"].sum())),
+        "precision": _ratio(of["found"] - of["invented"], of["found"], drawn),
+        "recall": _ratio(of["kept"], of["high"], drawn),
+        **{f"{name}_per_mm2": _ratio(number, mm2, drawn) for name, number in rates.items()},
+        "area_change": _ratio(of["area_change"], of["kept"], drawn),
+    }
 
-    line: _F64 = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
-    return line
+
+def _ratio(numbers: _F64, wholes: _F64 | None, drawn: Resamples) -> _Figure:
+    if wholes is None or not wholes.sum():
+        return _Figure(None)
+    return _Figure(float(numbers.sum() / wholes.sum()), drawn.ratio(numbers, wholes))
 
 
-def _auc(labels: _Bool, scores: _F64) -> float | None:
-    """Area under the ROC curve: the Mann-Whitney U statistic over its maximum."""
-    tumors, normals = int(labels.sum()), int((~labels).sum())
-    if not (tumors and normals):
-        return None
-    u = rankdata(scores)[labels].sum() - tumors * (tumors + 1) / 2
-    return float(u / (tumors * normals))
+def _rows(
+    key: tuple[int, str, str, str], n: int, drawn: Resamples, figures: Mapping[str, _Figure]
+) -> list[TaskRow]:
+    rows = []
+    for metric, figure in figures.items():
+        low, high = (None, None) if figure.drawn is None else interval(figure.drawn)
+        seeds = figure.seeds
+        seed_sd = float(seeds.std(ddof=1)) if seeds is not None and len(seeds) > 1 else None
+        rows.append(
+            TaskRow(*key, metric, n, figure.value, low, high, drawn.unit, drawn.units, seed_sd)
+        )
+    return rows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slidesr.geometry import Pixels
-from slidesr.model.imagenet import resnext101_features, vgg19_features
+from slidesr.model.imagenet import vgg19_features
 from slidesr.model.weights import find_encoder, read_encoder
 from slidesr.nets.encoder import distance_of_maps
 from slidesr.nets.layers import as_tensor
@@ -65,26 +65,3 @@ class PerceptualMetric:
         batch = tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, _TILE_PX, _TILE_PX)
         embedded: _F64 = self._encoder.embedding(batch).double().numpy()
         return embedded
-
-    def features(self, image: Pixels) -> _F64:
-        """Computes classifier features: `embeddings` pooled over the tiles, f64[2 * d]."""
-        return pooled(self.embeddings(image))
-
-
-class ResNeXt:
-    """The feature extractor of the paper's downstream classifier."""
-
-    def __init__(self, weights: Path) -> None:
-        """Raises RefusedError unless `resnext101_features` can read the weights."""
-        self._network = resnext101_features(weights).requires_grad_(False).eval()
-
-    @torch.inference_mode()
-    def features(self, image: Pixels) -> _F64:
-        """Computes classifier features of u8[h, w, 3]: f64[2048]."""
-        features: _F64 = self._network(as_tensor(image))[0].double().numpy()
-        return features
-
-
-def pooled(embeddings: _F64) -> _F64:
-    """Mean and standard deviation over the tiles: [tiles, d] -> [2 * d]."""
-    return np.concatenate([embeddings.mean(axis=0), embeddings.std(axis=0)])

@@ -82,20 +82,28 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     show_default=True,
     help="Level of slides that is the high resolution.",
 )
+@click.option("--nuclei", is_flag=True, help="Also count nuclei kept, invented and lost.")
 @click.option(
     "--downstream",
     is_flag=True,
-    help="Also count nuclei kept, invented and lost, and run a tumour/normal classifier.",
+    help="Also count nuclei, and fine-tune classifiers of tumor/normal or malignant/benign.",
 )
 @click.option(
     "--labelled",
     type=click.Path(path_type=Path),
-    help="Patches labelled tumor and normal that teach the classifier. [default: DATA's]",
+    help="Labelled patches that teach the classifiers.  [default: DATA's]",
 )
 @click.option(
     "--resnext101",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="torchvision's resnext101_32x8d weights: features for the classifier.",
+    help="torchvision's resnext101_32x8d weights to fine-tune.  [default: EfficientNet-Lite0]",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Classifiers to fine-tune from different seeds, whose figures are averaged.",
 )
 @click.option(
     "--vgg19",
@@ -138,10 +146,24 @@ def benchmark(
     with stoppable(), progress_bar("images", 1.0) as bar:
 
         def report(done: int, total: int) -> None:
-            bar.update(bar.task_ids[0], completed=done, total=total, note=f"{done} of {total}")
+            note = f"{done} of {total}"
+            bar.update(
+                bar.task_ids[0], completed=done, total=total, note=note, description="images"
+            )
+
+        def report_training(done: int, total: int) -> None:
+            note = f"{done} of {total}"
+            bar.update(
+                bar.task_ids[0], completed=done, total=total, note=note, description="classifiers"
+            )
 
         results = compare_models(
-            request, output, overwrite=overwrite, update_shipped=update_cards, on_progress=report
+            request,
+            output,
+            overwrite=overwrite,
+            update_shipped=update_cards,
+            on_progress=report,
+            on_training=report_training,
         )
     lines = map(printable, markdown(results).split("\n"))
     click.echo(results.to_json() if json_ else "\n".join(lines))

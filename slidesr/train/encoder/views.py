@@ -13,9 +13,10 @@ from torch import Tensor
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
+from slidesr.imaging.augmentation import turned
 from slidesr.imaging.resample import bicubic_down, bicubic_up, through_jpeg
 from slidesr.slide.image_files import read_rgb
-from slidesr.train.data import tensor_from_images, turned, weighted_images
+from slidesr.train.data import tensor_from_images, weighted_images
 
 _FACTORS = (2, 3, 4, 6, 8)
 

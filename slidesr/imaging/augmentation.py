@@ -1,4 +1,4 @@
-"""Colour augmentation that imitates the variation of stains and scanners."""
+"""Augmentation: the symmetries of a square, and colours as stains and scanners vary them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from slidesr.geometry import Pixels
 
 _F32 = npt.NDArray[np.float32]
 _LOGARITHM: _F32 = np.log((np.arange(256) + 1) / 256).astype(np.float32)  # minus optical density
+
+
+def turned(crop: Pixels, quarter_turns: int, *, mirrored: bool) -> Pixels:
+    """Applies one of the eight symmetries of a square."""
+    rotated = np.rot90(crop, quarter_turns)
+    return rotated[:, ::-1] if mirrored else rotated
 
 
 @dataclass(frozen=True)
