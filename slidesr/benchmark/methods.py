@@ -127,11 +127,13 @@ def classical(scale: int) -> list[Method]:
 def of_model(model: Model) -> Method:
     """Wraps a slidesr model as a method."""
     spec, engine = model.spec, model.engine
+    network = spec.training.get("perceptual_network", "")
     facts = {
         "kind": spec.generator.architecture,
         "norm": spec.generator.norm,
         "stage": spec.stage,
         "sha256": model.sha256,
+        "loss networks": [network] if network else [],
         "trained on": f"{spec.training.get('patches', 0):,} patches",
         "runs on": f"{engine.device.partition(':')[0]}, {engine.precision}",
     }

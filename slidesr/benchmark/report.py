@@ -16,12 +16,23 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from slidesr.benchmark.results import DIGITS, HEADINGS, LESS_IS_BETTER, Results, ScoreRow
+from slidesr.benchmark.results import Results, ScoreRow
 from slidesr.geometry import Pixels
+from slidesr.model.score_table import (
+    NO_JUDGE,
+    OWN_LOSS_MARK,
+    OWN_LOSS_NOTE,
+    Column,
+    column,
+    further_metrics,
+    headline_metrics,
+    headline_note,
+    judge_name,
+)
 from slidesr.runtime.atomic_files import whole_file
 
 _SIGNIFICANT = 0.05
-_BOXED = ("psnr_db", "ssim", "qilv", "distance")
+_BOXED = ("psnr_db", "ssim", "qilv")
 _PAGE = files("slidesr.benchmark") / "page"
 
 
@@ -49,6 +60,12 @@ def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
         scales=[_scale(scale, results, cases) for scale in results.scores],
         nuclei=_plain_tables(results.nuclei),
         classifier=_plain_tables(results.classifier),
+        protocol=_protocol(results),
+        headline=judge_name(results.headline),
+        note=headline_note(results.headline),
+        no_judge="" if results.headline else NO_JUDGE,
+        mark=OWN_LOSS_MARK,
+        mark_note=OWN_LOSS_NOTE,
     )
     with whole_file(path) as file:
         file.write(page.encode())
@@ -58,6 +75,8 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
     rows = [row for row in results.summary if row.scale == scale]
     methods = list(results.scores[scale])
     data_sets = list(dict.fromkeys(row.data for row in rows))
+    metrics, headline = [row.metric for row in rows], results.headline
+    shown = headline_metrics(metrics, headline)
     return {
         "scale": scale,
         "methods": [
@@ -69,9 +88,13 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
             }
             for number, name in enumerate(methods, start=1)
         ],
-        "tables": [_table(data, "all", "image", rows) for data in data_sets],
-        "parts": [_table(*key, rows) for key in _other_parts(rows)],
-        "planes": [plane for data in data_sets if (plane := _plane(data, rows, methods))],
+        "tables": [_table((data, "all", "image"), rows, shown, headline) for data in data_sets],
+        "groups": [
+            (group, [_table((data, "all", "image"), rows, names, headline) for data in data_sets])
+            for group, names in further_metrics(metrics, headline).items()
+        ],
+        "parts": [_table(key, rows, shown, headline) for key in _other_parts(rows)],
+        "planes": [_plane(data, rows, methods, headline) for data in data_sets if headline],
         "boxes": _boxes(results, scale),
         "cases": [_case(case) for case in cases if case.scale == scale],
     }
@@ -89,49 +112,67 @@ def _other_parts(rows: Sequence[ScoreRow]) -> list[tuple[str, str, str]]:
     return [key for key in keys if key[1:] != ("all", "image")]
 
 
-def _table(data: str, part: str, unit: str, rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    """Builds one row per method and one cell per metric; marks the best of each column."""
-    chosen = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
-    metrics = [name for name in HEADINGS if any(row.metric == name for row in chosen)]
+def _table(
+    key: tuple[str, str, str], rows: Sequence[ScoreRow], metrics: Sequence[str], headline: str
+) -> dict[str, Any]:
+    """Builds one row per method and one cell per metric; marks the best of each column.
+
+    `key` is data set, part and unit. What a method's own loss judged is never the best.
+    """
+    chosen = [row for row in rows if (row.data, row.part, row.unit) == key]
+    columns = {
+        name: column(name, headline)
+        for name in metrics
+        if any(row.metric == name for row in chosen)
+    }
     best = {
-        name: _best(name, [row.mean for row in chosen if row.metric == name]) for name in metrics
+        name: each.best(row.mean for row in chosen if row.metric == name and not row.own_loss)
+        for name, each in columns.items()
     }
     lines: dict[str, dict[str, dict[str, Any]]] = {}
     for row in chosen:
-        lines.setdefault(row.method, {})[row.metric] = _cell(row, best[row.metric])
+        if row.metric in columns:
+            cell = _cell(row, columns[row.metric], best[row.metric])
+            lines.setdefault(row.method, {})[row.metric] = cell
+    data, part, unit = key
     return {
         "data": data,
         "part": part,
         "unit": unit,
         "n": chosen[0].n,
-        "heads": [{"name": HEADINGS[name], "less": name in LESS_IS_BETTER} for name in metrics],
-        "lines": [(name, [cells[metric] for metric in metrics]) for name, cells in lines.items()],
+        "heads": [{"name": each.heading, "less": each.less_is_better} for each in columns.values()],
+        "lines": [(name, [cells[metric] for metric in columns]) for name, cells in lines.items()],
     }
 
 
-def _best(metric: str, means: Sequence[float]) -> float:
-    return min(means) if metric in LESS_IS_BETTER else max(means)
-
-
-def _cell(row: ScoreRow, best: float) -> dict[str, Any]:
-    digits = DIGITS.get(row.metric, 4)
-    interval = "" if row.low is None else f"{row.low:.{digits}f} to {row.high:.{digits}f}"
+def _cell(row: ScoreRow, shown_as: Column, best: str) -> dict[str, Any]:
+    ends = [shown_as.text(end) for end in (row.low, row.high) if end is not None]
     return {
-        "mean": f"{row.mean:.{digits}f}",
-        "best": f"{row.mean:.{digits}f}" == f"{best:.{digits}f}",
-        "interval": interval,
+        "mean": shown_as.text(row.mean),
+        "best": shown_as.text(row.mean) == best and not row.own_loss,
+        "interval": " to ".join(ends),
         "differs": row.p is not None and row.p < _SIGNIFICANT,
+        "own_loss": row.own_loss,
     }
 
 
-def _plane(data: str, rows: Sequence[ScoreRow], methods: Sequence[str]) -> dict[str, Any] | None:
+def _protocol(results: Results) -> dict[str, Any]:
+    """The options, with the judges in words."""
+    judges = {judge_name(key): digest for key, digest in results.protocol["judges"].items()}
+    texts = [f"{name} (sha256 {digest})" for name, digest in judges.items()]
+    return results.protocol | {"judges": texts, "headline_judge": judge_name(results.headline)}
+
+
+def _plane(
+    data: str, rows: Sequence[ScoreRow], methods: Sequence[str], headline: str
+) -> dict[str, Any]:
     """Builds the perception-distortion plane (Blau and Michaeli 2018, arXiv 1711.06077)."""
     means = {
         (row.method, row.metric): row.mean
         for row in rows
         if (row.data, row.part, row.unit) == (data, "all", "image")
     }
-    points = [(means[name, "psnr_db"], means[name, "distance"]) for name in methods]
+    points = [(means[name, "psnr_db"], means[name, f"distance_{headline}"]) for name in methods]
     x_ticks, y_ticks = (_ticks(values) for values in zip(*points, strict=True))
     return {
         "data": data,
@@ -162,12 +203,13 @@ def _share(value: float, ticks: Sequence[float]) -> float:
 def _boxes(results: Results, scale: int) -> list[dict[str, Any]]:
     """Builds box plots of each method over all images; whiskers are minimum and maximum."""
     plots = []
-    for metric in _BOXED:
+    of_judge = [f"distance_{results.headline}"] if results.headline else []
+    for metric in (*_BOXED, *of_judge):
         values = {name: scores[metric] for name, scores in results.scores[scale].items()}
         ticks = _ticks([value for each in values.values() for value in each])
         plots.append(
             {
-                "metric": HEADINGS[metric],
+                "metric": column(metric, results.headline).heading,
                 "ticks": [(f"{tick:g}", _share(tick, ticks)) for tick in ticks],
                 "boxes": [
                     (

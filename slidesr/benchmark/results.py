@@ -22,25 +22,7 @@ _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 _I64 = NDArray[np.int64]
 
-LESS_IS_BETTER = frozenset({"mse", "distance", "vgg19_distance", "fid", "consistency"})
-HEADINGS = {  # metric -> column heading
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "qilv": "QILV",
-    "distance": "distance",
-    "fid": "FID",
-    "consistency": "consistency",
-    "psnr_y_db": "PSNR-Y (dB)",
-    "mse": "MSE",
-    "vgg19_distance": "VGG19 distance",
-    "ms_ssim_author": "MS-SSIM, author's",
-    "qilv_author": "QILV, author's",
-    "running_psnr_db_author": "PSNR, author's (dB)",
-}
-DIGITS = {"mse": 1, "consistency": 2, "fid": 2, "distance": 3, "vgg19_distance": 3} | dict.fromkeys(
-    ("psnr_db", "psnr_y_db", "running_psnr_db_author"), 2
-)
+_EMBEDDINGS = "embeddings "  # and the judge's key: names of arrays in a stored file
 
 
 @dataclass(frozen=True)
@@ -82,6 +64,7 @@ class ScoreRow:
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    own_loss: bool = False  # judged by the network of the method's own loss
 
 
 @dataclass(frozen=True)
@@ -96,6 +79,18 @@ class Results:
     summary: list[ScoreRow]
     nuclei: list[dict[str, Any]] = field(default_factory=list)  # rows of `nuclei_scores`
     classifier: list[dict[str, Any]] = field(default_factory=list)  # of `classifier_scores`
+
+    @property
+    def headline(self) -> str:
+        """The key of the judge whose metrics stand in the first tables; empty if there is none."""
+        return str(self.protocol["headline_judge"])
+
+    def loss_networks(self, scale: int) -> dict[str, list[str]]:
+        """Method -> the networks of its losses, as far as they are known."""
+        return {
+            name: list(facts.get("loss networks", []))
+            for name, facts in self.methods[scale].items()
+        }
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
@@ -116,7 +111,7 @@ class Found:
     """All measurements of one image at one scale."""
 
     scores: _F64  # [methods, metrics]
-    embeddings: _F32  # [1 + methods, tiles, d], high resolution first
+    embeddings: dict[str, _F32]  # judge -> [1 + methods, tiles, d], high resolution first
     nuclei: _I64  # [methods, 3]: in the high resolution, in the output, in both; or [0, 3]
     features: _F32  # [1 + methods, d], high resolution first; or [0, 0]
 
@@ -158,13 +153,22 @@ class Store(Closeable):
 
     def get(self, scale: int, index: int) -> Found:
         with np.load(self._path(scale, index)) as file:
-            return Found(**file)
+            embeddings = {
+                name.removeprefix(_EMBEDDINGS): file[name]
+                for name in file
+                if name.startswith(_EMBEDDINGS)
+            }
+            others = {name: file[name] for name in file if not name.startswith(_EMBEDDINGS)}
+            return Found(embeddings=embeddings, **others)
 
     def put(self, scale: int, index: int, found: Found) -> None:
         path = self._path(scale, index)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, **vars(found))
+            arrays = dict(vars(found))
+            for key, embeddings in arrays.pop("embeddings").items():
+                arrays[_EMBEDDINGS + key] = embeddings
+            np.savez(file, **arrays)
 
     def discard(self) -> None:
         """Deletes the stored measurements, once the results have been written elsewhere."""

@@ -6,8 +6,9 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidesr.benchmark.judges.downstream import Downstream
-from slidesr.benchmark.judges.perceptual import MIN_SIDE_PX, PerceptualMetric, ResNeXt, pooled
+from slidesr.benchmark.judges.perceptual import (
+    MIN_SIDE_PX,
+    Judge,
+    ResNeXt,
+    find_judges,
+    pooled,
+)
 from slidesr.benchmark.measures import Enlarged, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.pairs import ImagePair
@@ -26,6 +33,7 @@ from slidesr.geometry import Pixels
 from slidesr.imaging import metrics
 from slidesr.imaging.degradation import Scanner, scanned
 from slidesr.imaging.resample import bicubic_down, through_jpeg
+from slidesr.model.score_table import ENCODER, headline_judge, is_own_loss_of
 from slidesr.model.weights import sha256_of
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.slide.image_files import image_size, read_rgb
@@ -57,17 +65,25 @@ class Comparison:
     methods: Callable[[int], list[Method]]
     options: ComparisonOptions = ComparisonOptions()
     labelled: Sequence[ImagePair] = ()  # to train the classifier; default `pairs`
-    vgg19: Path | None = None  # weights, for an additional distance
+    judges: Sequence[Judge] = field(default_factory=find_judges)
     resnext101: Path | None = None  # weights, for the classifier; default: the encoder
 
     @cached_property
-    def perceptual(self) -> PerceptualMetric:
-        return PerceptualMetric(self.vgg19)
+    def headline(self) -> str:
+        """The judge of the first tables by `headline_judge`, free of all compared methods' losses.
+
+        Empty if there is none.
+        """
+        methods = [each for scale in self.options.scales for each in self.methods(scale)]
+        used = [name for each in methods for name in each.facts.get("loss networks", [])]
+        return headline_judge([judge.key for judge in self.judges], used)
 
     @cached_property
     def features_of(self) -> Callable[[Pixels], _F64]:
         """Computes the classifier's features of an image, f64[d]."""
-        return (ResNeXt(self.resnext101) if self.resnext101 else self.perceptual).features
+        if self.resnext101:
+            return ResNeXt(self.resnext101).features
+        return next(judge for judge in self.judges if judge.key == ENCODER).features
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -76,7 +92,8 @@ class Comparison:
         path, size = min(sizes.items(), key=lambda item: min(item[1].width, item[1].height))
         if min(size.width, size.height) < MIN_SIDE_PX:
             raise RefusedError(f"{path}: {size} px; at least {MIN_SIDE_PX} px per side are needed")
-        return measurable(list(sizes.values()), self.perceptual.metrics, self.options.by_author)
+        judged = [name for judge in self.judges for name in judge.image_metrics]
+        return measurable(list(sizes.values()), judged, self.options.by_author)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -84,10 +101,12 @@ class Comparison:
         digest = hashlib.sha256()
         for path in _files([*self.pairs, *self.labelled]):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-        networks = {"vgg19_sha256": self.vgg19, "resnext101_sha256": self.resnext101}
+        classifier = {"resnext101_sha256": sha256_of(self.resnext101)} if self.resnext101 else {}
         return {
             **asdict(self.options),
-            **{name: sha256_of(path) for name, path in networks.items() if path},
+            **classifier,
+            "judges": {judge.key: judge.sha256 for judge in self.judges},
+            "headline_judge": self.headline,
             "scales": list(self.options.scales),
             "metrics": list(self.metrics),
             "images": len(self.pairs),
@@ -119,24 +138,24 @@ class Comparison:
         high = _cut(read_rgb(pair.high), scale)
         low = self._low(pair, high, scale)
         outputs = [method.enlarge(low) for method in methods]
-        embeddings = np.stack([self.perceptual.embeddings(image) for image in (high, *outputs)])
+        verdicts = {judge.key: judge.verdict(high, outputs) for judge in self.judges}
         return Enlarged(
             pair.subject,
             low,
             high,
             outputs,
-            self.perceptual.distances(outputs, high),
-            embeddings.astype(np.float32),
-            self._features([high, *outputs], embeddings).astype(np.float32),
+            {name: each for verdict in verdicts.values() for name, each in verdict.scores.items()},
+            {key: verdict.embeddings for key, verdict in verdicts.items()},
+            self._features([high, *outputs], verdicts[ENCODER].embeddings).astype(np.float32),
         )
 
-    def _features(self, images: Sequence[Pixels], embeddings: _F64) -> _F64:
+    def _features(self, images: Sequence[Pixels], embeddings: NDArray[np.float32]) -> _F64:
         """Classifier features: [images, d], or [0, 0] without downstream tasks."""
         if not self.options.downstream:
             return np.empty((0, 0))
         if self.resnext101:
             return np.stack([self.features_of(image) for image in images])
-        return np.stack([pooled(tiles) for tiles in embeddings])  # = `PerceptualMetric.features`
+        return np.stack([pooled(tiles) for tiles in embeddings])  # = `Judge.features`
 
     def _low(self, pair: ImagePair, high: Pixels, scale: int) -> Pixels:
         """Reads or computes the methods' input: u8[h*s, w*s, 3] -> u8[h, w, 3]."""
@@ -156,7 +175,7 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
     """Measures all methods at all scales; images that are already in the store are skipped.
 
     `report` receives the number of finished and of all images. Memory: the embeddings of one scale,
-    16 kB per method and 256 x 256 px.
+    with two judges 38 kB per method and 256 x 256 px.
     """
     subjects = [pair.subject for pair in comparison.pairs]
     total, done = len(subjects) * len(comparison.options.scales), 0
@@ -176,8 +195,9 @@ def compare(comparison: Comparison, store: Store, report: OnImages) -> Results:
         all_found = [store.get(scale, index) for index in range(len(subjects))]
         methods[scale] = {method.name: method.facts for method in compared}
         scores[scale] = _by_method(list(methods[scale]), comparison.metrics, all_found)
-        rows += summary(scale, subjects, scores[scale])
-        rows += _fid_rows(scale, subjects, list(methods[scale]), all_found)
+        of_scale = summary(scale, subjects, scores[scale])
+        of_scale += _set_rows(scale, subjects, compared, comparison.judges, all_found)
+        rows += _marked(of_scale, compared)
         if comparison.options.by_author:
             rows += _running_rows(scale, subjects, scores[scale])
         if comparison.options.downstream:
@@ -204,7 +224,7 @@ def mean_scores(comparison: Comparison, report: OnImages) -> dict[str, dict[str,
         report(index + 1, len(subjects))
     names = [method.name for method in methods]
     rows = summary(scale, subjects, _by_method(names, comparison.metrics, found))
-    return means(rows + _fid_rows(scale, subjects, names, found))
+    return means(rows + _set_rows(scale, subjects, methods, comparison.judges, found))
 
 
 def means(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
@@ -232,20 +252,32 @@ def _by_method(
     }
 
 
-def _fid_rows(
-    scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[Found]
+def _set_rows(
+    scale: int,
+    subjects: Sequence[Subject],
+    methods: Sequence[Method],
+    judges: Sequence[Judge],
+    found: Sequence[Found],
 ) -> list[ScoreRow]:
-    """Frechet distance per data set between the tiles of the outputs and of the originals."""
+    """Distances per data set between the tiles of the outputs and of the originals."""
     rows = []
-    for data, indices in by_data(subjects).items():
-        embeddings = [found[index].embeddings for index in indices]
+    for (data, indices), judge in product(by_data(subjects).items(), judges):
+        embeddings = [found[index].embeddings[judge.key] for index in indices]
         true, *outputs = (
             np.concatenate(part).astype(np.float64) for part in zip(*embeddings, strict=True)
         )
         for method, tiles in zip(methods, outputs, strict=True):
-            fid = metrics.frechet(tiles, true)
-            rows.append(ScoreRow(scale, method, data, "all", "image", "fid", len(indices), fid))
+            rows += [
+                ScoreRow(scale, method.name, data, "all", "image", metric, len(indices), value)
+                for metric, value in judge.of_sets(tiles, true).items()
+            ]
     return rows
+
+
+def _marked(rows: Sequence[ScoreRow], methods: Sequence[Method]) -> list[ScoreRow]:
+    """Marks what was judged by the network of a method's own loss."""
+    used = {method.name: method.facts.get("loss networks", []) for method in methods}
+    return [replace(row, own_loss=is_own_loss_of(row.metric, used[row.method])) for row in rows]
 
 
 def _running_rows(
