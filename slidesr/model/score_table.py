@@ -194,13 +194,14 @@ def is_own_loss_of(metric: str, loss_networks: Iterable[str]) -> bool:
 
 
 def headline_note(headline: str) -> str:
-    """What the perceptual columns are, in two sentences for below a table."""
+    """What the perceptual columns are, for below a table."""
     if not headline:
         return f"{NO_JUDGE}."
     return (
-        f"Perceptual and texture distance, FID and KID are by {judge_name(headline)}, which judges"
-        " and was no network of these models' losses; lower is better. They are of the form of"
-        " LPIPS, DISTS, FID and KID, not the published ones: compare within a table only."
+        f"Perceptual and texture distance, FID and KID are by {judge_name(headline)}, with"
+        " which none of these models is known to have been trained; lower is better. They have the"
+        " form of LPIPS, DISTS, FID and KID but are not the published ones, so compare them within"
+        " a table only. FID of few tiles is biased, KID is not."
     )
 
 
