@@ -139,11 +139,12 @@ def further_metrics(metrics: Iterable[str], headline: str) -> dict[str, list[str
 
 def grouped(metrics: Iterable[str], headline: str) -> dict[str, list[str]]:
     """Group -> metrics, both in the order of the tables; what is no column is left out."""
-    known = [each for each in dict.fromkeys(metrics) if each in _COLUMNS or judge_of(each)]
-    order = [*_COLUMNS, *(each for each in known if judge_of(each))]
+    names = dict.fromkeys(metrics)
+    judges = dict.fromkeys(judge_of(each) for each in names)
+    judged = [f"{kind}_{key}" for key in judges if key for kind in _KINDS]
+    chosen = [each for each in (*_COLUMNS, *judged) if each in names]
     groups = dict.fromkeys((_FIDELITY, _PERCEPTUAL, _FURTHER, _OWN_VIEW))
     groups |= dict.fromkeys(each.group for each in _COLUMNS.values())
-    chosen = sorted(known, key=order.index)
     found = {
         group: [each for each in chosen if column(each, headline).group == group]
         for group in groups
