@@ -10,12 +10,14 @@ from pathlib import Path
 from slidesr.benchmark.cases import cases
 from slidesr.benchmark.export import refuse_other_results, update_cards, write_results
 from slidesr.benchmark.judges.classifier import ClassifierRecipe
+from slidesr.benchmark.judges.perceptual import find_judges
 from slidesr.benchmark.methods import methods_for, wanted_models
 from slidesr.benchmark.pairs import ImagePair, find_pairs, match_pairs
 from slidesr.benchmark.results import Results, Store
 from slidesr.benchmark.suite import Comparison, ComparisonOptions, compare
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.model.device import Engine
+from slidesr.model.score_table import ENCODER, is_own_loss, judge_name
 from slidesr.model.weights import models_folder
 from slidesr.patches.make import make_patches
 from slidesr.patches.options import PatchOptions
@@ -39,9 +41,10 @@ class ComparisonRequest:
     nuclei: bool = False  # also nuclei kept, invented and lost
     downstream: bool = False  # also nuclei and fine-tuned classifiers, for labelled images
     labelled: Path | None = None  # labelled patches that teach the classifiers
-    resnext101: Path | None = None  # ImageNet weights of the classifiers
+    resnext101: Path | None = None  # weights for one more judge, and of the classifiers
     seeds: int = ClassifierRecipe.seeds  # of the classifiers
-    vgg19: Path | None = None  # weights for one more perceptual distance
+    vgg19: Path | None = None  # weights for one more judge
+    judges: tuple[str, ...] = ()  # further ones: ARCHITECTURE=FILE
     author_metrics: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -63,6 +66,7 @@ def compare_models(
     cannot be met, or `output` holds the results of another comparison.
     """
     comparison = _comparison(request, output)
+    _refuse_teachers(comparison)
     if not overwrite:
         refuse_other_results(output, comparison.protocol)
     with Store(output, comparison.identity()) as store:
@@ -75,9 +79,8 @@ def compare_models(
 
 
 def _comparison(request: ComparisonRequest, output: Path) -> Comparison:
-    for option in ("resnext101", "labelled"):
-        if getattr(request, option) and not request.downstream:
-            raise RefusedError(f"--{option} is of use with --downstream only")
+    if request.labelled and not request.downstream:
+        raise RefusedError("--labelled is of use with --downstream only")
     engine = Engine.choose(request.device, request.precision)
     pairs = _pairs(request, output)
     own = pairs[0].scale
@@ -97,8 +100,25 @@ def _comparison(request: ComparisonRequest, output: Path) -> Comparison:
         cache(partial(methods_for, wanted, engine)),
         options,
         find_pairs(request.labelled) if request.labelled else (),
-        request.vgg19,
+        find_judges(request.judges, request.vgg19, request.resnext101),
         ClassifierRecipe(request.resnext101, request.seeds, device=engine.device),
+    )
+
+
+def _refuse_teachers(comparison: Comparison) -> None:
+    """Raises RefusedError if each judge of the headline is a loss network of a compared model."""
+    judges = [judge.key for judge in comparison.judges if judge.key != ENCODER]
+    if not judges or comparison.headline:
+        return
+    methods = [each for scale in comparison.options.scales for each in comparison.methods(scale)]
+    taught = next(
+        method.name
+        for method in methods
+        if is_own_loss(judges[0], method.facts.get("loss networks", []))
+    )
+    raise RefusedError(
+        f"{taught}: trained with {judge_name(judges[0])}, which would be its judge. Give another"
+        " with --judge, for example torchvision/resnet50=resnet50.pth."
     )
 
 

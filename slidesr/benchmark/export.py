@@ -19,11 +19,23 @@ from pathlib import Path
 from slidesr.benchmark.model_pairs import pairs_md
 from slidesr.benchmark.report import Case, write_report
 from slidesr.benchmark.results import PairRow, Results, ScoreRow
-from slidesr.benchmark.structure_table import structure_md
 from slidesr.benchmark.suite import means
 from slidesr.benchmark.task_tables import classifier_tables, markdown_table, nuclei_tables
 from slidesr.errors import RefusedError
-from slidesr.model.card import score_table, write_model
+from slidesr.model.card import write_model
+from slidesr.model.score_table import (
+    INDEPENDENT,
+    NO_JUDGE,
+    OWN_LOSS_MARK,
+    OWN_LOSS_NOTE,
+    STRUCTURE_GROUP,
+    STRUCTURE_NOTE,
+    further_metrics,
+    headline_metrics,
+    headline_note,
+    judge_of,
+    score_table,
+)
 from slidesr.model.weights import ModelSpec, list_models, read_model
 from slidesr.runtime.atomic_files import whole_file
 
@@ -37,9 +49,10 @@ _INTRO = (
     " says the same in\n"
     "words. `slidesr models` lists them. Scores: antialiased bicubic protocol, RGB, mean over the"
     " images of slides\n"
-    "that no model was trained on. Distance and FID use the histology encoder; lower is better."
-    " Written by\n"
-    "`slidesr benchmark DATA --scales 2,4,8,16 --update-cards`.\n"
+    "that no model was trained on. Written by `slidesr benchmark DATA --scales 2,4,8,16"
+    " --update-cards`.\n"
+    "\n"
+    f"{headline_note(INDEPENDENT)}\n"
 )
 
 Scores = dict[str, dict[str, dict[str, float]]]  # data set -> method -> metric -> mean
@@ -70,26 +83,23 @@ def write_results(output: Path, results: Results, cases: Sequence[Case]) -> None
 
 
 def markdown(results: Results) -> str:
-    """Formats one Markdown table per scale, the best value of each column in bold, and the tasks.
+    """Formats Markdown tables per scale: fidelity and the headline judge, then the further judges.
 
-    Behind a figure of a task stand its 95% interval and its standard deviation over seeds.
+    The best value of each column is in bold. Then come the tasks: behind a figure of a task stand
+    its 95% interval and its standard deviation over seeds.
     """
-    parts = [
-        f"## x{scale}\n\n{score_table(table)}" for scale, table in _means_by_scale(results).items()
-    ]
-    tasks = {
-        "Nuclei": nuclei_tables(results.nuclei),
-        "Classifier": classifier_tables(results.classifier),
-    }
-    for title, tables in tasks.items():
-        if tables:
-            parts += [f"## {title}", *map(markdown_table, tables)]
-    return "\n\n".join(parts)
+    text = "\n\n".join(
+        f"## x{scale}\n\n{_tables(results, scale, table)}"
+        for scale, table in _means_by_scale(results).items()
+    )
+    notes = [headline_note(results.headline)]
+    notes += [OWN_LOSS_NOTE] if OWN_LOSS_MARK in text else []
+    return "\n\n".join([text, *notes, *_task_tables(results)])
 
 
 def tables_md(results: Results) -> str:
-    """Formats all tables: scores, structure, and pairs of models."""
-    parts = (markdown(results), structure_md(results), pairs_md(results.pairs))
+    """Formats all tables: scores, tasks, structure, and pairs of models."""
+    parts = (markdown(results), _structure(results), pairs_md(results.pairs))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -126,7 +136,7 @@ def update_cards(results: Results, folder: Path, readme: Path) -> None:
     by_scale = _means_by_scale(results)
     for spec in specs:
         _update_card(folder, spec, by_scale[spec.generator.scale])
-    sections = (f"\n## x{scale}\n\n{score_table(table)}\n" for scale, table in by_scale.items())
+    sections = (f"\n## x{scale}\n\n{_headline(table)}\n" for scale, table in by_scale.items())
     (folder / "README.md").write_text(_INTRO + "".join(sections))
     _update_readme(readme, by_scale)
 
@@ -146,12 +156,63 @@ def _means_by_scale(results: Results) -> dict[int, Scores]:
     }
 
 
+def _tables(results: Results, scale: int, scores: Scores) -> str:
+    """The table of the headline, and those of judged metrics outside of it."""
+    metrics, headline = {row.metric: None for row in results.summary}, results.headline
+    groups = {"": headline_metrics(metrics, headline)}
+    for group, names in further_metrics(metrics, headline).items():
+        groups[group] = [name for name in names if judge_of(name)]
+    tables = (
+        (group, score_table(scores, names, headline, results.loss_networks(scale)))
+        for group, names in groups.items()
+        if names
+    )
+    return "\n\n".join(
+        f"{group[:1].upper()}{group[1:]}:\n\n{table}" if group else table for group, table in tables
+    )
+
+
+def _task_tables(results: Results) -> list[str]:
+    tasks = {
+        "Nuclei": nuclei_tables(results.nuclei),
+        "Classifier": classifier_tables(results.classifier),
+    }
+    return [
+        part
+        for title, tables in tasks.items()
+        if tables
+        for part in (f"## {title}", *map(markdown_table, tables))
+    ]
+
+
+def _structure(results: Results) -> str:
+    """The tables of what no network judges, one per scale; may be empty."""
+    tables = []
+    for scale, scores in _means_by_scale(results).items():
+        names = further_metrics(_metrics(scores), results.headline).get(STRUCTURE_GROUP, [])
+        if names:
+            table = score_table(scores, names, results.headline, {})
+            tables.append(f"### Structure, x{scale}\n\n{table}")
+    return "\n\n".join(["## Structure", STRUCTURE_NOTE, *tables]) if tables else ""
+
+
+def _headline(scores: Scores) -> str:
+    """The table of cards and READMEs, where the independent judge is no network of any loss."""
+    return score_table(scores, headline_metrics(_metrics(scores), INDEPENDENT), INDEPENDENT, {})
+
+
+def _metrics(scores: Scores) -> list[str]:
+    return [name for methods in scores.values() for metrics in methods.values() for name in metrics]
+
+
 def _check_covers(results: Results, models: set[str]) -> None:
     protocol = results.protocol
     compared = {name for methods in results.methods.values() for name in methods}
     is_bicubic = protocol["degradation"] == "bicubic" and protocol["jpeg_quality"] is None
     if models - compared or not is_bicubic:
         raise RefusedError("cards need all shipped models, at all scales, by the bicubic protocol")
+    if results.headline != INDEPENDENT:
+        raise RefusedError(f"cards need the independent judge. {NO_JUDGE}")
 
 
 def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
@@ -179,4 +240,5 @@ def _update_readme(readme: Path, by_scale: dict[int, Scores]) -> None:
         raise RefusedError(
             f"{readme}: the table's markers are missing: {_BEGIN.strip()} ... {_END.strip()}"
         )
-    readme.write_text(f"{before}{begin}{score_table(table)}\n{end}{after}")
+    note = headline_note(INDEPENDENT)
+    readme.write_text(f"{before}{begin}{_headline(table)}\n\n{note}\n{end}{after}")

@@ -38,21 +38,21 @@ _PAIRWISE: dict[str, Callable[[Pixels, Pixels], float]] = {
 
 @dataclass(frozen=True)
 class Enlarged:
-    """One image upscaled by all methods, with perceptual distances to the original."""
+    """One image upscaled by all methods, with what the judges say of it."""
 
     subject: Subject
     low: Pixels  # [h, w, 3]
     high: Pixels  # [h*s, w*s, 3]
     outputs: Sequence[Pixels]  # by method, shaped like high
-    distances: dict[str, list[float]]  # of `PerceptualMetric`: metric -> by method
-    embeddings: NDArray[np.float32]  # [1 + methods, tiles, d], high first
+    judged: dict[str, list[float]]  # metric -> by method
+    embeddings: dict[str, NDArray[np.float32]]  # judge -> [1 + methods, tiles, d], high first
 
     @property
     def scale(self) -> int:
         return len(self.high) // len(self.low)
 
 
-def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool) -> tuple[str, ...]:
+def measurable(sizes: Sequence[Size], judged: Sequence[str], by_author: bool) -> tuple[str, ...]:
     """Returns the metrics applicable to these sizes.
 
     MS-SSIM needs 161 px per side, the power spectrum 64 px.
@@ -60,7 +60,7 @@ def measurable(sizes: Sequence[Size], distances: Sequence[str], by_author: bool)
     least = min(min(size.width, size.height) for size in sizes)
     return tuple(
         name
-        for name in (*_PAIRWISE, *distances, "consistency", *STRUCTURE)
+        for name in (*_PAIRWISE, *judged, "consistency", *STRUCTURE)
         if (by_author or not name.endswith("_author"))
         and (least >= metrics.MS_SSIM_SIDE_PX or not name.startswith("ms_ssim"))
         and (least >= SPECTRUM_SIDE_PX or name not in STRUCTURE)
@@ -88,8 +88,8 @@ def _scores(names: Sequence[str], index: int, enlarged: Enlarged) -> list[float]
 
 def _score(name: str, index: int, enlarged: Enlarged) -> float:
     output = enlarged.outputs[index]
-    if name in enlarged.distances:
-        return enlarged.distances[name][index]
+    if name in enlarged.judged:
+        return enlarged.judged[name][index]
     if name == "consistency":
         return metrics.mean_absolute(bicubic_down(output, enlarged.scale), enlarged.low)
     return _PAIRWISE[name](output, enlarged.high)

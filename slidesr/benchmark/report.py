@@ -16,23 +16,24 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from slidesr.benchmark.results import (
-    DIGITS,
-    HEADINGS,
-    LESS_IS_BETTER,
-    NEAR_ZERO_IS_BETTER,
-    STRUCTURE_HEADINGS,
-    PairRow,
-    Results,
-    ScoreRow,
-    best,
-)
+from slidesr.benchmark.results import PairRow, Results, ScoreRow
 from slidesr.benchmark.task_tables import classifier_tables, nuclei_tables
 from slidesr.geometry import Pixels
+from slidesr.model.score_table import (
+    NO_JUDGE,
+    OWN_LOSS_MARK,
+    OWN_LOSS_NOTE,
+    Column,
+    column,
+    further_metrics,
+    headline_metrics,
+    headline_note,
+    judge_name,
+)
 from slidesr.runtime.atomic_files import whole_file
 
 _SIGNIFICANT = 0.05
-_BOXED = ("psnr_db", "ssim", "qilv", "distance")
+_BOXED = ("psnr_db", "ssim", "qilv")
 _PAGE = files("slidesr.benchmark") / "page"
 
 
@@ -60,7 +61,13 @@ def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
         scales=[_scale(scale, results, cases) for scale in results.scores],
         nuclei=nuclei_tables(results.nuclei),
         classifier=classifier_tables(results.classifier),
-        pairs=_pair_tables(results.pairs),
+        pairs=_pair_tables(results.pairs, results.headline),
+        protocol=_protocol(results),
+        headline=judge_name(results.headline),
+        note=headline_note(results.headline),
+        no_judge="" if results.headline else NO_JUDGE,
+        mark=OWN_LOSS_MARK,
+        mark_note=OWN_LOSS_NOTE,
     )
     with whole_file(path) as file:
         file.write(page.encode())
@@ -70,6 +77,8 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
     rows = [row for row in results.summary if row.scale == scale]
     methods = list(results.scores[scale])
     data_sets = list(dict.fromkeys(row.data for row in rows))
+    metrics, headline = [row.metric for row in rows], results.headline
+    shown = headline_metrics(metrics, headline)
     return {
         "scale": scale,
         "methods": [
@@ -81,14 +90,13 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
             }
             for number, name in enumerate(methods, start=1)
         ],
-        "tables": [_table(data, "all", "image", rows, HEADINGS) for data in data_sets],
-        "structure": [
-            table
-            for data in data_sets
-            if (table := _table(data, "all", "image", rows, STRUCTURE_HEADINGS))["heads"]
+        "tables": [_table((data, "all", "image"), rows, shown, headline) for data in data_sets],
+        "groups": [
+            (group, [_table((data, "all", "image"), rows, names, headline) for data in data_sets])
+            for group, names in further_metrics(metrics, headline).items()
         ],
-        "parts": [_table(*key, rows, HEADINGS) for key in _other_parts(rows)],
-        "planes": [plane for data in data_sets if (plane := _plane(data, rows, methods))],
+        "parts": [_table(key, rows, shown, headline) for key in _other_parts(rows)],
+        "planes": [_plane(data, rows, methods, headline) for data in data_sets if headline],
         "boxes": _boxes(results, scale),
         "cases": [_case(case) for case in cases if case.scale == scale],
     }
@@ -107,56 +115,69 @@ def _other_parts(rows: Sequence[ScoreRow]) -> list[tuple[str, str, str]]:
 
 
 def _table(
-    data: str, part: str, unit: str, rows: Sequence[ScoreRow], headings: Mapping[str, str]
+    key: tuple[str, str, str], rows: Sequence[ScoreRow], metrics: Sequence[str], headline: str
 ) -> dict[str, Any]:
-    """Builds one row per method and one cell per metric; marks the best of each column."""
-    whole = [row for row in rows if (row.data, row.part, row.unit) == (data, part, unit)]
-    chosen = [row for row in whole if row.metric in headings]
-    metrics = [name for name in headings if any(row.metric == name for row in chosen)]
-    at_best = {
-        name: best(name, [row.mean for row in chosen if row.metric == name]) for name in metrics
+    """Builds one row per method and one cell per metric; marks the best of each column.
+
+    `key` is data set, part and unit. What a method's own loss judged is never the best.
+    """
+    chosen = [row for row in rows if (row.data, row.part, row.unit) == key]
+    columns = {
+        name: column(name, headline)
+        for name in metrics
+        if any(row.metric == name for row in chosen)
+    }
+    best = {
+        name: each.best(row.mean for row in chosen if row.metric == name and not row.own_loss)
+        for name, each in columns.items()
     }
     lines: dict[str, dict[str, dict[str, Any]]] = {}
     for row in chosen:
-        lines.setdefault(row.method, {})[row.metric] = _cell(row, at_best[row.metric])
+        if row.metric in columns:
+            cell = _cell(row, columns[row.metric], best[row.metric])
+            lines.setdefault(row.method, {})[row.metric] = cell
+    data, part, unit = key
     return {
         "data": data,
         "part": part,
         "unit": unit,
-        "n": whole[0].n,
-        "heads": [{"name": headings[name], **_way(name)} for name in metrics],
-        "lines": [(name, [cells[metric] for metric in metrics]) for name, cells in lines.items()],
+        "n": chosen[0].n,
+        "heads": [
+            {"name": each.heading, "arrow": each.arrow, "better": each.better}
+            for each in columns.values()
+        ],
+        "lines": [(name, [cells[metric] for metric in columns]) for name, cells in lines.items()],
     }
 
 
-def _way(metric: str) -> dict[str, str]:
-    """The arrow and the words for which values of a metric are better."""
-    if metric in NEAR_ZERO_IS_BETTER:
-        return {"arrow": "→0", "better": "nearer to 0"}
-    if metric in LESS_IS_BETTER:
-        return {"arrow": "↓", "better": "less"}
-    return {"arrow": "↑", "better": "more"}
-
-
-def _cell(row: ScoreRow, best: float) -> dict[str, Any]:
-    style = f"{'+z' if row.metric in NEAR_ZERO_IS_BETTER else ''}.{DIGITS.get(row.metric, 4)}f"
-    interval = "" if row.low is None else f"{row.low:{style}} to {row.high:{style}}"
+def _cell(row: ScoreRow, shown_as: Column, best: str) -> dict[str, Any]:
+    ends = [shown_as.text(end) for end in (row.low, row.high) if end is not None]
     return {
-        "mean": f"{row.mean:{style}}",
-        "best": f"{row.mean:{style}}" == f"{best:{style}}",
-        "interval": interval,
+        "mean": shown_as.text(row.mean),
+        "best": shown_as.text(row.mean) == best and not row.own_loss,
+        "interval": " to ".join(ends),
         "differs": row.p is not None and row.p < _SIGNIFICANT,
+        "own_loss": row.own_loss,
     }
 
 
-def _plane(data: str, rows: Sequence[ScoreRow], methods: Sequence[str]) -> dict[str, Any] | None:
+def _protocol(results: Results) -> dict[str, Any]:
+    """The options, with the judges in words."""
+    judges = {judge_name(key): digest for key, digest in results.protocol["judges"].items()}
+    texts = [f"{name} (sha256 {digest})" for name, digest in judges.items()]
+    return results.protocol | {"judges": texts, "headline_judge": judge_name(results.headline)}
+
+
+def _plane(
+    data: str, rows: Sequence[ScoreRow], methods: Sequence[str], headline: str
+) -> dict[str, Any]:
     """Builds the perception-distortion plane (Blau and Michaeli 2018, arXiv 1711.06077)."""
     means = {
         (row.method, row.metric): row.mean
         for row in rows
         if (row.data, row.part, row.unit) == (data, "all", "image")
     }
-    points = [(means[name, "psnr_db"], means[name, "distance"]) for name in methods]
+    points = [(means[name, "psnr_db"], means[name, f"distance_{headline}"]) for name in methods]
     x_ticks, y_ticks = (_ticks(values) for values in zip(*points, strict=True))
     return {
         "data": data,
@@ -187,12 +208,13 @@ def _share(value: float, ticks: Sequence[float]) -> float:
 def _boxes(results: Results, scale: int) -> list[dict[str, Any]]:
     """Builds box plots of each method over all images; whiskers are minimum and maximum."""
     plots = []
-    for metric in _BOXED:
+    of_judge = [f"distance_{results.headline}"] if results.headline else []
+    for metric in (*_BOXED, *of_judge):
         values = {name: scores[metric] for name, scores in results.scores[scale].items()}
         ticks = _ticks([value for each in values.values() for value in each])
         plots.append(
             {
-                "metric": HEADINGS[metric],
+                "metric": column(metric, results.headline).heading,
                 "ticks": [(f"{tick:g}", _share(tick, ticks)) for tick in ticks],
                 "boxes": [
                     (
@@ -232,7 +254,7 @@ def _data_uri(image: Pixels) -> str:
     return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"
 
 
-def _pair_tables(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
+def _pair_tables(rows: Sequence[PairRow], headline: str) -> list[dict[str, Any]]:
     """Builds one table per pair of models, data set and unit: one line per metric."""
 
     def of(row: PairRow) -> tuple[int, str, str, str, str]:
@@ -241,15 +263,16 @@ def _pair_tables(rows: Sequence[PairRow]) -> list[dict[str, Any]]:
     tables = []
     for _, group in groupby(rows, of):
         lines = list(group)
-        tables.append({"of": lines[0], "lines": [_pair_line(row) for row in lines]})
+        tables.append({"of": lines[0], "lines": [_pair_line(row, headline) for row in lines]})
     return tables
 
 
-def _pair_line(row: PairRow) -> dict[str, Any]:
-    style = f"+z.{DIGITS.get(row.metric, 4)}f"
+def _pair_line(row: PairRow, headline: str) -> dict[str, Any]:
+    shown_as = column(row.metric, headline)
+    style = f"+z.{shown_as.digits}f"
     interval = "" if row.low is None else f"{row.low:{style}} to {row.high:{style}}"
     return {
-        "metric": (HEADINGS | STRUCTURE_HEADINGS).get(row.metric, row.metric),
+        "metric": shown_as.heading,
         "difference": f"{row.difference:{style}}",
         "interval": interval,
         "p": "unknown" if row.p is None else f"{row.p:.2g}",

@@ -21,47 +21,7 @@ from slidesr.runtime.closeable import Closeable
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 
-STRUCTURE_HEADINGS = {
-    "spectrum_16_px_db": "16-32 px (dB)",
-    "spectrum_8_px_db": "8-16 px (dB)",
-    "spectrum_4_px_db": "4-8 px (dB)",
-    "spectrum_2_px_db": "2-4 px (dB)",
-    "grid_db": "grid (dB)",
-    "step_modulation": "step modulation",
-    "stain_h_mean": "H mean",
-    "stain_h_sd": "H spread",
-    "stain_e_mean": "E mean",
-    "stain_e_sd": "E spread",
-}
-NEAR_ZERO_IS_BETTER = frozenset(STRUCTURE_HEADINGS)  # signed: 0 as in the original
-LESS_IS_BETTER = frozenset({"mse", "distance", "vgg19_distance", "fid", "consistency"})
-HEADINGS = {  # metric -> column heading
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "qilv": "QILV",
-    "distance": "distance",
-    "fid": "FID",
-    "consistency": "consistency",
-    "psnr_y_db": "PSNR-Y (dB)",
-    "mse": "MSE",
-    "vgg19_distance": "VGG19 distance",
-    "ms_ssim_author": "MS-SSIM, author's",
-    "qilv_author": "QILV, author's",
-    "running_psnr_db_author": "PSNR, author's (dB)",
-}
-DIGITS = {
-    **{"mse": 1, "consistency": 2, "fid": 2, "distance": 3, "vgg19_distance": 3},
-    **dict.fromkeys(("psnr_db", "psnr_y_db", "running_psnr_db_author"), 2),
-    **{name: 1 if name.endswith("_db") else 2 for name in STRUCTURE_HEADINGS},
-}
-
-
-def best(metric: str, means: Sequence[float]) -> float:
-    """Selects the best of several means of one metric."""
-    if metric in NEAR_ZERO_IS_BETTER:
-        return min(means, key=abs)
-    return min(means) if metric in LESS_IS_BETTER else max(means)
+_EMBEDDINGS = "embeddings "  # and the judge's key: names of arrays in a stored file
 
 
 @dataclass(frozen=True)
@@ -103,6 +63,7 @@ class ScoreRow:
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    own_loss: bool = False  # judged by the network of the method's own loss
 
 
 @dataclass(frozen=True)
@@ -167,6 +128,18 @@ class Results:
     classifier: list[TaskRow] = field(default_factory=list)
     pairs: list[PairRow] = field(default_factory=list)  # models that belong together
 
+    @property
+    def headline(self) -> str:
+        """The key of the judge whose metrics stand in the first tables; empty if there is none."""
+        return str(self.protocol["headline_judge"])
+
+    def loss_networks(self, scale: int) -> dict[str, list[str]]:
+        """Method -> the networks of its losses, as far as they are known."""
+        return {
+            name: list(facts.get("loss networks", []))
+            for name, facts in self.methods[scale].items()
+        }
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
@@ -189,7 +162,7 @@ class Found:
     """All measurements of one image at one scale."""
 
     scores: _F64  # [methods, metrics]
-    embeddings: _F32  # [1 + methods, tiles, d], high resolution first
+    embeddings: dict[str, _F32]  # judge -> [1 + methods, tiles, d], high resolution first
     nuclei: _F64  # [methods, sizes, COUNTS] of `compared_nuclei`; no methods if not counted
     probabilities: _F32  # [seeds, 2 + methods], high and low resolution first; or [0, 0]
     agreement_db: _F64  # [pairs]: PSNR between the outputs of models that belong together
@@ -232,13 +205,22 @@ class Store(Closeable):
 
     def get(self, scale: int, index: int) -> Found:
         with np.load(self._path(scale, index)) as file:
-            return Found(**file)
+            embeddings = {
+                name.removeprefix(_EMBEDDINGS): file[name]
+                for name in file
+                if name.startswith(_EMBEDDINGS)
+            }
+            others = {name: file[name] for name in file if not name.startswith(_EMBEDDINGS)}
+            return Found(embeddings=embeddings, **others)
 
     def put(self, scale: int, index: int, found: Found) -> None:
         path = self._path(scale, index)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, **vars(found))
+            arrays = dict(vars(found))
+            for key, embeddings in arrays.pop("embeddings").items():
+                arrays[_EMBEDDINGS + key] = embeddings
+            np.savez(file, **arrays)
 
     def discard(self) -> None:
         """Deletes the stored measurements, once the results have been written elsewhere."""

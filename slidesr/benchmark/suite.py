@@ -6,8 +6,9 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from slidesr.benchmark.judges.classifier import ClassifierRecipe, Classifiers
 from slidesr.benchmark.judges.downstream import classifier_rows, nuclei_rows
 from slidesr.benchmark.judges.labels import plan_lessons
 from slidesr.benchmark.judges.nuclei import COUNTS, SIZES
-from slidesr.benchmark.judges.perceptual import MIN_SIDE_PX, PerceptualMetric
+from slidesr.benchmark.judges.perceptual import MIN_SIDE_PX, Judge, find_judges
 from slidesr.benchmark.measures import Enlarged, agreement_db, measurable, measured, nuclei
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.model_pairs import Relation, pair_rows, relations
@@ -39,7 +40,7 @@ from slidesr.geometry import Pixels, Size
 from slidesr.imaging import metrics
 from slidesr.imaging.degradation import Scanner, scanned
 from slidesr.imaging.resample import bicubic_down, bilinear_up, through_jpeg
-from slidesr.model.weights import sha256_of
+from slidesr.model.score_table import headline_judge, is_own_loss_of
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.slide.image_files import image_size, read_rgb
 
@@ -71,12 +72,18 @@ class Comparison:
     methods: Callable[[int], list[Method]]
     options: ComparisonOptions = ComparisonOptions()
     labelled: Sequence[ImagePair] = ()  # to train the classifier; default `pairs`
-    vgg19: Path | None = None  # weights, for an additional distance
+    judges: Sequence[Judge] = field(default_factory=find_judges)
     recipe: ClassifierRecipe = field(default_factory=ClassifierRecipe)
 
     @cached_property
-    def perceptual(self) -> PerceptualMetric:
-        return PerceptualMetric(self.vgg19)
+    def headline(self) -> str:
+        """The judge of the first tables by `headline_judge`, free of all compared methods' losses.
+
+        Empty if there is none.
+        """
+        methods = [each for scale in self.options.scales for each in self.methods(scale)]
+        used = [name for each in methods for name in each.facts.get("loss networks", [])]
+        return headline_judge([judge.key for judge in self.judges], used)
 
     @cached_property
     def classifiers(self) -> Classifiers | None:
@@ -92,7 +99,8 @@ class Comparison:
         path, size = min(sizes.items(), key=lambda item: min(item[1].width, item[1].height))
         if min(size.width, size.height) < MIN_SIDE_PX:
             raise RefusedError(f"{path}: {size} px; at least {MIN_SIDE_PX} px per side are needed")
-        return measurable(list(sizes.values()), self.perceptual.metrics, self.options.by_author)
+        judged = [name for judge in self.judges for name in judge.image_metrics]
+        return measurable(list(sizes.values()), judged, self.options.by_author)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -102,8 +110,9 @@ class Comparison:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return {
             **asdict(self.options),
-            **({"vgg19_sha256": sha256_of(self.vgg19)} if self.vgg19 else {}),
             **(self.classifiers.facts if self.classifiers else {}),
+            "judges": {judge.key: judge.sha256 for judge in self.judges},
+            "headline_judge": self.headline,
             "scales": list(self.options.scales),
             "metrics": list(self.metrics),
             "images": len(self.pairs),
@@ -148,14 +157,14 @@ class Comparison:
         high = _cut(read_rgb(pair.high), scale)
         low = self._low(pair, high, scale)
         outputs = [method.enlarge(low) for method in methods]
-        embeddings = np.stack([self.perceptual.embeddings(image) for image in (high, *outputs)])
+        verdicts = {judge.key: judge.verdict(high, outputs) for judge in self.judges}
         return Enlarged(
             pair.subject,
             low,
             high,
             outputs,
-            self.perceptual.distances(outputs, high),
-            embeddings.astype(np.float32),
+            {name: each for verdict in verdicts.values() for name, each in verdict.scores.items()},
+            {key: verdict.embeddings for key, verdict in verdicts.items()},
         )
 
     def _low(self, pair: ImagePair, high: Pixels, scale: int) -> Pixels:
@@ -182,7 +191,7 @@ def compare(
 
     `report` receives the number of finished and of all images, `report_training` that of
     classifiers, which are trained first if an image needs them. Memory: the embeddings of one
-    scale, 16 kB per method and 256 x 256 px.
+    scale, with two judges 38 kB per method and 256 x 256 px.
     """
     subjects = [pair.subject for pair in comparison.pairs]
     total, done = len(subjects) * len(comparison.options.scales), 0
@@ -206,8 +215,9 @@ def compare(
         all_found = [store.get(scale, index) for index in range(len(subjects))]
         methods[scale] = {method.name: method.facts for method in compared}
         scores[scale] = _by_method(list(methods[scale]), comparison.metrics, all_found)
-        rows += summary(scale, subjects, scores[scale])
-        rows += _fid_rows(scale, subjects, list(methods[scale]), all_found)
+        of_scale = summary(scale, subjects, scores[scale])
+        of_scale += _set_rows(scale, subjects, compared, comparison.judges, all_found)
+        rows += _marked(of_scale, compared)
         agreement = np.stack([found.agreement_db for found in all_found], axis=1)
         for related, agreed_db in zip(relations(compared), agreement, strict=True):
             pairs += pair_rows(scale, subjects, related, scores[scale], agreed_db)
@@ -242,7 +252,7 @@ def mean_scores(comparison: Comparison, report: OnImages) -> dict[str, dict[str,
         report(index + 1, len(subjects))
     names = [method.name for method in methods]
     rows = summary(scale, subjects, _by_method(names, comparison.metrics, found))
-    return means(rows + _fid_rows(scale, subjects, names, found))
+    return means(rows + _set_rows(scale, subjects, methods, comparison.judges, found))
 
 
 def means(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
@@ -287,20 +297,32 @@ def _by_method(
     }
 
 
-def _fid_rows(
-    scale: int, subjects: Sequence[Subject], methods: Sequence[str], found: Sequence[Found]
+def _set_rows(
+    scale: int,
+    subjects: Sequence[Subject],
+    methods: Sequence[Method],
+    judges: Sequence[Judge],
+    found: Sequence[Found],
 ) -> list[ScoreRow]:
-    """Frechet distance per data set between the tiles of the outputs and of the originals."""
+    """Distances per data set between the tiles of the outputs and of the originals."""
     rows = []
-    for data, indices in by_data(subjects).items():
-        embeddings = [found[index].embeddings for index in indices]
+    for (data, indices), judge in product(by_data(subjects).items(), judges):
+        embeddings = [found[index].embeddings[judge.key] for index in indices]
         true, *outputs = (
             np.concatenate(part).astype(np.float64) for part in zip(*embeddings, strict=True)
         )
         for method, tiles in zip(methods, outputs, strict=True):
-            fid = metrics.frechet(tiles, true)
-            rows.append(ScoreRow(scale, method, data, "all", "image", "fid", len(indices), fid))
+            rows += [
+                ScoreRow(scale, method.name, data, "all", "image", metric, len(indices), value)
+                for metric, value in judge.of_sets(tiles, true).items()
+            ]
     return rows
+
+
+def _marked(rows: Sequence[ScoreRow], methods: Sequence[Method]) -> list[ScoreRow]:
+    """Marks what was judged by the network of a method's own loss."""
+    used = {method.name: method.facts.get("loss networks", []) for method in methods}
+    return [replace(row, own_loss=is_own_loss_of(row.metric, used[row.method])) for row in rows]
 
 
 def _running_rows(

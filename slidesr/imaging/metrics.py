@@ -31,25 +31,46 @@ REC601_LUMA = (0.299, 0.587, 0.114)
 
 _REC601_STUDIO = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # 16..235; an offset cancels
 
+_KID_ROWS = 1024
+
 _F64 = NDArray[np.float64]
 
 
 def frechet(these: _F64, those: _F64) -> float:
     """The Frechet distance of two sets of features f64[n, d] taken as normal distributions, >= 0.
 
-    Eq. 6 of Heusel et al. 2017, arXiv 1706.08500. It falls with n: compare equal sizes only.
+    Eq. 6 of Heusel et al. 2017, arXiv 1706.08500. Biased: it falls with n, so compare equal sizes
+    only; `kid` is not biased.
     """
-    means, covariances = zip(
-        *(
-            (each.mean(axis=0), np.atleast_2d(np.cov(each, rowvar=False)))
-            for each in (these, those)
-        ),
-        strict=True,
-    )
-    # The trace of the root of a product of covariances is the sum of its eigenvalues' roots.
-    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0))
-    spread = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots.sum()
+    means = [each.mean(axis=0) for each in (these, those)]
+    # C = R'R / (n - 1), and the trace of the root of a product of two such is the sum of the
+    # singular values of R1 R2'; that also holds for fewer rows than columns.
+    factors = [
+        np.linalg.qr(each - mean).R / math.sqrt(len(each) - 1)
+        for each, mean in zip((these, those), means, strict=True)
+    ]
+    roots = np.linalg.svdvals(factors[0] @ factors[1].T)
+    spread = sum(np.square(factor).sum() for factor in factors) - 2 * roots.sum()
     return float(max(0.0, np.sum((means[0] - means[1]) ** 2) + spread))
+
+
+def kid(these: _F64, those: _F64) -> float:
+    """The kernel distance of two sets of features f64[n, d], n >= 2; about 0 if alike.
+
+    The unbiased squared MMD of Binkowski et al. 2018, arXiv 1801.01401, with its kernel
+    (x.y / d + 1)^3. Rows of the same index may be of the same place, so no pair of them is used:
+    the U-statistic of Gretton et al. 2012, JMLR 13:723, eq. 4, which is unbiased for such pairs and
+    0 for equal sets. Chance may make it negative. Memory: 1024 * n values.
+    """
+    n = len(these)
+    if these.shape != those.shape or n < 2:
+        raise ValueError(f"sets of {these.shape} and {those.shape}: give two alike, of two or more")
+    total = 0.0
+    for first in range(0, n, _KID_ROWS):
+        rows = slice(first, first + _KID_ROWS)
+        total += _kernel_sum(these, these, rows) + _kernel_sum(those, those, rows)
+        total -= 2 * _kernel_sum(these, those, rows)
+    return total / (n * (n - 1))
 
 
 def mse(image: Pixels, reference: Pixels) -> float:
@@ -152,6 +173,12 @@ def qilv_author(image: Pixels, reference: Pixels) -> float:
     mean_a, mean_b = a.mean(), b.mean()
     level = 2 * mean_a * mean_b / (mean_a**2 + mean_b**2)
     return float(level * 2 * covariance / (variance_a + variance_b))
+
+
+def _kernel_sum(these: _F64, those: _F64, rows: slice) -> float:
+    """The sum of the kernel of some rows of these with all of those but the row of their index."""
+    kernel = (these[rows] @ those.T / these.shape[1] + 1) ** 3
+    return float(kernel.sum() - np.diagonal(kernel, rows.start).sum())
 
 
 def _floats(image: Pixels, reference: Pixels, side_px: int = _WINDOW_PX) -> tuple[_F64, _F64]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from slidesr.model.score_table import (
+    headline_judge,
+    headline_metrics,
+    headline_note,
+    judge_of,
+    score_table,
+)
 from slidesr.model.stages import TrainingStage
 from slidesr.model.weights import ModelSpec, read_spec, save_model, sha256_of
 from slidesr.nets.generator import Generator
@@ -17,15 +23,6 @@ _SOURCES = {
     "A-SRGAN": "as Shahidi 2021 compares with: blocks of SRGAN, attention of SAGAN",
     "SRGAN": "Ledig et al. 2017, arXiv 1609.04802, with 8 blocks as in Shahidi 2021",
 }
-_HEADINGS = {
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "qilv": "QILV",
-    "distance": "distance",
-    "fid": "FID",
-}
-_LOWER_IS_BETTER = ("distance", "fid")
 
 
 def card(spec: ModelSpec, sha256: str) -> str:
@@ -53,7 +50,7 @@ other stains, and other pixel sizes are outside what it has seen.
 Antialiased bicubic protocol, RGB, mean over images. Slides of the validation set are not in the
 training set. Made by `slidesr benchmark DATA --scales {spec.generator.scale}`.
 
-{score_table(spec.scores)}
+{_scores_text(spec)}
 
 ## Data
 
@@ -77,32 +74,15 @@ def write_model(
     return path
 
 
-def score_table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Markdown table of data set -> method -> metric -> mean, the best per data set in bold.
-
-    Metrics that any method lacks are omitted, since older files have fewer.
-    """
-    every = [method for methods in scores.values() for method in methods.values()]
-    keys = [key for key in _HEADINGS if all(key in method for method in every)]
-    lines = [
-        f"| data | method | {' | '.join(_HEADINGS[key] for key in keys)} |",
-        f"|---|---|{'---|' * len(keys)}",
-    ]
-    for data, methods in scores.items():
-        best = {key: _best(key, [method[key] for method in methods.values()]) for key in keys}
-        for name, method in methods.items():
-            cells = [_cell(key, method[key], method[key] == best[key]) for key in keys]
-            lines.append(f"| {data} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _best(key: str, values: list[float]) -> float:
-    return min(values) if key in _LOWER_IS_BETTER else max(values)
-
-
-def _cell(key: str, value: float, best: bool) -> str:
-    text = f"{value:.2f}" if key in ("psnr_db", "distance", "fid") else f"{value:.4f}"
-    return f"**{text}**" if best else text
+def _scores_text(spec: ModelSpec) -> str:
+    """The table of the headline, with the judge that no loss of this model has used."""
+    names = dict.fromkeys(
+        name for methods in spec.scores.values() for metrics in methods.values() for name in metrics
+    )
+    judges = [key for key in dict.fromkeys(map(judge_of, names)) if key]
+    headline = headline_judge(judges, spec.loss_networks)
+    table = score_table(spec.scores, headline_metrics(names, headline), headline, {})
+    return f"{table}\n\n{headline_note(headline)}"
 
 
 def _network_text(spec: ModelSpec) -> str:

@@ -9,18 +9,26 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from slidesr.errors import RefusedError
 
 _UNREADABLE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, UnpicklingError, RuntimeError),
-    *(ValueError, TypeError, LookupError, AttributeError),
+    *(ValueError, TypeError, LookupError, AttributeError, SafetensorError),
 )
 
 
 def load_data(path: Path) -> Any:
     """Loads what `torch.save` wrote, on the CPU; use it inside `refusing`."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_state(path: Path) -> dict[str, torch.Tensor]:
+    """Loads a state dict from a safetensors file or what `torch.save` wrote; inside `refusing`."""
+    state = load_file(path) if path.suffix == ".safetensors" else load_data(path)
+    return dict(state.items())
 
 
 @contextmanager

@@ -43,7 +43,9 @@ def results() -> Results:
             "psnr_db": (25 + rank + rng.random(10)).tolist(),
             "ssim": (0.6 + 0.05 * rank + 0.01 * rng.random(10)).tolist(),
             "qilv": (0.1 + 0.1 * rank + 0.01 * rng.random(10)).tolist(),
-            "distance": (3 - 0.5 * rank + 0.1 * rng.random(10)).tolist(),
+            "distance_lite2": (3 - 0.5 * rank + 0.1 * rng.random(10)).tolist(),
+            "distance_encoder": (2 - 0.5 * rank + 0.1 * rng.random(10)).tolist(),
+            "mse": (90 - 9 * rank + rng.random(10)).tolist(),
             "grid_db": (2 - rank + 0.1 * rng.random(10)).tolist(),
         }
         for rank, method in enumerate(METHODS)
@@ -52,15 +54,25 @@ def results() -> Results:
         {"kind": "WA-SRGAN", "stage": stage, "sha256": "ab" * 32} for stage in ("fidelity", "gan")
     ]
     return Results(
-        protocol={"degradation": "bicubic", "jpeg_quality": None, "scales": [2], "images": 10},
+        protocol={
+            "degradation": "bicubic",
+            "jpeg_quality": None,
+            "scales": [2],
+            "images": 10,
+            "judges": {"lite2": "ab" * 32, "encoder": "cd" * 32},
+            "headline_judge": "lite2",
+        },
         versions={"slidesr": "0.1", "torch": "2.6"},
         methods={2: dict(zip(METHODS, facts, strict=True))},
         subjects=SUBJECTS,
         scores={2: scores},
         summary=[
-            *summary(2, SUBJECTS, scores),
             *(
-                ScoreRow(2, name, "a", "all", "image", "fid", 8, 9.5 - i)
+                replace(row, own_loss=(row.method, row.metric) == ("ours", "distance_encoder"))
+                for row in summary(2, SUBJECTS, scores)
+            ),
+            *(
+                ScoreRow(2, name, "a", "all", "image", "fid_lite2", 8, 9.5 - i)
                 for i, name in enumerate(METHODS)
             ),
         ],
@@ -105,12 +117,14 @@ def test_every_mean_stands_in_its_place_and_the_best_is_marked(
 ) -> None:
     table = page.xpath("//section[@id='x2']//table")[0]
     heads = [cell.text.strip() for cell in table.xpath(".//thead/tr/th")]
-    assert heads == ["method", "PSNR (dB)", "SSIM", "QILV", "distance", "FID"]
+    assert heads == ["method", "PSNR (dB)", "SSIM", "QILV", "perceptual distance", "FID"]
     for line, method in zip(table.xpath(".//tbody/tr"), METHODS, strict=True):
         assert line.xpath("./th")[0].text == method
         means = [cell.text.strip() for cell in line.xpath("./td")]
         scores = results.scores[2][method]
-        expected = [np.mean(scores[name][:8]) for name in ("psnr_db", "ssim", "qilv", "distance")]
+        expected = [
+            np.mean(scores[name][:8]) for name in ("psnr_db", "ssim", "qilv", "distance_lite2")
+        ]
         assert [float(text) for text in means[:4]] == pytest.approx(expected, abs=6e-3)
         marks = [cell.get("class") == "best" for cell in line.xpath("./td")]
         assert marks == [method == "ours"] * 5
@@ -147,6 +161,30 @@ def test_a_pair_of_models_is_judged_in_words_and_numbers(
     psnr = results.scores[2]
     expected = np.mean(np.subtract(psnr["ours"]["psnr_db"], psnr["ours-fidelity"]["psnr_db"])[:8])
     assert float(table.xpath(".//tbody/tr/td")[0].text) == pytest.approx(expected, abs=6e-3)
+
+
+def test_other_metrics_stand_apart_and_the_own_loss_is_marked(page: html.HtmlElement) -> None:
+    encoder, other = page.xpath("//section[@id='x2']/details[@class='group']")
+    assert encoder.xpath("./summary")[0].text == "The loss network's own view"
+    assert [cell.text.strip() for cell in encoder.xpath(".//thead/tr/th")[:2]] == [
+        "method",
+        "encoder distance",
+    ]
+    *_, fidelity, ours = encoder.xpath(".//table")[0].xpath(".//tbody/tr/td")
+    assert ours.xpath("./span[@class='own']")[0].text == "\N{DAGGER}"
+    assert (ours.get("class"), fidelity.get("class")) == (None, "best")
+    assert [cell.text.strip() for cell in other.xpath(".//thead/tr/th")[:2]] == ["method", "MSE"]
+
+
+def test_without_an_independent_judge_nothing_is_drawn_with_one(
+    results: Results, cases: list[Case], tmp_path: Path
+) -> None:
+    bare = replace(results, protocol=results.protocol | {"headline_judge": ""})
+    write_report(tmp_path / "bare.html", bare, cases)
+    page = html.fromstring((tmp_path / "bare.html").read_text())
+    assert "There is no independent judge" in page.xpath("//header")[0].text_content()
+    assert not page.xpath("//svg")
+    assert len(page.xpath("//section[@id='x2']//*[@class='plot']")) == 3
 
 
 def test_labels_slides_and_nuclei_have_their_tables(page: html.HtmlElement) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from slidesr.model.card import card, score_table
+import pytest
+
+from slidesr.model.card import card
+from slidesr.model.score_table import headline_judge, headline_metrics, score_table
 from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import GeneratorSpec
 
@@ -24,7 +27,10 @@ def test_the_table_marks_the_best_of_each_data_set() -> None:
                 "ours": values(21.25, 0.625, 0.5, 0.25),
             },
             "b": {"bicubic": values(9, 0.1, 0.1, 0.1)},
-        }
+        },
+        ["psnr_db", "ssim", "ms_ssim", "qilv"],
+        "",
+        {},
     )
     assert table.splitlines() == [
         "| data | method | PSNR (dB) | SSIM | MS-SSIM | QILV |",
@@ -33,6 +39,51 @@ def test_the_table_marks_the_best_of_each_data_set() -> None:
         "| a | ours | **21.25** | **0.6250** | 0.5000 | **0.2500** |",
         "| b | bicubic | **9.00** | **0.1000** | **0.1000** | **0.1000** |",
     ]
+
+
+def test_what_its_own_loss_judges_is_marked_and_not_the_best() -> None:
+    judged = {"distance_lite2": 2.0, "fid_lite2": 30.0, "distance_vgg19": 1.0}
+    table = score_table(
+        {"a": {"bicubic": judged, "ours": {name: value / 2 for name, value in judged.items()}}},
+        ["distance_lite2", "fid_lite2", "distance_vgg19"],
+        "lite2",
+        {"ours": ["VGG19"]},
+    )
+    assert table.splitlines() == [
+        "| data | method | perceptual distance | FID | VGG19 distance |",
+        "|---|---|---|---|---|",
+        "| a | bicubic | 2.000 | 30.00 | **1.000** |",
+        "| a | ours | **1.000** | **15.00** | 0.500\N{DAGGER} |",
+    ]
+
+
+def test_the_headline_is_of_a_judge_that_taught_nobody() -> None:
+    judges = ["encoder", "vgg19", "lite2", "resnet50"]
+    assert headline_judge(judges, []) == "lite2"
+    assert headline_judge(judges, ["EfficientNet-Lite2"]) == "vgg19"
+    assert headline_judge(judges, ["EfficientNet-Lite2", "VGG19"]) == "resnet50"
+    assert headline_judge(["encoder"], []) == ""
+    assert headline_metrics(
+        ["kid_lite2", "distance_encoder", "psnr_db", "mse", "distance_lite2", "unknown"], "lite2"
+    ) == ["psnr_db", "distance_lite2", "kid_lite2"]
+
+
+@pytest.mark.parametrize(
+    ("network", "judge"),
+    [("histology encoder", "EfficientNet-Lite2"), ("EfficientNet-Lite2", "VGG19")],
+)
+def test_a_card_says_which_judge_made_its_columns(
+    network: str, judge: str, model_spec: Callable[[GeneratorSpec], ModelSpec]
+) -> None:
+    scores = {"psnr_db": 20.5, "distance_lite2": 1.5, "distance_vgg19": 2.5, "distance_encoder": 3}
+    spec = model_spec(TINY)
+    stage = replace(spec.stages[-1], loss_networks=(network,))
+    spec = replace(spec, stages=(*spec.stages[:-1], stage), scores={"a": {"tiny": scores}})
+    text = card(spec, "0123abcd")
+    shown = "1.500" if judge == "EfficientNet-Lite2" else "2.500"
+    assert "| data | method | PSNR (dB) | perceptual distance |\n" in text
+    assert f"| a | tiny | **20.50** | **{shown}** |" in text
+    assert f"are by {judge}" in text
 
 
 def test_the_card_holds_what_the_header_says(

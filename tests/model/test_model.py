@@ -275,7 +275,8 @@ def test_a_shipped_model_beats_what_learns_nothing(path: Path) -> None:
         ours, bicubic = methods[spec.name], methods["bicubic"]
         assert ours["psnr_db"] > bicubic["psnr_db"], data
         if spec.stage == "gan":  # gives up some of the pixels for the looks
-            assert all(ours[metric] < bicubic[metric] for metric in ("distance", "fid")), data
+            for metric in ("distance_lite2", "texture_lite2"):
+                assert ours[metric] < bicubic[metric], (data, metric)
             continue
         for metric in ("psnr_db", "ssim", "ms_ssim", "qilv"):
             assert ours[metric] > methods["bicubic + back-projection"][metric], (data, metric)

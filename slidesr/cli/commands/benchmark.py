@@ -96,7 +96,7 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--resnext101",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="torchvision's resnext101_32x8d weights to fine-tune.  [default: EfficientNet-Lite0]",
+    help="torchvision's resnext101_32x8d weights: one more judge, and the classifier to fine-tune.",
 )
 @click.option(
     "--seeds",
@@ -108,7 +108,14 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--vgg19",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="torchvision's vgg19 weights: one more perceptual distance.",
+    help="torchvision's vgg19 weights: one more judge.",
+)
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="ARCHITECTURE=FILE",
+    help="One more judge, of torchvision or timm: timm/convnext_tiny=FILE; repeat it.",
 )
 @click.option(
     "--author-metrics",

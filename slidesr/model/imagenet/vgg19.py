@@ -1,16 +1,14 @@
-"""Networks trained on ImageNet, loaded from torchvision weights that the user supplies."""
+"""VGG19, from torchvision's weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from slidesr.errors import RefusedError
+from slidesr.model.imagenet.normalised import Normalised
 from slidesr.model.torch_files import load_data, refusing
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG19_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)  # configuration E
 
 
@@ -34,47 +32,6 @@ def vgg19_features(weights: Path, *, normalised: bool, stages: bool = False) -> 
     return network
 
 
-def resnext101_features(weights: Path) -> nn.Module:
-    """ResNeXt-101 32x8d without its last layer (Xie et al. 2017, arXiv 1611.05431):
-    [n, 3, h, w] in 0..1 -> [n, 2048], spatial means of the last map.
-
-    `weights` is a state dict of torchvision's `resnext101_32x8d`, from ImageNet or fine-tuned; its
-    last layer is ignored. Raises RefusedError for any other file, or if torchvision is missing.
-    """
-    try:
-        from torchvision.models import resnext101_32x8d
-    except ImportError as error:
-        raise RefusedError(
-            "ResNeXt-101 needs torchvision: pip install 'slidesr[benchmark]'"
-        ) from error
-    with torch.device("meta"):
-        network = resnext101_32x8d()
-    network.fc = nn.Identity()
-    with refusing(
-        f"{weights}: not ResNeXt-101 32x8d weights. Give a file with the state dict of"
-        " torchvision.models.resnext101_32x8d, for example resnext101_32x8d-8ba56ff5.pth."
-    ):
-        saved = load_data(weights)
-        state = {key: value for key, value in saved.items() if not key.startswith("fc.")}
-        network.load_state_dict(state, assign=True)
-    return nn.Sequential(_Normalised(_MEAN, _STD), network)
-
-
-class _Normalised(nn.Module):
-    """Normalises an image by a mean colour and standard deviation."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
-
-
 class _Vgg19(nn.Module):
     """VGG19's convolutions, numbered as in torchvision so that its weights load."""
 
@@ -89,7 +46,7 @@ class _Vgg19(nn.Module):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.normalise = _Normalised(_MEAN, _STD) if normalised else nn.Identity()
+        self.normalise = Normalised() if normalised else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x, maps = self.normalise(x), []
