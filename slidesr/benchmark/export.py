@@ -48,9 +48,8 @@ _INTRO = (
     "Each model is a safetensors file whose header describes it completely; the card next to it"
     " says the same in\n"
     "words. `slidesr models` lists them. Scores: antialiased bicubic protocol, RGB, mean over the"
-    " images of slides\n"
-    "that no model was trained on. Written by `slidesr benchmark DATA --scales 2,4,8,16"
-    " --update-cards`.\n"
+    " [test images](../docs/data/README.md).\n"
+    "Written by `slidesr benchmark DATA/test --scales 2,4,8,16 --update-cards`.\n"
     "\n"
     f"{headline_note(INDEPENDENT)}\n"
 )
