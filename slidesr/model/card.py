@@ -47,8 +47,9 @@ other stains, and other pixel sizes are outside what it has seen.
 
 ## Scores
 
-Antialiased bicubic protocol, RGB, mean over images. For shipped weights these are the test images of
-`docs/data`, on which nothing was trained. Made by `slidesr benchmark DATA --scales {spec.generator.scale}`.
+Antialiased bicubic protocol, RGB, mean over images. For shipped weights these are the test images
+of `docs/data`, on which nothing was trained. Made by
+`slidesr benchmark DATA --scales {spec.generator.scale}`.
 
 {_scores_text(spec)}
 
