@@ -108,11 +108,28 @@ def _nothing(unraisable: object) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Interrupts the work; a second signal ends the process at once."""
+    """Interrupts the work; a second signal ends the process at once.
+
+    So does the first during an import: a library that is being loaded may swallow the exception, or
+    abort because of it. A process that is killed loses nothing.
+    """
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_DFL)
     _received.append(number)
+    if _is_importing(frame):
+        console.show_cursor()
+        code = _stopped("stopped")
+        sys.stderr.flush()
+        os._exit(code)
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _stopped(message: str) -> int:

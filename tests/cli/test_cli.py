@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -236,6 +239,32 @@ def test_a_stop_that_a_library_takes_for_a_fault_is_a_stop(
     monkeypatch.setattr("slidesr.cli._received", [15])
     assert run(["info", "slide.tif"]) == 143
     assert "stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_reaches_a_library_that_is_being_loaded(number: int, tmp_path: Path) -> None:
+    """Some swallow the exception, and torch may abort."""
+    (tmp_path / "swallows.py").write_text(
+        "import time\n"
+        "try:\n    print('loading', flush=True)\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('went on')\n"
+    )
+    program = (
+        f"from signal import signal; from slidesr.cli import _stop; signal({int(number)}, _stop)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{program}; import swallows"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        printed, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert (printed, said.strip()) == ("", "slidesr: stopped")
 
 
 @pytest.mark.parametrize(
