@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	$(BIN)/slidesr demo
 
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
 lint: $(VENV)/tested
 	$(BIN)/ruff format --check .

@@ -42,7 +42,7 @@ class ComparisonRequest:
     downstream: bool = False  # also nuclei and fine-tuned classifiers, for labelled images
     labelled: Path | None = None  # labelled patches that teach the classifiers
     resnext101: Path | None = None  # weights for one more judge, and of the classifiers
-    seeds: int = ClassifierRecipe.seeds  # of the classifiers
+    seeds: int | None = None  # of the classifiers, `ClassifierRecipe.seeds` if None
     vgg19: Path | None = None  # weights for one more judge
     judges: tuple[str, ...] = ()  # further ones: ARCHITECTURE=FILE
     author_metrics: bool = False
@@ -79,8 +79,9 @@ def compare_models(
 
 
 def _comparison(request: ComparisonRequest, output: Path) -> Comparison:
-    if request.labelled and not request.downstream:
-        raise RefusedError("--labelled is of use with --downstream only")
+    for option, value in (("--labelled", request.labelled), ("--seeds", request.seeds)):
+        if value and not request.downstream:
+            raise RefusedError(f"{option} is of use with --downstream only")
     engine = Engine.choose(request.device, request.precision)
     pairs = _pairs(request, output)
     own = pairs[0].scale
@@ -101,7 +102,9 @@ def _comparison(request: ComparisonRequest, output: Path) -> Comparison:
         options,
         find_pairs(request.labelled) if request.labelled else (),
         find_judges(request.judges, request.vgg19, request.resnext101),
-        ClassifierRecipe(request.resnext101, request.seeds, device=engine.device),
+        ClassifierRecipe(
+            request.resnext101, request.seeds or ClassifierRecipe.seeds, device=engine.device
+        ),
     )
 
 

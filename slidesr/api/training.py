@@ -22,6 +22,7 @@ from slidesr.train.encoder.export import write_encoder
 from slidesr.train.encoder.scores import score_encoder
 from slidesr.train.encoder.training import EncoderProgress, EncoderRecipe, train_encoder
 from slidesr.train.header import header_for
+from slidesr.train.initial_weights import spec_of_start
 from slidesr.train.loop import Sources, Trained, TrainingProgress, train
 from slidesr.train.objective import perceptual_network
 from slidesr.train.recipe import Recipe, any_recipe_from_toml, find_recipe, without_critic
@@ -125,6 +126,7 @@ def _trained_generator(
 def _checked_runs(plan: Recipe, sources: Sources, options: TrainingOptions) -> list[Run]:
     """Lists the runs; raises RefusedError if one of them could not be done."""
     runs = runs_to(plan, sources.out, from_scratch=options.from_scratch, resume=options.resume)
+    spec_of_start(runs[0].recipe.start)
     for run in runs:
         perceptual_network(run.recipe.loss, _sources_of(run, sources).vgg19)
         if not options.resume:

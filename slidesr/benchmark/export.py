@@ -58,12 +58,17 @@ Scores = dict[str, dict[str, dict[str, float]]]  # data set -> method -> metric 
 
 
 def refuse_other_results(output: Path, protocol: Mapping[str, object]) -> None:
-    """Raises RefusedError if `output` holds the results of a different comparison."""
+    """Raises RefusedError if `output` holds other results: of another comparison or version."""
     path = output / _RESULTS
-    if path.exists() and Results.read(path).protocol != protocol:
+    if not path.exists():
+        return
+    try:
+        holds = "a different comparison" if Results.read(path).protocol != protocol else ""
+    except (KeyError, TypeError, ValueError):
+        holds = "another version of slidesr"
+    if holds:
         raise RefusedError(
-            f"{path}: holds the results of a different comparison. Choose another -o, or use"
-            " --overwrite."
+            f"{path}: holds the results of {holds}. Choose another -o, or use --overwrite."
         )
 
 

@@ -129,6 +129,7 @@ def of_model(model: Model) -> Method:
     spec, engine = model.spec, model.engine
     facts: dict[str, Any] = {
         "kind": spec.generator.architecture,
+        "model": spec.name,
         "norm": spec.generator.norm,
         "stage": spec.stage,
         "sha256": model.sha256,
@@ -139,6 +140,8 @@ def of_model(model: Model) -> Method:
     }
     if spec.ablates:
         facts["ablates"] = spec.ablates
+    choices = {"perception": model.perception, "tolerance": model.tolerance}
+    facts |= {name: value for name, value in choices.items() if value is not None}
     return Method(model.label, model.enlarge, facts)
 
 

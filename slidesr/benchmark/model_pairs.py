@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from slidesr.benchmark.methods import Method
 from slidesr.benchmark.results import PairRow, Subject, by_data
 from slidesr.benchmark.statistics import MeanEstimate, Scores, estimate, paired_p, units
+from slidesr.model.score_table import is_own_loss_of
 
 _UNSEEN_DB, _FAINT_DB = 50.0, 40.0  # differences of 0.8 and 2.6 grey levels
 _INTRO = """Two models that differ by a training stage or by its critic: PSNR between their
 outputs, mean over images and the greatest. 50 dB and more is invisible. pairs.csv has the
-differences of all metrics."""
+differences of all metrics of single images."""
 
 _F64 = NDArray[np.float64]
 
@@ -29,25 +30,29 @@ class Relation:
     name: str
     gain: str  # what the first has more
     indices: tuple[int, int]  # of both among the methods
+    loss_networks: tuple[str, ...] = ()  # those of both
 
 
 def relations(methods: Sequence[Method]) -> list[Relation]:
     """Finds each model that started from another, or repeats another without its critic.
 
-    The names of these are the facts "start" and "ablates" of a method.
+    The names of these are the facts "start" and "ablates" of a method. Both have the same
+    tolerance, and neither is interpolated by a perception.
     """
-    names = [method.name for method in methods]
+    place_of = {
+        (method.facts["model"], method.facts.get("tolerance")): place
+        for place, method in enumerate(methods)
+        if "model" in method.facts and "perception" not in method.facts
+    }
     found = []
-    for method in methods:
-        start, whole = method.facts.get("start"), method.facts.get("ablates")
-        if start in names:
-            found.append((method.name, start, *_stage(method.facts)))
-        if whole in names:
-            found.append((whole, method.name, "with critic against without", "the critic"))
-    return [
-        Relation(one, other, name, gain, (names.index(one), names.index(other)))
-        for one, other, name, gain in found
-    ]
+    for (_, tolerance), place in place_of.items():
+        facts = methods[place].facts
+        start, whole = (place_of.get((facts.get(key), tolerance)) for key in ("start", "ablates"))
+        if start is not None:
+            found.append((place, start, *_stage(facts)))
+        if whole is not None:
+            found.append((whole, place, "with critic against without", "the critic"))
+    return [_relation(methods, *each) for each in found]
 
 
 def pair_rows(
@@ -85,6 +90,7 @@ def pair_rows(
                         stats.low,
                         stats.high,
                         p,
+                        is_own_loss_of(metric, relation.loss_networks),
                     )
                 )
     return rows
@@ -102,6 +108,12 @@ def verdict(agreement_db: float, gain: str) -> str:
     if agreement_db >= _UNSEEN_DB:
         effect = "has no visible effect"
     return f"the two outputs agree to {agreement_db:.1f} dB: {gain} {effect}"
+
+
+def _relation(methods: Sequence[Method], one: int, other: int, name: str, gain: str) -> Relation:
+    both = methods[one], methods[other]
+    used = {network: None for each in both for network in each.facts.get("loss networks", [])}
+    return Relation(both[0].name, both[1].name, name, gain, (one, other), tuple(used))
 
 
 def _stage(facts: Mapping[str, object]) -> tuple[str, str]:

@@ -23,9 +23,11 @@ from slidesr.model.score_table import (
     NO_JUDGE,
     OWN_LOSS_MARK,
     OWN_LOSS_NOTE,
+    STRUCTURE_GROUP,
     Column,
     column,
     further_metrics,
+    group_note,
     headline_metrics,
     headline_note,
     judge_name,
@@ -33,6 +35,7 @@ from slidesr.model.score_table import (
 from slidesr.runtime.atomic_files import whole_file
 
 _SIGNIFICANT = 0.05
+_PAIR_MARK_NOTE = "Judged by the network of the loss of one of both."
 _BOXED = ("psnr_db", "ssim", "qilv")
 _PAGE = files("slidesr.benchmark") / "page"
 
@@ -68,6 +71,7 @@ def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
         no_judge="" if results.headline else NO_JUDGE,
         mark=OWN_LOSS_MARK,
         mark_note=OWN_LOSS_NOTE,
+        pair_mark_note=_PAIR_MARK_NOTE,
     )
     with whole_file(path) as file:
         file.write(page.encode())
@@ -92,13 +96,29 @@ def _scale(scale: int, results: Results, cases: Sequence[Case]) -> dict[str, Any
         ],
         "tables": [_table((data, "all", "image"), rows, shown, headline) for data in data_sets],
         "groups": [
-            (group, [_table((data, "all", "image"), rows, names, headline) for data in data_sets])
+            _group(group, data_sets, rows, names, headline)
             for group, names in further_metrics(metrics, headline).items()
         ],
         "parts": [_table(key, rows, shown, headline) for key in _other_parts(rows)],
         "planes": [_plane(data, rows, methods, headline) for data in data_sets if headline],
         "boxes": _boxes(results, scale),
         "cases": [_case(case) for case in cases if case.scale == scale],
+    }
+
+
+def _group(
+    group: str,
+    data_sets: Sequence[str],
+    rows: Sequence[ScoreRow],
+    metrics: Sequence[str],
+    headline: str,
+) -> dict[str, Any]:
+    is_marked = any(row.own_loss for row in rows if row.metric in metrics)
+    return {
+        "name": group,
+        "note": group_note(group, is_marked=is_marked),
+        "is_open": group == STRUCTURE_GROUP,
+        "tables": [_table((data, "all", "image"), rows, metrics, headline) for data in data_sets],
     }
 
 
@@ -276,4 +296,5 @@ def _pair_line(row: PairRow, headline: str) -> dict[str, Any]:
         "difference": f"{row.difference:{style}}",
         "interval": interval,
         "p": "unknown" if row.p is None else f"{row.p:.2g}",
+        "own_loss": row.own_loss,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from slidesr.runtime.closeable import Closeable
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 
+_CASE = re.compile(r"(\d{2}-\d+)[A-Z]*")  # BreaKHis: letters name parts of one case
 _EMBEDDINGS = "embeddings "  # and the judge's key: names of arrays in a stored file
 
 
@@ -33,6 +35,18 @@ class Subject:
     slide: str = ""  # empty if unknown, like `label`
     label: str = ""
     um_per_px: float | None = None  # of the high-resolution image
+
+    @property
+    def group(self) -> str:
+        """The slide or patient, whose images resemble each other; empty if unknown.
+
+        >>> [Subject("", "", slide).group for slide in ("14-22549AB", "tumor_073", "unknown TCGA")]
+        ['14-22549', 'tumor_073', '']
+        """
+        if self.slide.lower().startswith("unknown"):
+            return ""
+        case = _CASE.fullmatch(self.slide)
+        return case[1] if case else self.slide
 
 
 def by_data(subjects: Sequence[Subject]) -> dict[str, list[int]]:
@@ -90,6 +104,7 @@ class PairRow:
     low: float | None
     high: float | None
     p: float | None
+    own_loss: bool = False  # judged by the network of the loss of one of both
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[Sco
     for data, whole in by_data(subjects).items():
         for part, chosen in _parts(subjects, whole).items():
             rows += _rows(scale, data, part, "image", _unit_means(scores, [[i] for i in chosen]))
-        slides = _groups(subjects, whole, "slide")
+        slides = _groups(subjects, whole, "group")
         if len(slides) > 1:
             rows += _rows(scale, data, "all", "slide", _unit_means(scores, list(slides.values())))
     return rows
@@ -124,7 +124,7 @@ def summary(scale: int, subjects: Sequence[Subject], scores: Scores) -> list[Sco
 
 def units(subjects: Sequence[Subject], whole: list[int]) -> dict[str, list[list[int]]]:
     """Maps "image", and "slide" if there are several, to the units: subject indices of each."""
-    slides = list(_groups(subjects, whole, "slide").values())
+    slides = list(_groups(subjects, whole, "group").values())
     return {"image": [[index] for index in whole]} | ({"slide": slides} if len(slides) > 1 else {})
 
 

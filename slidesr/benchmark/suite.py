@@ -100,7 +100,8 @@ class Comparison:
         if min(size.width, size.height) < MIN_SIDE_PX:
             raise RefusedError(f"{path}: {size} px; at least {MIN_SIDE_PX} px per side are needed")
         judged = [name for judge in self.judges for name in judge.image_metrics]
-        return measurable(list(sizes.values()), judged, self.options.by_author)
+        compared = [_cut_size(each, max(self.options.scales)) for each in sizes.values()]
+        return measurable(compared, judged, self.options.by_author)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:

@@ -33,6 +33,8 @@ _KINDS = {  # kind -> heading of the headline judge, heading after another's nam
 }
 _FIDELITY, _PERCEPTUAL, _OTHER = "fidelity", "perceptual", "other measures"
 _FURTHER, _OWN_VIEW = "further judges", "the loss network's own view"
+_OWN_VIEW_NOTE = """The histology encoder is the loss network of the GAN weights: what it finds good
+in them, they were taught."""
 STRUCTURE_GROUP = "structure"
 STRUCTURE_NOTE = """The output against the original, without a network as judge: 0 is as in the
 original, less is missing and more is invented. 16-32 px to 2-4 px: power of detail of this size.
@@ -154,19 +156,25 @@ def column(metric: str, headline: str) -> Column:
 
 def headline_metrics(metrics: Iterable[str], headline: str) -> list[str]:
     """The metrics of the first table, in its order: fidelity, then the judge of the headline."""
-    by_group = grouped(metrics, headline)
+    by_group = _grouped(metrics, headline)
     return [*by_group.pop(_FIDELITY, []), *by_group.pop(_PERCEPTUAL, [])]
 
 
 def further_metrics(metrics: Iterable[str], headline: str) -> dict[str, list[str]]:
     """All other metrics by group."""
-    by_group = grouped(metrics, headline)
+    by_group = _grouped(metrics, headline)
     return {
         group: names for group, names in by_group.items() if group not in (_FIDELITY, _PERCEPTUAL)
     }
 
 
-def grouped(metrics: Iterable[str], headline: str) -> dict[str, list[str]]:
+def group_note(group: str, *, is_marked: bool) -> str:
+    """What a reader of a group's table must know; `is_marked` if it has a mark. May be empty."""
+    notes = {_OWN_VIEW: _OWN_VIEW_NOTE, STRUCTURE_GROUP: STRUCTURE_NOTE}
+    return " ".join(filter(None, (notes.get(group), OWN_LOSS_NOTE if is_marked else "")))
+
+
+def _grouped(metrics: Iterable[str], headline: str) -> dict[str, list[str]]:
     """Group -> metrics, both in the order of the tables; what is no column is left out."""
     names = dict.fromkeys(metrics)
     judges = dict.fromkeys(judge_of(each) for each in names)

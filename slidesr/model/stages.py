@@ -58,6 +58,8 @@ def _stage(table: Any) -> TrainingStage:
 
 def _check(stage: TrainingStage) -> None:
     _check_texts([stage.name, stage.start, stage.device, *stage.loss_networks])
+    if not all(any(map(str.isalnum, network)) for network in stage.loss_networks):
+        raise ValueError("a loss network of a stage has no name")
     if not stage.name:
         raise ValueError("a stage has no name")
     digest = stage.weights_sha256

@@ -101,6 +101,12 @@ def test_a_seed_gives_the_same_classifier_again(pairs: list[ImagePair]) -> None:
     assert not np.array_equal(first, other)
 
 
+def test_ten_images_are_enough_for_a_schedule(pairs: list[ImagePair]) -> None:
+    images, labels = [read(pair) for pair in pairs[:10]], [i % 2 == 1 for i in range(10)]
+    made = fine_tuned(images, labels, QUICK, 0)
+    assert np.isfinite(made.probabilities(images)).all()
+
+
 def test_all_layers_learn_and_norms_keep_their_statistics(pairs: list[ImagePair]) -> None:
     images, labels = [read(pair) for pair in pairs[:8]], [i % 2 == 1 for i in range(8)]
     before, after = _network(QUICK, 0), fine_tuned(images, labels, QUICK, 0)._network
@@ -200,5 +206,7 @@ def test_the_command_refuses_images_without_labels(
     arguments = ["benchmark", str(folder), "--scale", "2", "-o", str(tmp_path / "out")]
     assert run_cli([*arguments, "--downstream"]) == 2
     assert "images of both labels" in " ".join(capsys.readouterr().err.split())
+    assert run_cli([*arguments, "--seeds", "3"]) == 2
+    assert "--seeds is of use with --downstream only" in capsys.readouterr().err
     assert run_cli([*arguments, "--labelled", str(folder)]) == 2
     assert not (tmp_path / "out" / "results.json").exists()

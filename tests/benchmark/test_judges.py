@@ -347,7 +347,7 @@ def test_weights_may_be_safetensors(weights: dict[str, Path], tmp_path: Path, hi
         ("resnet0=FILE", "torchvision or timm has no network of this name"),
         ("timm/resnet0=FILE", "timm has no network of this name"),
         ("torchvision/convnext_atto=FILE", "torchvision has no network of this name"),
-        ("hub/resnet18=FILE", "no network of torchvision/NAME or timm/NAME"),
+        ("hub/resnet18=FILE", "no network of torchvision or timm. Give torchvision/NAME"),
         ("resnet34=FILE", "not weights of torchvision's resnet34"),
         ("timm/resnet34=FILE", "not weights of timm's resnet34"),
         ("vit_b_16=FILE", "has no maps of 3 resolutions"),
@@ -402,7 +402,7 @@ def compare(
         from dataclasses import replace
 
         spec = model_spec(TINY)
-        stage = replace(spec.stages[-1], loss_networks=(network,))
+        stage = replace(spec.stages[-1], loss_networks=(network,) if network else ())
         spec = replace(spec, stages=(*spec.stages[:-1], stage))
         path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
         save_model(path, spec, trained_looking(TINY))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,8 @@ from slidesr.benchmark.results import PairRow, Subject
 from slidesr.benchmark.statistics import estimate, paired_p
 
 
-def method(name: str, **facts: str) -> Method:
-    return Method(name, lambda low: low, dict(facts))
+def method(name: str, **facts: Any) -> Method:
+    return Method(name, lambda low: low, {"model": name, **facts})
 
 
 def summed_up(methods: list[Method]) -> list[tuple[str, str, str]]:
@@ -21,7 +23,7 @@ def summed_up(methods: list[Method]) -> list[tuple[str, str, str]]:
 
 def test_a_model_belongs_with_its_start_and_with_the_one_it_ablates() -> None:
     methods = [
-        method("bicubic", kind="classical"),
+        Method("bicubic", lambda low: low, {"kind": "classical"}),
         method("gan", stage="gan", start="fidelity"),
         method("plain", stage="gan", start="fidelity", ablates="gan"),
         method("fidelity", stage="fidelity", start="of another scale"),
@@ -39,6 +41,30 @@ def test_a_model_belongs_with_its_start_and_with_the_one_it_ablates() -> None:
 
 def test_models_whose_others_are_not_compared_belong_with_none() -> None:
     assert not relations([method("gan", start="fidelity"), method("plain", ablates="critic's")])
+
+
+def test_only_models_of_one_tolerance_and_no_perception_belong_together() -> None:
+    fidelity, gan = {"model": "fidelity"}, {"model": "gan", "start": "fidelity"}
+    methods = [
+        method("gan, perception 0.5", **gan, perception=0.5),
+        method("gan, consistent", **gan, tolerance=0.0),
+        method("fidelity", **fidelity),
+        method("fidelity, consistent", **fidelity, tolerance=0.0),
+        method("fidelity, perception 0.2", **fidelity, perception=0.2),
+    ]
+    assert [(each.method, each.other) for each in relations(methods)] == [
+        ("gan, consistent", "fidelity, consistent")
+    ]
+
+
+def test_what_the_loss_network_of_one_of_both_judged_is_marked() -> None:
+    loss = {"loss networks": ["EfficientNet-Lite0"]}
+    (related,) = relations([method("gan", start="fidelity", **loss), method("fidelity")])
+    metrics = {"ssim": [0.5] * 11, "distance_lite0": [1.0] * 11, "distance_lite2": [1.0] * 11}
+    found = pair_rows(
+        4, SUBJECTS, related, dict.fromkeys(("gan", "fidelity"), metrics), np.ones(11)
+    )
+    assert {row.metric for row in found if row.own_loss} == {"distance_lite0"}
 
 
 @pytest.mark.parametrize(

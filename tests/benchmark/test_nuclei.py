@@ -170,6 +170,14 @@ def test_rows_are_of_all_sizes_and_of_each() -> None:
     assert lost["small"].low < 6
 
 
+def test_intervals_do_not_take_unknown_slides_for_one() -> None:
+    slides = [f"s{i}" for i in range(5)] + 2 * ["unknown"]
+    subjects = [Subject(str(i), "d", slide, "", 0.5) for i, slide in enumerate(slides)]
+    counts = [np.stack([[counts_of(high=2), counts_of(), counts_of()]])] * 7
+    rows = nuclei_rows(4, ["ours"], subjects, [10**6] * 7, counts)
+    assert {(row.unit, row.units) for row in rows} == {("image", 7)}
+
+
 def count(image: U8, um_per_px: float) -> int:
     return len(find_nuclei(image, um_per_px).centres)
 

@@ -247,6 +247,17 @@ def test_other_results_are_not_replaced_unasked(
         refuse_other_results(output, other.protocol)
 
 
+@pytest.mark.parametrize("lost", ["pairs", "protocol"])
+def test_results_of_another_version_are_not_replaced_unasked(
+    results: Results, tmp_path: Path, lost: str
+) -> None:
+    table = json.loads(results.to_json())
+    del table[lost]
+    (tmp_path / "results.json").write_text(json.dumps(table))
+    with pytest.raises(RefusedError, match=r"of another version of slidesr.*--overwrite"):
+        refuse_other_results(tmp_path, results.protocol)
+
+
 def test_results_come_back_from_their_file(results: Results, output: Path) -> None:
     assert Results.read(output / "results.json") == results
     json.loads((output / "results.json").read_text(), parse_constant=pytest.fail)
@@ -271,12 +282,15 @@ def test_jpeg_and_scanner_change_what_the_methods_are_given(
     assert 0.5 < off < 20
 
 
+@pytest.mark.parametrize(("height", "scale"), [(160, 2), (163, 4)])
 def test_small_images_are_compared_without_ms_ssim(
-    tmp_path: Path, save_images: Save, section: U8
+    tmp_path: Path, save_images: Save, section: U8, height: int, scale: int
 ) -> None:
-    folder = save_images(tmp_path, {"a.png": section[:160, :176]})
+    """Images are cut to a multiple of the scale first."""
+    folder = save_images(tmp_path, {"a.png": section[:height, :176]})
     found = mean_scores(
-        Comparison(find_pairs(folder), classical, ComparisonOptions((2,))), lambda done, total: None
+        Comparison(find_pairs(folder), classical, ComparisonOptions((scale,))),
+        lambda done, total: None,
     )
     assert "ms_ssim" not in found[tmp_path.name]["bicubic"]
     assert found[tmp_path.name]["bicubic"]["ssim"] > 0.5
@@ -365,15 +379,19 @@ def test_related_models_are_compared_with_each_other(
         return bicubic_up(low, 2) // 2 + 100
 
     def related(scale: int) -> list[Method]:
-        same = Method("same", lambda low: bicubic_up(low, scale), {"start": "bicubic"})
-        gan = Method("gan", brighter, {"stage": "gan", "start": "same"})
-        return [*classical(scale), same, gan]
+        def bicubic(low: U8) -> U8:
+            return bicubic_up(low, scale)
+
+        first = Method("first", bicubic, {"model": "first"})
+        same = Method("same", bicubic, {"model": "same", "start": "first"})
+        gan = Method("gan", brighter, {"model": "gan", "stage": "gan", "start": "same"})
+        return [*classical(scale), first, same, gan]
 
     comparison = Comparison(find_pairs(folder), related, ComparisonOptions((2,)))
     results = run(comparison, tmp_path)
     assert Results.read(tmp_path / "results.json") == results
     of_a = [row for row in results.pairs if (row.data, row.metric) == ("a", "ssim")]
-    assert [(row.method, row.other) for row in of_a] == [("same", "bicubic"), ("gan", "same")]
+    assert [(row.method, row.other) for row in of_a] == [("same", "first"), ("gan", "same")]
     assert of_a[0].agreement_mean_db == 100
     assert of_a[0].difference == 0
     lows = [bicubic_down(cut(images[name], 2), 2) for name in ("a/1.png", "a/below/2.png")]

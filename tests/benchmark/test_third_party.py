@@ -44,12 +44,17 @@ def weights(
     tmp_path_factory: pytest.TempPathFactory,
     compact: torch.nn.Module,
 ) -> Path:
-    path: Path = tmp_path_factory.mktemp("others") / f"compact{request.param}"
     if request.param == ".pth":
-        torch.save({"params": compact.state_dict()}, path)  # as Real-ESRGAN publishes them
-    else:
-        save_file(compact.state_dict(), path)
+        return saved(compact, tmp_path_factory.mktemp("others"))
+    path: Path = tmp_path_factory.mktemp("others") / "compact.safetensors"
+    save_file(compact.state_dict(), path)
     return path
+
+
+def saved(compact: torch.nn.Module, folder: Path) -> Path:
+    """Weights as Real-ESRGAN publishes them."""
+    torch.save({"params": compact.state_dict()}, folder / "compact.pth")
+    return folder / "compact.pth"
 
 
 def section() -> U8:
@@ -149,7 +154,7 @@ def test_other_weights_are_no_resnext(vgg19_file: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_uses_them_all(
-    weights: Path,
+    compact: torch.nn.Module,
     vgg19_file: Path,
     resnext_file: Path,
     tmp_path: Path,
@@ -164,7 +169,7 @@ def test_the_command_uses_them_all(
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     out = tmp_path / "out"
     arguments = ["benchmark", str(folder / "manifest.csv"), "--scale", "2", "--author-metrics"]
-    arguments += ["--model", str(weights), "--vgg19", str(vgg19_file)]
+    arguments += ["--model", str(saved(compact, tmp_path)), "--vgg19", str(vgg19_file)]
     judged = [*arguments, "--downstream", "--resnext101", str(resnext_file), "-o", str(out)]
     judged += ["--seeds", "1"]
     assert run_cli(judged) == 0

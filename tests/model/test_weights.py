@@ -164,6 +164,7 @@ def test_a_header_of_an_older_slidesr_is_refused_with_what_to_do(saved: Path) ->
         {"loss_networks": "VGG19"},
         {"loss_networks": [["VGG19"]]},
         {"loss_networks": ["\x07"]},
+        {"loss_networks": ["-"]},
         {"loss_networks": ["a"] * 1000},
     ],
     ids=lambda change: str(change)[:32],

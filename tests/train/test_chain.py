@@ -318,7 +318,12 @@ def test_a_start_that_does_not_tell_its_training_is_refused(
     save_model(path, spec, Generator(spec.generator))
     own = replace(sources, out=tmp_path / "run")
     with pytest.raises(RefusedError, match=r"bare\.safetensors: .*how it was trained"):
-        train_model(replace(SECOND, start=str(path)), own, UNSCORED)
+        train_model(
+            replace(SECOND, start=str(path)),
+            own,
+            UNSCORED,
+            on_run=lambda plan: pytest.fail("began"),
+        )
     assert not own.out.exists()
 
 

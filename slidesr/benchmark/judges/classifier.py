@@ -29,6 +29,7 @@ from slidesr.slide.image_files import read_rgb
 
 MIN_SIDE_PX = 64  # of a training image: the networks reduce 32 times
 _LITE0, _RESNEXT101 = "EfficientNet-Lite0", "ResNeXt-101 32x8d"
+_LEAST_STEPS = 6  # with a warm-up of a fifth, OneCycleLR divides by zero at 5
 _TOGETHER_PX = 2**20  # pixels a network is shown at once in a test
 
 _log = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ def _balanced_order(
     labels: NDArray[np.bool_], recipe: ClassifierRecipe, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
     """Draws the indices of all batches: half of each class, each class in turns of its images."""
-    steps = max(1, round(recipe.epochs * len(labels) / recipe.batch))
+    steps = max(_LEAST_STEPS, round(recipe.epochs * len(labels) / recipe.batch))
     half = recipe.batch // 2
     drawn = []
     for value in (True, False):

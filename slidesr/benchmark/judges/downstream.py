@@ -57,9 +57,11 @@ def classifier_figures(
 ) -> dict[str, _Figure]:
     """Compares the probabilities of outputs with those of the true images, f64[seeds, images] both.
 
-    A slide's stain shifts all probabilities at once, so the threshold of a seed is the quantile
-    that calls as many of the true images positive as there are. Agreement is the share of images
-    with the same decision, shift the mean absolute change in probability.
+    Images of all folds are ranked together, though each fold has classifiers of its own: AUC is
+    that of the whole data set, not the mean over folds. A slide's stain shifts all probabilities at
+    once, so the threshold of a seed is the quantile that calls as many of the true images positive
+    as there are. Agreement is the share of images with the same decision, shift the mean absolute
+    change in probability.
     """
     thresholds = np.quantile(high, 1 - truth.mean(), axis=1, keepdims=True)
     decided, decided_high = output > thresholds, high > thresholds
@@ -110,7 +112,7 @@ def nuclei_rows(
     """
     rows = []
     for data, indices in by_data(subjects).items():
-        drawn = resamples([subjects[i].slide for i in indices])
+        drawn = resamples([subjects[i].group for i in indices])
         sizes_um = [subjects[i].um_per_px for i in indices]
         mm2 = None
         if all(sizes_um):

@@ -6,7 +6,6 @@ A classifier never judges an image of a slide or patient that it learnt from.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,6 @@ _MEANINGS = {  # label -> task, is positive
     "benign": (MALIGNANT, False),
 }
 _FOLDS = 5
-_CASE = re.compile(r"(\d{2}-\d+)[A-Z]*")  # BreaKHis: letters name parts of one case
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ def examples_of(pairs: Iterable[ImagePair]) -> dict[int, Example]:
     found = {}
     for index, pair in enumerate(pairs):
         meaning = _MEANINGS.get(pair.subject.label.lower())
-        group = _group(pair.subject.slide)
+        group = pair.subject.group
         if meaning and group:
             found[index] = Example(pair, group, *meaning)
     return found
@@ -150,15 +148,3 @@ def _folds(examples: Sequence[Example]) -> dict[str, int]:
 
 def _has_both(examples: Sequence[Example]) -> bool:
     return len({each.is_positive for each in examples}) == 2
-
-
-def _group(slide: str) -> str:
-    """The slide or patient, empty if unknown.
-
-    >>> _group("14-22549AB"), _group("tumor_073"), _group("unknown TCGA")
-    ('14-22549', 'tumor_073', '')
-    """
-    if slide.lower().startswith("unknown"):
-        return ""
-    case = _CASE.fullmatch(slide)
-    return case[1] if case else slide

@@ -101,9 +101,7 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--seeds",
     type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="Classifiers to fine-tune from different seeds, whose figures are averaged.",
+    help="Classifiers to fine-tune from different seeds, whose figures are averaged.  [default: 5]",
 )
 @click.option(
     "--vgg19",

@@ -38,13 +38,17 @@ class Architecture:
         """
         library, slash, name = text.rpartition("/")
         if slash and library not in _LIBRARIES:
-            raise RefusedError(f"{text}: no network of torchvision/NAME or timm/NAME")
+            raise RefusedError(
+                f"{text}: no network of torchvision or timm. Give torchvision/NAME or timm/NAME."
+            )
         wanted = [library] if slash else [each for each in _LIBRARIES if _is_there(each)]
         for each in wanted:
             if _knows(each, name):
                 return cls(each, name)
         known = " or ".join(wanted or _LIBRARIES)
-        raise RefusedError(f"{text}: {known} has no network of this name")
+        raise RefusedError(
+            f"{text}: {known} has no network of this name. Their documentation lists them."
+        )
 
 
 def network_stages(architecture: Architecture, weights: Path) -> nn.Module:
