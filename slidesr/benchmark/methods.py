@@ -138,10 +138,12 @@ def of_model(model: Model) -> Method:
         "loss networks": list(spec.loss_networks),
         "runs on": f"{engine.device.partition(':')[0]}, {engine.precision}",
     }
-    if spec.ablates:
-        facts["ablates"] = spec.ablates
-    choices = {"perception": model.perception, "tolerance": model.tolerance}
-    facts |= {name: value for name, value in choices.items() if value is not None}
+    some_have = {
+        "ablates": spec.ablates or None,
+        "perception": model.perception,
+        "tolerance": model.tolerance,
+    }
+    facts |= {name: value for name, value in some_have.items() if value is not None}
     return Method(model.label, model.enlarge, facts)
 
 

@@ -35,7 +35,7 @@ from slidesr.model.score_table import (
 from slidesr.runtime.atomic_files import whole_file
 
 _SIGNIFICANT = 0.05
-_PAIR_MARK_NOTE = "Judged by the network of the loss of one of both."
+_PAIR_MARK_NOTE = "Judged by the loss network of one of the two."
 _BOXED = ("psnr_db", "ssim", "qilv")
 _PAGE = files("slidesr.benchmark") / "page"
 
@@ -71,7 +71,7 @@ def write_report(path: Path, results: Results, cases: Sequence[Case]) -> None:
         no_judge="" if results.headline else NO_JUDGE,
         mark=OWN_LOSS_MARK,
         mark_note=OWN_LOSS_NOTE,
-        pair_mark_note=_PAIR_MARK_NOTE,
+        pair_mark_note=_PAIR_MARK_NOTE if any(row.own_loss for row in results.pairs) else "",
     )
     with whole_file(path) as file:
         file.write(page.encode())

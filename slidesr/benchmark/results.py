@@ -104,7 +104,7 @@ class PairRow:
     low: float | None
     high: float | None
     p: float | None
-    own_loss: bool = False  # judged by the network of the loss of one of both
+    own_loss: bool = False  # judged by the loss network of one of the two
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def test_resampled_figures_are_those_of_the_images_drawn() -> None:
 def test_rows_tell_interval_units_and_spread() -> None:
     truth, (high, output) = made_up()
     tested = {
-        10 + i: Example(ImagePair(Subject(f"{i}", "d"), Path()), f"s{i % 6}", "tumor or normal", t)
+        10 + i: Example(ImagePair(Subject(f"{i}", "d", f"s{i % 6}"), Path()), "tumor or normal", t)
         for i, t in enumerate(truth.tolist())
     }
     shown = np.stack([high, output, high], axis=-1).astype(np.float32)

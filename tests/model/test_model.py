@@ -277,7 +277,8 @@ def test_a_shipped_model_beats_what_learns_nothing(path: Path) -> None:
         ours, bicubic = methods[spec.name], methods["bicubic"]
         for metric in ("ssim", "ms_ssim", "qilv"):
             assert ours[metric] > bicubic[metric], (data, metric)
-        assert ours["psnr_db"] > bicubic["psnr_db"] - 0.05, data  # a GAN at x16 is level with it
+        level_db = 0.05 if spec.stage == "gan" else 0  # at x16 a GAN may be level with it
+        assert ours["psnr_db"] > bicubic["psnr_db"] - level_db, data
         if spec.name.startswith("wa-srgan-x"):  # those of the comparison had minutes of training
             for metric in ("distance_lite2", "texture_lite2"):
                 assert ours[metric] < bicubic[metric], (data, metric)

@@ -29,16 +29,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Example:
-    """A labelled image; `group` is its slide or patient."""
+    """A labelled image of a known slide or patient."""
 
     pair: ImagePair
-    group: str
     task: str
     is_positive: bool
 
     @property
     def data(self) -> str:
         return self.pair.subject.data
+
+    @property
+    def group(self) -> str:
+        return self.pair.subject.group
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,8 @@ def examples_of(pairs: Iterable[ImagePair]) -> dict[int, Example]:
     found = {}
     for index, pair in enumerate(pairs):
         meaning = _MEANINGS.get(pair.subject.label.lower())
-        group = pair.subject.group
-        if meaning and group:
-            found[index] = Example(pair, group, *meaning)
+        if meaning and pair.subject.group:
+            found[index] = Example(pair, *meaning)
     return found
 
 

@@ -46,9 +46,7 @@ class Architecture:
             if _knows(each, name):
                 return cls(each, name)
         known = " or ".join(wanted or _LIBRARIES)
-        raise RefusedError(
-            f"{text}: {known} has no network of this name. Their documentation lists them."
-        )
+        raise RefusedError(f"{text}: {known} has no network of this name. See its list of models.")
 
 
 def network_stages(architecture: Architecture, weights: Path) -> nn.Module:
