@@ -146,6 +146,23 @@ def test_it_goes_on_where_it_was_stopped(store: Store, blocks: int, tmp_path: Pa
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.ome.zarr", "whole.ome.zarr"]
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("left", [b"", b"{x", b'{"zarr_format": 3, "`ttributes": {}}'])
+def test_it_goes_on_whatever_became_of_the_groups_own_files(
+    store: Store, left: bytes, tmp_path: Path
+) -> None:
+    whole, path = content(store.write(tmp_path / "whole.ome.zarr")), tmp_path / "a.ome.zarr"
+    with store.writer(path) as writer:
+        store.append(writer, 6)
+    for name in (".zgroup", ".zattrs") if store.version == "0.4" else ("zarr.json",):
+        (tmp_path / ".a.ome.zarr.part" / name).write_bytes(left)
+    with store.writer(path) as writer:
+        assert writer.resumed == 6
+        store.append(writer)
+        writer.finish()
+    assert content(path) == whole
+
+
 def test_notes_are_told(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "a.ome.zarr"
     with store.writer(path) as writer:

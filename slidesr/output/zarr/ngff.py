@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from slidesr.output.metadata import Metadata
 
 AXES = ("c", "y", "x")
+
+
+def zarr_format(version: str) -> Literal[2, 3]:
+    """The format of Zarr that an NGFF version is stored in."""
+    return 2 if version == "0.4" else 3
 
 
 def group_attributes(version: str, metadata: Metadata, levels: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from slidesr.geometry import Box, Pixels
 from slidesr.output.pyramid import EncodedBlock, EncodedTile, UpscaledBlock, halved
 from slidesr.output.staging import writing
 from slidesr.output.zarr.chunk_storage import ChunkStorage, FingerprintingStore
-from slidesr.output.zarr.ngff import AXES
+from slidesr.output.zarr.ngff import AXES, zarr_format
 from slidesr.tiling import TilePlan
 
 _Colour = tuple[int, int, int]
@@ -107,7 +107,7 @@ class ZarrLevel:
         zarr.create_array(
             self.storage.store(),
             name=str(self.number),
-            zarr_format=2 if self.version == "0.4" else 3,
+            zarr_format=zarr_format(self.version),
             shape=(3, *self._shape),
             chunks=chunks,
             dtype=np.uint8,

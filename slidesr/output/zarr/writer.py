@@ -25,7 +25,7 @@ from slidesr.output.format import NGFF_VERSIONS
 from slidesr.output.pyramid import EncodedBlock, EncodedTile, UpperPyramid
 from slidesr.output.staging import StagedOutput, Staging, Target
 from slidesr.output.zarr.chunk_storage import ChunkStorage, Folder, bytes_from_fingerprint
-from slidesr.output.zarr.ngff import group_attributes
+from slidesr.output.zarr.ngff import group_attributes, zarr_format
 from slidesr.output.zarr.remote import STATE, RemoteStagedOutput
 from slidesr.output.zarr.tile_files import ZarrEncoder, plain_glass
 from slidesr.runtime.closeable import Closeable
@@ -99,14 +99,18 @@ class OmeZarrWriter(Closeable):
         self._upper.restore(state.arrays)
         for number, grid in enumerate(self._fingerprints):
             grid[:] = state.arrays[f"marks{number}"]
-        known = {*self._known(self._fingerprints), *self._metadata_keys, *self._root_keys, STATE}
-        self._storage.remove(self._storage.sizes().keys() - known)  # of blocks after the checkpoint
+        # Files of blocks after the checkpoint go, and the group's own, which no checkpoint covers.
+        known = {*self._known(self._fingerprints), *self._metadata_keys, STATE}
+        self._storage.remove(self._storage.sizes().keys() - known)
 
     def _open(self) -> None:
         """Writes the metadata by which readers recognise an image."""
         metadata = self._metadata.noting(self.notes)
         attributes = group_attributes(self._version, metadata, len(self._levels))
-        zarr.open_group(self._storage.store(), mode="r+").attrs.put(attributes)
+        group = zarr.open_group(
+            self._storage.store(), mode="a", zarr_format=zarr_format(self._version)
+        )
+        group.attrs.put(attributes)
         self._storage.sync(self._root_keys)
         if isinstance(self._storage, Folder):
             self._storage.sync_folders()
