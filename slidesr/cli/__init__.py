@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
 
 import click
 from rich.text import Text
 
 from slidesr import __version__
+from slidesr.cli import interrupts
 from slidesr.cli.commands.benchmark import benchmark
 from slidesr.cli.commands.convert import convert
 from slidesr.cli.commands.demo import demo
@@ -26,8 +25,6 @@ from slidesr.cli.commands.view import view
 from slidesr.cli.show import LineHandler, console, inert
 from slidesr.errors import SlidesrError, StoppedError, explained
 from slidesr.runtime.standard_files import open_standard_files
-
-_received: list[int] = []  # signals that asked to stop
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,8 +62,7 @@ def main() -> None:
     logging.captureWarnings(True)
     if not os.environ.get("SLIDESR_DEBUG"):
         sys.unraisablehook = _nothing  # errors of tasks that a library leaves behind
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    interrupts.install()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -87,9 +83,8 @@ def run(arguments: list[str]) -> int:
     except StoppedError as error:
         return _stopped(str(error))
     except Exception as error:
-        if _received and not isinstance(
-            error, SlidesrError
-        ):  # a library reported the stop as an error
+        if interrupts.exit_code() and not isinstance(error, SlidesrError):
+            # a library reported the stop as an error
             return _stopped("stopped; nothing was left behind")
         message, code = explained(error)
         _say(message)
@@ -107,31 +102,6 @@ def _nothing(unraisable: object) -> None:
     pass
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Interrupts the work; a second signal ends the process at once.
-
-    So does the first during an import: a library that is being loaded may swallow the exception, or
-    abort because of it. A process that is killed loses nothing.
-    """
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)
-    _received.append(number)
-    if _is_importing(frame):
-        console.show_cursor()
-        code = _stopped("stopped")
-        sys.stderr.flush()
-        os._exit(code)
-    raise KeyboardInterrupt
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
-
-
 def _stopped(message: str) -> int:
     _say(message)
-    return 128 + _received[-1] if _received else StoppedError.exit_code
+    return interrupts.exit_code() or StoppedError.exit_code

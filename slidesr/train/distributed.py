@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,6 +32,14 @@ class World:
     def average_buffers(self, module: nn.Module) -> None:
         """Averages the running statistics of batch norm over all processes."""
         self._average([buffer for buffer in module.buffers() if buffer.is_floating_point()])
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of each value over all processes."""
+        if self.size == 1:
+            return list(map(float, values))
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor.tolist()
 
     def wait(self) -> None:
         """Waits until every process has come here."""

@@ -51,15 +51,14 @@ def spec_of_start(start: str) -> ModelSpec | None:
     return spec
 
 
+def without_last_stage(spec: ModelSpec) -> ModelSpec | None:
+    """The header of what a model's last run started from; None for random weights."""
+    return replace(spec, stages=spec.stages[:-1]) if len(spec.stages) > 1 else None
+
+
 def recorded(recipe: Recipe, start: ModelSpec | None) -> dict[str, Any]:
     """The recipe as plain data, its start by name, so that it holds no path."""
     return recipe_as_dict(replace(recipe, start=start.stages[-1].name if start else ""))
-
-
-def identity(recipe: Recipe, start: ModelSpec | None) -> dict[str, Any]:
-    """What a checkpoint belongs to: a recipe and the very weights it started from."""
-    weights = start.stages[-1].weights_sha256 if start else ""
-    return recorded(recipe, start) | {"start_weights_sha256": weights}
 
 
 def _copy_weights(source: Generator, generator: Generator) -> None:

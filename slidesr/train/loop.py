@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import time
 from collections.abc import Callable
 from collections.abc import Generator as Batches
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from slidesr.errors import RefusedError, SlidesrError
+from slidesr.errors import RefusedError, SlidesrError, StoppedError
 from slidesr.model.device import mixed_precision
 from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator
@@ -27,11 +28,20 @@ from slidesr.train.checkpoint import Stateful, TrainingCheckpoint
 from slidesr.train.data import PatchPair, PatchSampler
 from slidesr.train.device_sampler import DeviceSampler
 from slidesr.train.distributed import World
-from slidesr.train.initial_weights import identity, initial_generator, spec_of_start
+from slidesr.train.header import Origin, header_for, terms_of
+from slidesr.train.initial_weights import (
+    initial_generator,
+    recorded,
+    spec_of_start,
+    without_last_stage,
+)
 from slidesr.train.log import TrainingLog
 from slidesr.train.objective import Objective
+from slidesr.train.pace import Control, Pace
 from slidesr.train.recipe import Recipe, learning_rate
 from slidesr.train.validation import Scores, Validation
+
+_log = logging.getLogger(__name__)
 
 _LOGS_PER_VALIDATION = 20
 
@@ -52,9 +62,18 @@ class TrainingProgress:
 
     patches: int
     seconds: float
+    end: float  # patches of the whole run; inf while its minutes tell nothing yet
+    patches_per_s: float  # in this call, validation included
     losses: dict[str, float]
     scores: Scores
     bicubic: Scores
+
+    @classmethod
+    def of(
+        cls, pace: Pace, losses: dict[str, float], scores: Scores, bicubic: Scores
+    ) -> TrainingProgress:
+        now = pace.patches, pace.seconds, pace.end, pace.patches_per_s
+        return cls(*now, losses, scores, bicubic)
 
     def as_line(self) -> str:
         """Formats losses and scores in one line, each score with its gain over bicubic."""
@@ -70,13 +89,10 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a run."""
+    """The result of a run: weights rounded to fp16, as they are stored, and their header."""
 
     generator: Generator
-    patches: int
-    seconds: float
-    loss_networks: tuple[str, ...] = ()  # pretrained networks in its losses
-    start: ModelSpec | None = None  # the header of the weights it started from
+    header: ModelSpec
 
 
 @dataclass(frozen=True)
@@ -105,44 +121,102 @@ class _Parts:
 
 
 def train(
-    recipe: Recipe, sources: Sources, world: World, report: Callable[[TrainingProgress], None]
+    recipe: Recipe,
+    sources: Sources,
+    world: World,
+    report: Callable[[TrainingProgress], None],
+    control: Control | None = None,
 ) -> Trained:
     """Trains a generator and returns its moving average; resumes from `out`/checkpoint.pt.
 
-    A checkpoint is written atomically at every validation. Patch k and the random numbers of step k
-    depend only on the seed and k, so on a CPU a resumed run ends with bit-identical weights.
+    A checkpoint is written atomically at every validation, every few minutes, and when `control`
+    asks to stop, which raises StoppedError. Patch k and the random numbers of step k depend only on
+    the seed and k, so on a CPU a resumed run ends with bit-identical weights.
     """
     log = TrainingLog(sources.out if world.is_first else None)
     torch.manual_seed(recipe.seed)
     torch.backends.cudnn.benchmark = True  # shapes never change
     validation = Validation(sources.valid, recipe.generator)
-    start = spec_of_start(recipe.start)
+    pace = Pace(recipe, control or Control(), world)
     parts = _built_parts(recipe, sources, world)
-    checkpoint = TrainingCheckpoint(sources.out, identity(recipe, start), parts.to_save())
-    patches, seconds = checkpoint.load()
-
-    started = time.monotonic() - seconds
+    state = _resumed(recipe, sources, parts, pace)
     history: list[dict[str, Tensor]] = []
-    with log, closing(_batches(sources.data, recipe, world, patches)) as batches:
-        for pair in batches:
+    with log, closing(_batches(sources.data, recipe, world, pace.patches)) as batches:
+        while not pace.ends:
+            if pace.begins_cooldown:
+                state.begin_cooldown(world)
             for group in parts.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe.optimizer, patches, recipe.patches)
-            history.append(_step(recipe, parts, world, pair, patches))
-            before, patches = patches, patches + recipe.batch
-            validates = _due(before, patches, recipe.validate_every) or patches >= recipe.patches
-            if validates or _due(before, patches, recipe.validate_every / _LOGS_PER_VALIDATION):
-                _log_losses(log, history[-1], patches, time.monotonic() - started)
+                group["lr"] = learning_rate(recipe.optimizer, pace.patches, pace.end)
+            history.append(_step(recipe, parts, world, next(batches), pace.patches))
+            pace.count()
+            validates = pace.ends or pace.passed(recipe.validate_every)
+            if validates or pace.passed(recipe.validate_every / _LOGS_PER_VALIDATION):
+                _log_losses(log, history[-1], pace)
+            if validates or pace.saves or pace.stops:
+                state.save(world)
             if validates:
-                world.average_buffers(parts.average)
-                seconds = time.monotonic() - started
                 if world.is_first:
-                    checkpoint.save(patches, seconds)
-                    losses, scores = _means(history), _validate(validation, parts, log, patches)
-                    report(TrainingProgress(patches, seconds, losses, scores, validation.bicubic))
+                    scores = _validate(validation, parts, log, pace.patches)
+                    report(TrainingProgress.of(pace, _means(history), scores, validation.bicubic))
                 history.clear()
-    generator = cast(Generator, parts.average.module.eval().half().float())  # fp16, as stored
-    seconds = time.monotonic() - started
-    return Trained(generator, patches, seconds, parts.objective.loss_networks, start)
+            if pace.stops and not pace.ends:
+                raise StoppedError(
+                    f"stopped after {pace.patches:,} patches; --resume goes on from there"
+                )
+    return Trained(as_stored(cast(Generator, parts.average.module)), state.header)
+
+
+def as_stored(generator: Generator) -> Generator:
+    """Rounds the weights to fp16, in place, and leaves them in fp32, in evaluation mode."""
+    return generator.eval().half().float()
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a run saves: its parts, and the header that their weights would have."""
+
+    checkpoint: TrainingCheckpoint
+    origin: Origin
+    average: AveragedModel
+    pace: Pace
+
+    @property
+    def header(self) -> ModelSpec:
+        return header_for(self.origin, self.pace.reached)
+
+    def save(self, world: World) -> None:
+        world.average_buffers(self.average)
+        if world.is_first:
+            self.checkpoint.save(self.pace.reached, self.header.to_json())
+        self.pace.saved()
+
+    def begin_cooldown(self, world: World) -> None:
+        """Keeps the state before the learning rate falls."""
+        if self.pace.patches:
+            self.save(world)
+            if world.is_first:
+                self.checkpoint.keep()
+        self.pace.cooling = True
+
+
+def _resumed(recipe: Recipe, sources: Sources, parts: _Parts, pace: Pace) -> _State:
+    """Restores the parts and the pace from the checkpoint, if there is one."""
+    start = spec_of_start(recipe.start)
+    identity = recorded(recipe, start)
+    for name in ("patches", "validate_every"):  # may change while a run goes on
+        del identity[name]
+    checkpoint = TrainingCheckpoint(sources.out, identity, parts.to_save())
+    reached, header = checkpoint.load(pace.fits)
+    pace.resume(reached)
+    if header:
+        begun_from = without_last_stage(ModelSpec.from_json(header))
+        if (begun_from and begun_from.stages) != (start and start.stages):
+            _log.warning(
+                "%s: goes on from %s as it was when the run began", recipe.name, recipe.start
+            )
+        start = begun_from
+    origin = Origin(recipe, terms_of(sources.data), start, parts.objective.loss_networks)
+    return _State(checkpoint, origin, parts.average, pace)
 
 
 def _step(
@@ -212,7 +286,7 @@ def _batches(
             f"a batch of {recipe.batch} cannot be split evenly over {world.size} processes"
         )
     scale, seed = recipe.generator.scale, recipe.seed
-    firsts = range(first, recipe.patches, recipe.batch)
+    firsts = count(first, recipe.batch)  # the loop ends the run
     if world.device.type == "cuda" and recipe.data.degradation == "bicubic":
         on_device = DeviceSampler(data, recipe.data, scale=scale, seed=seed, device=world.device)
         return (on_device.draw(start + world.rank * share, share) for start in firsts)
@@ -228,17 +302,13 @@ def _batches(
     )
 
 
-def _log_losses(log: TrainingLog, losses: dict[str, Tensor], patches: int, seconds: float) -> None:
+def _log_losses(log: TrainingLog, losses: dict[str, Tensor], pace: Pace) -> None:
     """Logs the losses of one step; raises SlidesrError if one is not finite."""
     values = {name: float(value) for name, value in losses.items()}
     if not all(map(math.isfinite, values.values())):
-        raise SlidesrError(f"a loss is not a number after {patches} patches: {values}")
-    log.numbers(patches, {f"loss/{name}": value for name, value in values.items()})
-    log.numbers(patches, {"patches_per_s": patches / seconds})
-
-
-def _due(before: int, now: int, every: float) -> bool:
-    return before // every != now // every
+        raise SlidesrError(f"a loss is not a number after {pace.patches} patches: {values}")
+    log.numbers(pace.patches, {f"loss/{name}": value for name, value in values.items()})
+    log.numbers(pace.patches, {"patches_per_s": pace.patches_per_s})
 
 
 def _means(history: list[dict[str, Tensor]]) -> dict[str, float]:

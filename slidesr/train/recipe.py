@@ -20,19 +20,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with linear warm-up, then a constant or cosine schedule, counted in patches."""
+    """AdamW with a linear warm-up, a constant learning rate, and a cooldown, counted in patches."""
 
     learning_rate: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 2_000
-    schedule: str = "cosine"
+    cooldown: float = 1.0  # the last share of the run, over which the rate falls to 0 by a cosine
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema: float = 0.999  # decay of the moving average of the weights; 0 disables it
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule {self.schedule!r} is not one of 'cosine', 'constant'")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"cooldown {self.cooldown} is not a share in [0, 1]")
         if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema < 1):
             raise ValueError("learning_rate and clip_norm must be positive, ema in [0, 1)")
         if not (self.weight_decay >= 0 and self.warmup >= 0):
@@ -40,11 +40,23 @@ class OptimizerRecipe:
         _check_betas(self.betas)
 
 
-def learning_rate(recipe: OptimizerRecipe, patches: int, total: int) -> float:
-    """Computes the learning rate: linear warm-up, then cosine decay to zero or constant."""
+def cooldown_begin(recipe: OptimizerRecipe, end: float) -> float:
+    """Patches after which the learning rate begins to fall, in a run of `end` patches.
+
+    >>> cooldown_begin(OptimizerRecipe(cooldown=0.25), 1000)
+    750.0
+    """
+    return end * (1 - recipe.cooldown) if recipe.cooldown < 1 else 0.0
+
+
+def learning_rate(recipe: OptimizerRecipe, patches: int, end: float) -> float:
+    """Computes the learning rate after `patches` of a run of `end` patches, which may be inf."""
     warm = min(1.0, (patches + 1) / max(1, recipe.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * patches / total))
-    return recipe.learning_rate * warm * (cosine if recipe.schedule == "cosine" else 1.0)
+    begin = cooldown_begin(recipe, end)
+    if patches <= begin or math.isinf(end):
+        return recipe.learning_rate * warm
+    share = min(1.0, (patches - begin) / (end - begin))
+    return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @dataclass(frozen=True)

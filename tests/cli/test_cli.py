@@ -236,7 +236,7 @@ def test_a_stop_that_a_library_takes_for_a_fault_is_a_stop(
             raise ValueError("a schema is wrong") from error
 
     monkeypatch.setattr("slidesr.slide.open_slide", stopped)
-    monkeypatch.setattr("slidesr.cli._received", [15])
+    monkeypatch.setattr("slidesr.cli.interrupts._received", [15])
     assert run(["info", "slide.tif"]) == 143
     assert "stopped" in capsys.readouterr().err
 
@@ -249,9 +249,7 @@ def test_a_stop_reaches_a_library_that_is_being_loaded(number: int, tmp_path: Pa
         "try:\n    print('loading', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    print('went on')\n"
     )
-    program = (
-        f"from signal import signal; from slidesr.cli import _stop; signal({int(number)}, _stop)"
-    )
+    program = "from slidesr.cli import interrupts; interrupts.install()"
     with subprocess.Popen(
         [sys.executable, "-c", f"{program}; import swallows"],
         stdout=subprocess.PIPE,

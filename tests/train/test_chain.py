@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.training import GAN, RECIPE, same, sources_in, write_toml
 
-from slidesr.api.training import TrainingOptions, train_model, training_plan
+from slidesr.api.training import PlanChanges, TrainingOptions, train_model, training_plan
 from slidesr.cli import run as run_cli
 from slidesr.errors import RefusedError
 from slidesr.model.stages import TrainingStage
@@ -85,10 +85,18 @@ def test_a_shipped_header_tells_the_chain_of_the_recipes(name: str, tmp_path: Pa
     assert [stage.name for stage in stages] == names(runs)
     for stage in stages:
         recipe = shipped_recipe(stage.name)
-        assert flat(stage.recipe).items() <= flat(recipe_as_dict(recipe)).items()
+        assert flat(renamed(stage.recipe)).items() <= flat(recipe_as_dict(recipe)).items()
         assert stage.patches == recipe.patches
         if stage.name in SHIPPED:  # the very weights that are shipped
             assert stage == SHIPPED[stage.name].stages[-1]
+
+
+def renamed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as it is written now: older headers call the cooldown by its schedule."""
+    optimizer = dict(recipe["optimizer"])
+    if schedule := optimizer.pop("schedule", None):
+        optimizer["cooldown"] = {"cosine": 1.0, "constant": 0.0}[schedule]
+    return recipe | {"optimizer": optimizer}
 
 
 def flat(table: dict[str, Any], where: str = "") -> dict[str, str]:
@@ -177,7 +185,7 @@ def test_a_chain_is_what_its_runs_make_one_by_one(
     start = ""
     for recipe in TINY:
         own = replace(sources, out=tmp_path / recipe.name)
-        plan = training_plan(str(recipes / f"{recipe.name}.toml"), start=start)
+        plan = training_plan(str(recipes / f"{recipe.name}.toml"), PlanChanges(start=start))
         start = str(train_model(plan, own, UNSCORED))
     assert same(read_model(Path(start))[1], read_model(whole / "third.safetensors")[1])
 

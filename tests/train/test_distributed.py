@@ -80,7 +80,7 @@ def torchrun(recipe: Path, data: Path, valid: Path) -> Tensor:
 
 def weights_in(out: Path) -> Tensor:
     saved = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert saved["patches"] == 16
+    assert saved["reached"]["patches"] == 16
     return flat(saved["generator"])
 
 

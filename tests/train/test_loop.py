@@ -79,14 +79,15 @@ def test_a_run_learns(fidelity: Finished) -> None:
         assert reports[-1].scores[data]["psnr_db"] > first["psnr_db"]
         assert reports[-1].scores[data]["ssim"] > first["ssim"]
     assert [report.seconds for report in reports] == sorted(report.seconds for report in reports)
-    assert (trained.patches, trained.loss_networks, trained.start) == (60, (), None)
+    header = trained.header
+    assert (header.patches, header.loss_networks, header.start) == (60, (), "")
     assert not trained.generator.training
 
 
 def test_a_run_against_a_critic_learns(gan: Finished) -> None:
     trained, reports, _ = gan
     assert reports[-1].losses["pixel"] < 0.8 * reports[0].losses["pixel"]
-    assert trained.loss_networks == ("histology encoder",)
+    assert trained.header.loss_networks == ("histology encoder",)
 
 
 def test_bicubic_is_scored_as_by_the_protocol(fidelity: Finished) -> None:
@@ -213,10 +214,20 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert learning_rate(replace(recipe, warmup=0), 0, total) == pytest.approx(2.0)
 
 
-def test_a_constant_learning_rate_does_not_fall() -> None:
-    recipe = OptimizerRecipe(learning_rate=2.0, warmup=100, schedule="constant")
+def test_a_learning_rate_without_cooldown_does_not_fall() -> None:
+    recipe = OptimizerRecipe(learning_rate=2.0, warmup=100, cooldown=0.0)
     assert learning_rate(recipe, 0, 1000) == pytest.approx(2 / 100)
     assert {learning_rate(recipe, patches, 1000) for patches in (100, 500, 1000)} == {2.0}
+
+
+def test_a_learning_rate_falls_in_the_last_share_alone() -> None:
+    recipe = OptimizerRecipe(learning_rate=2.0, warmup=0, cooldown=0.25)
+    rates = [learning_rate(recipe, patches, 1000) for patches in range(1001)]
+    assert set(rates[:751]) == {2.0}
+    assert rates[750:] == sorted(set(rates[750:]), reverse=True)
+    assert rates[875] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert learning_rate(recipe, 10**9, math.inf) == 2.0  # an end that is not known yet
 
 
 def test_the_average_is_kept_or_the_last_weights(fresh: Sources) -> None:

@@ -34,7 +34,7 @@ SRGAN = GeneratorSpec(2, "batch", 0, block="plain", channels=8, blocks=1)
         RECIPE,
         GAN,
         replace(RECIPE, generator=SRGAN, start="a.safetensors", seed=7),
-        replace(GAN, optimizer=OptimizerRecipe(clip_norm=math.inf, schedule="constant", ema=0.0)),
+        replace(GAN, optimizer=OptimizerRecipe(clip_norm=math.inf, cooldown=0.0, ema=0.0)),
     ],
     ids=["fidelity", "gan", "srgan", "inf"],
 )
@@ -161,7 +161,7 @@ def test_the_stage_is_gan_where_more_than_pixels_has_a_say() -> None:
         ({"critic__penalty_every": 0}, "penalty_every"),
         ({"critic__penalty_mix": "even"}, "'even'"),
         ({"critic__begins_after": -1}, "begins_after"),
-        ({"optimizer__schedule": "step"}, "'step'"),
+        ({"optimizer__cooldown": 1.5}, "cooldown 1.5"),
         ({"optimizer__learning_rate": 0.0}, "learning_rate"),
         ({"optimizer__learning_rate": "fast"}, "'fast'"),
         ({"optimizer__clip_norm": 0.0}, "clip_norm"),

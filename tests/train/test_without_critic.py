@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from support.training import GAN, RECIPE, run_alone, same, sources_in, write_toml
 
-from slidesr.api.training import training_plan
+from slidesr.api.training import PlanChanges, training_plan
 from slidesr.benchmark.methods import of_model
 from slidesr.cli import run as run_cli
 from slidesr.errors import RefusedError
@@ -112,7 +112,7 @@ def test_the_command_leaves_the_critic_out_and_the_header_says_so(
 @pytest.mark.parametrize("name", ["wa-srgan-x4-fidelity", "histology-encoder"])
 def test_a_recipe_without_a_critic_is_refused(name: str) -> None:
     with pytest.raises(RefusedError, match=rf"{name} .*critic") as caught:
-        training_plan(name, ablate_critic=True)
+        training_plan(name, PlanChanges(without_critic=True))
     assert "\n" not in str(caught.value)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import Progress
 
+from slidesr.cli.interrupts import asking
 from slidesr.cli.show import console, inert, progress_bar, stoppable, time_text
 from slidesr.errors import printable
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("recipe")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Training images.")
-@click.option("--valid", required=True, type=click.Path(path_type=Path), help="Validation images.")
+@click.argument("recipe", required=False)
+@click.option("--data", type=click.Path(path_type=Path), help="Training images.")
+@click.option("--valid", type=click.Path(path_type=Path), help="Validation images.")
 @click.option(
     "-o",
     "--output",
@@ -31,6 +33,17 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Resume the runs that stopped in OUTPUT, if any.")
 @click.option(
+    "--finish-now",
+    is_flag=True,
+    help="End the run that stopped in OUTPUT: cooldown, weights, scores.",
+)
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="CHECKPOINT",
+    help="Write the weights and the card of a checkpoint, without training.",
+)
+@click.option(
     "--from-scratch",
     is_flag=True,
     help="Train also what RECIPE starts from, in OUTPUT, even if its weights are shipped.",
@@ -40,15 +53,18 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Leave out critic, adversarial and feature-matching losses, to see what they bring.",
 )
+@click.option("--patches", type=click.IntRange(1), help="Length of the last run in patches.")
 @click.option(
-    "--patches",
-    type=click.IntRange(1),
-    help="Number of training patches of the last run; overrides the recipe.",
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Length of the last run in this call; its learning rate falls within it.",
 )
+@click.option("--batch", type=click.IntRange(1), help="Patches a step.")
 @click.option(
-    "--start",
-    help="Initial weights: a shipped name, a recipe's or a file; overrides the recipe.",
+    "--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate."
 )
+@click.option("--validate-every", type=click.IntRange(1), help="Patches between validations.")
+@click.option("--start", help="Initial weights: a shipped name, a recipe's or a file.")
 @click.option(
     "--vgg19",
     type=click.Path(path_type=Path),
@@ -56,36 +72,61 @@ if TYPE_CHECKING:
 )
 @click.option("--no-score", is_flag=True, help="Write the weights without scoring them.")
 def train(
-    recipe: str,
-    data: Path,
-    valid: Path,
+    recipe: str | None,
+    data: Path | None,
+    valid: Path | None,
     output: Path,
     *,
     resume: bool,
+    finish_now: bool,
+    export: Path | None,
     from_scratch: bool,
     without_critic: bool,
-    patches: int | None,
-    start: str | None,
+    minutes: float | None,
     vgg19: Path | None,
     no_score: bool,
+    **changes: Any,
 ) -> None:
     """Train a model by a RECIPE, score it, and write weights and a model card.
 
-    RECIPE is a TOML file or the name of a shipped recipe. Each folder inside DATA or VALID is a
-    data set; DATA may hold a manifest.csv with their licences. For several GPUs, use torchrun.
+    RECIPE is a TOML file or the name of a shipped recipe; --patches, --batch, --learning-rate,
+    --validate-every and --start override it. Each folder inside DATA or VALID is a data set; DATA
+    may hold a manifest.csv with their licences. For several GPUs, use torchrun.
 
     If RECIPE starts from weights that are neither shipped nor in OUTPUT, their recipe is trained
     first, in a folder of OUTPUT.
+
+    Ctrl-C saves and stops. --resume goes on, also with more --patches if the learning rate has not
+    begun to fall. SIGUSR1 ends a run early, cooldown included, as --finish-now does afterwards.
     """
     with console.status("loading"):
-        from slidesr.api.training import TrainingOptions, train_model, training_plan
+        from slidesr.api.training import (
+            PlanChanges,
+            TrainingOptions,
+            export_checkpoint,
+            train_model,
+            training_plan,
+        )
         from slidesr.train.loop import Sources
+        from slidesr.train.pace import Control
 
-    plan = training_plan(recipe, patches=patches, start=start, ablate_critic=without_critic)
-    sources = Sources(data, valid, output, vgg19)
-    options = TrainingOptions(resume=resume, from_scratch=from_scratch, score=not no_score)
+    if export:
+        if recipe or data:
+            raise click.UsageError(
+                "--export takes all it needs from CHECKPOINT: no RECIPE or --data"
+            )
+        click.echo(printable(str(export_checkpoint(export, output, None if no_score else valid))))
+        return
+    if not (recipe and data and valid):
+        raise click.UsageError("RECIPE, --data and --valid are needed")
+    plan = training_plan(recipe, PlanChanges(without_critic=without_critic, **changes))
+    options = TrainingOptions(resume or finish_now, from_scratch, score=not no_score)
+    control = Control(minutes or math.inf)
+    if finish_now:
+        control.finish.set()
     with (
-        stoppable("--resume resumes from the last validation"),
+        stoppable("--resume goes on from the last checkpoint"),
+        asking(stop=control.stop.set, finish=control.finish.set),
         progress_bar(plan.name, plan.patches) as bar,
     ):
 
@@ -95,12 +136,20 @@ def train(
         def report(now: TrainingProgress | EncoderProgress) -> None:
             _show(bar, now)
 
-        path = train_model(plan, sources, options, on_run=begin, on_progress=report)
+        path = train_model(
+            plan,
+            Sources(data, valid, output, vgg19),
+            options,
+            control=control,
+            on_run=begin,
+            on_progress=report,
+        )
     if path is not None:
         click.echo(printable(str(path)))
 
 
 def _show(bar: Progress, now: TrainingProgress | EncoderProgress) -> None:
-    bar.update(bar.task_ids[0], completed=now.patches, note=time_text(now.seconds))
-    rate = f"{now.patches / max(1e-9, now.seconds):.0f}/s"
+    note = time_text(now.seconds)
+    bar.update(bar.task_ids[0], completed=now.patches, total=now.end, note=note)
+    rate = f"{now.patches_per_s:.0f}/s"
     bar.console.print(inert(f"{now.patches:>9,} patches ({rate})  {now.as_line()}"))

@@ -7,7 +7,6 @@ so that the features are sensitive to sharpness and texture, not only to the typ
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,12 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from slidesr.errors import SlidesrError
+from slidesr.errors import SlidesrError, StoppedError
 from slidesr.model.device import mixed_precision
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.train.checkpoint import TrainingCheckpoint
+from slidesr.train.distributed import World
 from slidesr.train.encoder.scores import EncoderScores, score_encoder
 from slidesr.train.encoder.views import Views, ViewSampler, ViewsRecipe
+from slidesr.train.pace import Control, Pace
 from slidesr.train.recipe import OptimizerRecipe, learning_rate
 
 _PROJECTED = 128
@@ -82,9 +83,19 @@ class EncoderProgress:
 
     patches: int
     seconds: float
+    end: float  # patches of the whole run
+    patches_per_s: float  # in this call, validation included
     loss: float
     accuracy: float
     scores: EncoderScores
+
+    @classmethod
+    def of(
+        cls, pace: Pace, history: list[tuple[float, float]], scores: EncoderScores
+    ) -> EncoderProgress:
+        loss, accuracy = (sum(values) / len(values) for values in zip(*history, strict=True))
+        now = pace.patches, pace.seconds, pace.end, pace.patches_per_s
+        return cls(*now, loss, accuracy, scores)
 
     def as_line(self) -> str:
         """Formats loss and retrieval in one line."""
@@ -109,40 +120,51 @@ def train_encoder(
     valid: Path,
     out: Path,
     report: Callable[[EncoderProgress], None],
+    control: Control | None = None,
 ) -> TrainedEncoder:
     """Trains an encoder and returns its moving average; resumes from `out`/checkpoint.pt.
 
-    A checkpoint is written atomically at every validation. What a step draws depends only on the
-    seed and the patches seen, so on a CPU a resumed run ends with identical weights.
+    A checkpoint is written atomically at every validation, every few minutes, and when `control`
+    asks to stop, which raises StoppedError. What a step draws depends only on the seed and the
+    patches seen, so on a CPU a resumed run ends with identical weights.
     """
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = ViewSampler(data, recipe.views)
     parts = _built_parts(recipe, device)
-    checkpoint = TrainingCheckpoint(out, asdict(recipe), vars(parts))
-    patches, seconds = checkpoint.load()
+    pace = Pace(recipe, control or Control(), World(0, 1, device))
+    identity = asdict(recipe)
+    for name in ("patches", "validate_every"):  # may change while a run goes on
+        del identity[name]
+    checkpoint = TrainingCheckpoint(out, identity, vars(parts))
+    pace.resume(checkpoint.load(pace.fits)[0])
 
-    started = time.monotonic() - seconds
     history: list[tuple[float, float]] = []  # loss and accuracy of each step
-    while patches < recipe.patches:
+    while not pace.ends:
+        if pace.begins_cooldown:  # from the first patch on: there is no state before it to keep
+            pace.cooling = True
         for group in parts.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe.optimizer, patches, recipe.patches)
-        views = sampler.draw(recipe.batch, np.random.default_rng((recipe.seed, patches)))
+            group["lr"] = learning_rate(recipe.optimizer, pace.patches, pace.end)
+        views = sampler.draw(recipe.batch, np.random.default_rng((recipe.seed, pace.patches)))
         history.append(_step(recipe, parts, views, device))
-        before, patches = patches, patches + recipe.batch
+        pace.count()
         if not math.isfinite(history[-1][0]):
-            raise SlidesrError(f"{out}: the loss is not a number after {patches} patches")
-        due = before // recipe.validate_every != patches // recipe.validate_every
-        if due or patches >= recipe.patches:
-            seconds = time.monotonic() - started
-            checkpoint.save(patches, seconds)
+            raise SlidesrError(f"{out}: the loss is not a number after {pace.patches} patches")
+        validates = pace.ends or pace.passed(recipe.validate_every)
+        if validates or pace.saves or pace.stops:
+            checkpoint.save(pace.reached)
+            pace.saved()
+        if validates:
             scores = score_encoder(parts.averaged_encoder, valid, recipe.views)
-            loss, accuracy = (sum(values) / len(values) for values in zip(*history, strict=True))
-            report(EncoderProgress(patches, seconds, loss, accuracy, scores))
+            report(EncoderProgress.of(pace, history, scores))
             history.clear()
+        if pace.stops and not pace.ends:
+            raise StoppedError(
+                f"stopped after {pace.patches:,} patches; --resume goes on from there"
+            )
     encoder = parts.averaged_encoder.eval()
     balance(encoder, sampler.draw(_BALANCING_PATCHES, np.random.default_rng(recipe.seed)).first)
-    return TrainedEncoder(encoder.half().float(), patches, time.monotonic() - started)  # as stored
+    return TrainedEncoder(encoder.half().float(), pace.patches, pace.seconds)  # as stored
 
 
 def info_nce(
