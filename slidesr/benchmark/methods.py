@@ -95,9 +95,9 @@ def wanted_models(
     """Parses the requested models; without any, returns all shipped models of these scales.
 
     Shipped models are ordered baselines first, then fidelity before GAN. With a tolerance each
-    model is included twice, without and with consistency enforced; `ensemble` adds each slidesr
-    model as one. Raises RefusedError on a model whose scale is not compared, and where there is
-    none to make an ensemble of.
+    model is included twice, without and with consistency enforced; with `ensemble` each slidesr
+    model is followed by its ensemble. Raises RefusedError on a model whose scale is not compared,
+    and on an ensemble without a slidesr model.
     """
     texts = texts or [spec.name for spec in _shipped(scales)]
     tolerances = [None] if tolerance is None else [None, tolerance]

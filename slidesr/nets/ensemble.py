@@ -11,22 +11,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Turn:
-    """Quarter turns to the left, then mirrored or not, of maps [n, c, h, w]."""
+    """Maps [n, c, h, w] with rows and columns exchanged or not, then some of both flipped."""
 
-    quarters: int
-    mirrored: bool
+    transposed: bool
+    flipped: tuple[int, ...]
 
     def there(self, x: Tensor) -> Tensor:
-        turned = torch.rot90(x, self.quarters, (2, 3))
-        return turned.flip(3) if self.mirrored else turned
+        return (x.mT if self.transposed else x).flip(self.flipped)
 
     def back(self, x: Tensor) -> Tensor:
-        straight = x.flip(3) if self.mirrored else x
-        return torch.rot90(straight, -self.quarters, (2, 3))
+        straight = x.flip(self.flipped)
+        return straight.mT if self.transposed else straight
 
 
-TURNS = tuple(Turn(quarters, mirrored) for mirrored in (False, True) for quarters in range(4))
-"""The eight symmetries of a square (D4)."""
+TURNS = tuple(
+    Turn(transposed, dims) for transposed in (False, True) for dims in ((), (2,), (3,), (2, 3))
+)
+"""The symmetries of a square (D4): four quarter turns, each mirrored or not."""
 
 
 def averaged(enlarged: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:
