@@ -34,6 +34,7 @@ class ComparisonRequest:
     models: tuple[str, ...] = ()  # names, files, or NAME@0.5 for a perception; shipped ones if none
     scales: tuple[int, ...] | None = None  # (4,) if None
     tolerance: float | None = None  # grey levels: also compare each model made consistent
+    ensemble: bool = False  # also compare each slidesr model as the mean of eight passes
     degradation: str = "bicubic"
     jpeg: int | None = None  # quality at which the low resolution is compressed first
     per_slide: int = 100  # patches of 256 px
@@ -95,7 +96,9 @@ def _comparison(request: ComparisonRequest, output: Path) -> Comparison:
         classifier=request.downstream,
         by_author=request.author_metrics,
     )
-    wanted = wanted_models(request.models, options.scales, request.tolerance)
+    wanted = wanted_models(
+        request.models, options.scales, request.tolerance, ensemble=request.ensemble
+    )
     return Comparison(
         pairs,
         cache(partial(methods_for, wanted, engine)),

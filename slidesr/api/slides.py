@@ -178,15 +178,16 @@ def load_model(
     device: str = "auto",
     precision: str = "auto",
     perception: float | None = None,
+    ensemble: bool = False,
     tolerance: float | None = None,
 ) -> Model:
     """Loads a shipped model by name, or a safetensors file by path.
 
     `model.enlarge` takes an image u8[h, w, 3] and returns u8[h * scale, w * scale, 3]. For
-    `perception` (0 to 1) and `tolerance` (grey levels) see `Options`.
+    `perception` (0 to 1), `ensemble` and `tolerance` (grey levels) see `Options`.
     """
     engine = Engine.choose(device, precision)
-    return _load_model(name, engine, perception=perception, tolerance=tolerance)
+    return _load_model(name, engine, perception=perception, ensemble=ensemble, tolerance=tolerance)
 
 
 def list_models() -> list[ModelSpec]:
@@ -245,7 +246,10 @@ def _profile_of(job: Job, summary: Summary, watch: Stopwatch) -> Profile:
     return Profile(
         stage_s=watch.seconds,
         network_share=watch.share_from_first_to_last("network"),
-        flops=flops_per_px(job.model.spec.generator) * upscaled_px / summary.seconds,
+        flops=flops_per_px(job.model.spec.generator)
+        * job.model.passes
+        * upscaled_px
+        / summary.seconds,
         ceiling_flops=convolution_ceiling(engine.device, engine.precision),
         trace=trace,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ class Wanted:
     name_or_path: str
     perception: float | None = None
     tolerance: float | None = None
+    ensemble: bool = False
 
     @classmethod
     def parse(cls, text: str, tolerance: float | None = None) -> Wanted:
         """Parses NAME or NAME@PERCEPTION.
 
         >>> Wanted.parse("wa-srgan-x4@0.5")
-        Wanted(name_or_path='wa-srgan-x4', perception=0.5, tolerance=None)
+        Wanted(name_or_path='wa-srgan-x4', perception=0.5, tolerance=None, ensemble=False)
         """
         name, at, share = text.rpartition("@")
         try:
@@ -54,14 +56,20 @@ class Wanted:
 
     @cached_property
     def scale(self) -> int:
-        if self._is_third_party:
+        if self.is_third_party:
             return ThirdParty(self._path, Engine()).scale
         return read_spec(self._path).generator.scale
 
     def method(self, engine: Engine) -> Method:
-        if not self._is_third_party:
-            options = {"perception": self.perception, "tolerance": self.tolerance}
-            return of_model(load_model(self.name_or_path, engine, **options))
+        if not self.is_third_party:
+            model = load_model(
+                self.name_or_path,
+                engine,
+                perception=self.perception,
+                ensemble=self.ensemble,
+                tolerance=self.tolerance,
+            )
+            return of_model(model)
         if self.perception is not None or self.tolerance is not None:
             raise RefusedError(
                 f"{self._path}: not a slidesr model; @ and --tolerance do not apply to it"
@@ -73,27 +81,40 @@ class Wanted:
         return find_model(self.name_or_path)
 
     @property
-    def _is_third_party(self) -> bool:
+    def is_third_party(self) -> bool:
         return is_third_party(self._path)
 
 
 def wanted_models(
-    texts: Sequence[str], scales: Sequence[int], tolerance: float | None = None
+    texts: Sequence[str],
+    scales: Sequence[int],
+    tolerance: float | None = None,
+    *,
+    ensemble: bool = False,
 ) -> list[Wanted]:
     """Parses the requested models; without any, returns all shipped models of these scales.
 
     Shipped models are ordered baselines first, then fidelity before GAN. With a tolerance each
-    model is included twice, without and with consistency enforced. Raises RefusedError on a model
-    whose scale is not compared.
+    model is included twice, without and with consistency enforced; with `ensemble` each slidesr
+    model is followed by its ensemble. Raises RefusedError on a model whose scale is not compared,
+    and on an ensemble without a slidesr model.
     """
     texts = texts or [spec.name for spec in _shipped(scales)]
     tolerances = [None] if tolerance is None else [None, tolerance]
     wanted = [Wanted.parse(text, each) for text in texts for each in tolerances]
+    if ensemble:
+        wanted = list(chain.from_iterable(map(_with_ensemble, wanted)))
+        if not any(each.ensemble for each in wanted):
+            raise RefusedError("--ensemble is for slidesr models, and none is compared")
     for each in wanted:
         if each.scale not in scales:
             listed = ", ".join(f"x{scale}" for scale in scales)
             raise RefusedError(f"{each.name_or_path} is x{each.scale}, not among {listed}")
     return wanted
+
+
+def _with_ensemble(wanted: Wanted) -> list[Wanted]:
+    return [wanted] if wanted.is_third_party else [wanted, replace(wanted, ensemble=True)]
 
 
 def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
@@ -141,6 +162,7 @@ def of_model(model: Model) -> Method:
     some_have = {
         "ablates": spec.ablates or None,
         "perception": model.perception,
+        "ensemble": f"{model.passes} passes" if model.ensemble else None,
         "tolerance": model.tolerance,
     }
     facts |= {name: value for name, value in some_have.items() if value is not None}

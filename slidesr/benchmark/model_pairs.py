@@ -1,4 +1,4 @@
-"""Models that belong together: what a training stage, or its critic, changes in the output."""
+"""Models that belong together: what a training stage, its critic or the ensemble changes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from slidesr.benchmark.statistics import MeanEstimate, Scores, estimate, paired_
 from slidesr.model.score_table import is_own_loss_of
 
 _UNSEEN_DB, _FAINT_DB = 50.0, 40.0  # differences of 0.8 and 2.6 grey levels
-_INTRO = """Two models that differ by a training stage or by its critic: PSNR between their
-outputs, mean over images and the greatest. 50 dB and more is invisible. pairs.csv has the
+_INTRO = """Two models that differ by a training stage, its critic or the ensemble: PSNR between
+their outputs, mean over images and the greatest. 50 dB and more is invisible. pairs.csv has the
 differences of all metrics of single images."""
 
 _F64 = NDArray[np.float64]
@@ -34,25 +34,34 @@ class Relation:
 
 
 def relations(methods: Sequence[Method]) -> list[Relation]:
-    """Finds each model that started from another, or repeats another without its critic.
+    """Finds each model that started from another, repeats it without its critic, or averages it.
 
-    The names of these are the facts "start" and "ablates" of a method. Both have the same
+    The names of the first two are the facts "start" and "ablates" of a method. Both have the same
     tolerance, and neither is interpolated by a perception.
     """
     place_of = {
-        (method.facts["model"], method.facts.get("tolerance")): place
+        (method.facts["model"], *_choices(method)): place
         for place, method in enumerate(methods)
         if "model" in method.facts and "perception" not in method.facts
     }
     found = []
-    for (_, tolerance), place in place_of.items():
+    for (name, tolerance, ensemble), place in place_of.items():
         facts = methods[place].facts
-        start, whole = (place_of.get((facts.get(key), tolerance)) for key in ("start", "ablates"))
+        start, whole = (
+            place_of.get((facts.get(key), tolerance, ensemble)) for key in ("start", "ablates")
+        )
+        single = place_of.get((name, tolerance, None)) if ensemble else None
         if start is not None:
             found.append((place, start, *_stage(facts)))
         if whole is not None:
             found.append((whole, place, "with critic against without", "the critic"))
+        if single is not None:
+            found.append((place, single, "ensemble against a single pass", "the ensemble"))
     return [_relation(methods, *each) for each in found]
+
+
+def _choices(method: Method) -> tuple[object, object]:
+    return method.facts.get("tolerance"), method.facts.get("ensemble")
 
 
 def pair_rows(

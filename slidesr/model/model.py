@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +15,10 @@ from torch import Tensor
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.geometry import Box, Pixels
 from slidesr.model.device import Engine, keep_freed_memory, processor
+from slidesr.model.perception import blended
 from slidesr.model.weights import ModelSpec, find_model, read_model, sha256_of
 from slidesr.nets.consistency import BEYOND_PX, consistent
+from slidesr.nets.ensemble import TURNS, averaged
 from slidesr.nets.generator import Generator
 from slidesr.nets.inference_form import folded, same_on_any_threads, unpadded
 from slidesr.nets.layers import trimmed
@@ -60,14 +62,16 @@ class Model:
         engine: Engine | None = None,
         *,
         perception: float | None = None,
+        ensemble: bool = False,
         tolerance: float | None = None,
     ) -> None:
         """`tolerance` limits, in grey levels, how far the reduced output differs from the source.
 
-        See `nets.consistency`. `perception` says how the weights were interpolated.
+        See `nets.consistency`. An `ensemble` averages eight passes: see `nets.ensemble`.
+        `perception` says how the weights were interpolated.
         """
         self.spec, self.sha256 = spec, sha256
-        self.perception, self.tolerance = perception, tolerance
+        self.perception, self.ensemble, self.tolerance = perception, ensemble, tolerance
         self.engine = engine or Engine()
         self._device = torch.device(self.engine.device)
         if self._device.type == "cpu":
@@ -81,6 +85,8 @@ class Model:
         label = self.spec.name
         if self.perception is not None:
             label += f", perception {self.perception:g}"
+        if self.ensemble:
+            label += " + ensemble"
         if self.tolerance is not None:
             label += ", consistent" + (f" to {self.tolerance:g}" if self.tolerance else "")
         return label
@@ -104,6 +110,11 @@ class Model:
         return self.spec.generator.grid_px
 
     @property
+    def passes(self) -> int:
+        """How often the network sees a tile."""
+        return len(TURNS) if self.ensemble else 1
+
+    @property
     def machine(self) -> str:
         """Everything that determines the speed: processor, threads, torch and network."""
         if self._device.type == "cpu":
@@ -114,6 +125,7 @@ class Model:
             on = "a GPU elsewhere"
         threads = torch.get_num_threads()
         net = f"{self.spec.generator}, tolerance {self.tolerance}, {self.engine.precision}"
+        net += ", ensemble" if self.ensemble else ""
         return f"{on}, {threads} threads, torch {torch.__version__}, {net}"
 
     @property
@@ -191,29 +203,58 @@ class Model:
         return _on_host(high).numpy()
 
     def _run(self, generator: Generator, low: Tensor) -> tuple[Tensor, Tensor]:
-        """f32[n, 3, h + 2*halo, w + 2*halo] -> u8[n, h*scale, w*scale, 3], bool[n]: all finite.
-
-        The layers after the attention have the largest maps and run on one part at a time.
-        """
-        scale, kept = self.scale, self.spec.generator.tail_radius_px + self._beyond_px
-        attended = generator.attended(low, self._beyond_px)
-        near = trimmed(low, self.halo_px - kept)
-        n, _, height, width = low.shape
-        tile = Box(0, 0, width - 2 * self.halo_px, height - 2 * self.halo_px)
-        high = torch.empty(
-            (n, tile.height * scale, tile.width * scale, 3), dtype=torch.uint8, device=low.device
-        )
+        """f32[n, 3, h + 2*halo, w + 2*halo] -> u8[n, h*scale, w*scale, 3], bool[n]: all finite."""
+        n, tile = len(low), self._tile(low) * self.scale
+        high = torch.empty((n, tile.height, tile.width, 3), dtype=torch.uint8, device=low.device)
         good = torch.ones(n, dtype=torch.bool, device=low.device)
-        for part in tile.cut(_PART_PX // scale):
-            seen = part.moved(kept, kept).grown(kept).slices
-            output = generator.enlarged(near[:, :, *seen], attended[:, :, *seen]).float()
+        for part, output in (self._averaged if self.ensemble else self._enlarged)(generator, low):
             good &= torch.isfinite(output.sum((1, 2, 3)))  # NaN and infinity propagate
             if self.tolerance is not None:
-                source = trimmed(near[:, :, *seen], kept - BEYOND_PX)
-                output = consistent(output.clamp_(0, 1), source, scale, self.tolerance / 255)
+                source = low[:, :, *part.moved(self.halo_px, self.halo_px).grown(BEYOND_PX).slices]
+                output = consistent(output.clamp_(0, 1), source, self.scale, self.tolerance / 255)
             quantised = output.mul_(255).round_().clamp_(0, 255)
-            high[:, *(part * scale).slices] = quantised.permute(0, 2, 3, 1)
+            high[:, *(part * self.scale).slices] = quantised.permute(0, 2, 3, 1)
         return high, good
+
+    def _enlarged(self, generator: Generator, low: Tensor) -> Iterator[tuple[Box, Tensor]]:
+        """Yields the parts of a tile, in source pixels, with what becomes of them.
+
+        That is f32[n, 3, (h + 2*beyond)*scale, (w + 2*beyond)*scale] of a part. The layers after
+        the attention have the largest maps and run on one part at a time.
+        """
+        kept = self.spec.generator.tail_radius_px + self._beyond_px
+        attended = generator.attended(low, self._beyond_px)
+        near = trimmed(low, self.halo_px - kept)
+        for part in self._tile(low).cut(_PART_PX // self.scale):
+            seen = part.moved(kept, kept).grown(kept).slices
+            yield part, generator.enlarged(near[:, :, *seen], attended[:, :, *seen]).float()
+
+    def _averaged(self, generator: Generator, low: Tensor) -> Iterator[tuple[Box, Tensor]]:
+        """Yields the same as `_enlarged`, averaged over eight turns.
+
+        Outputs may overlap; it does no harm to clamp them in place twice.
+        """
+        whole = averaged(partial(self._joined, generator), low)
+        for part in self._tile(low).cut(_PART_PX // self.scale):
+            yield part, whole[:, :, *self._joint(part)]
+
+    def _joined(self, generator: Generator, low: Tensor) -> Tensor:
+        """Puts the parts of a tile together; where they overlap they are equal."""
+        rows, columns = self._joint(self._tile(low))
+        whole = low.new_empty((len(low), 3, rows.stop, columns.stop))
+        for part, output in self._enlarged(generator, low):
+            whole[:, :, *self._joint(part)] = output
+        return whole
+
+    def _joint(self, part: Box) -> tuple[slice, slice]:
+        """Where a part and what it has beyond it stand in the output of a tile."""
+        beyond = self._beyond_px
+        return (part.moved(beyond, beyond).grown(beyond) * self.scale).slices
+
+    def _tile(self, low: Tensor) -> Box:
+        """The tile without its halo, in source pixels from its corner."""
+        height, width = (side - 2 * self.halo_px for side in low.shape[2:])
+        return Box(0, 0, width, height)
 
     def _ready(self, precision: str) -> Generator:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -235,14 +276,14 @@ def load_model(
     engine: Engine | None = None,
     *,
     perception: float | None = None,
+    ensemble: bool = False,
     tolerance: float | None = None,
 ) -> Model:
     """Opens a shipped model by name, or a safetensors file by path.
 
-    `perception` interpolates all weights between NAME-fidelity, stored beside NAME, at 0 and NAME
-    at 1 (Wang et al. 2018, ESRGAN, arXiv 1809.00219, section 3.4). For `tolerance` see `Model`. The
-    model's label includes both. Raises RefusedError for anything that is not a complete slidesr
-    model.
+    `perception` interpolates all weights between NAME-fidelity, at 0, and NAME, at 1: see
+    `model.perception`. For `ensemble` and `tolerance` see `Model`. The model's label includes all
+    three. Raises RefusedError for anything that is not a complete slidesr model.
     """
     path = find_model(name_or_path)
     spec, generator = read_model(path)
@@ -250,36 +291,13 @@ def load_model(
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise RefusedError(f"tolerance {tolerance} is not a number of grey levels from 0 on")
     if perception is not None:
-        generator, sha256 = _blend(path, spec, generator, perception)
-    return Model(spec, generator, sha256, engine, perception=perception, tolerance=tolerance)
-
-
-def _blend(
-    path: Path, spec: ModelSpec, generator: Generator, perception: float
-) -> tuple[Generator, str]:
-    """Interpolates between two files; returns the generator and both hashes."""
-    if not 0 <= perception <= 1:
-        raise RefusedError(f"perception {perception} is not within 0..1")
-    other = path.with_stem(f"{path.stem}-fidelity")
-    if not other.is_file():
-        raise RefusedError(f"{path}: perception needs {other.name} in the same folder")
-    fidelity_spec, fidelity = read_model(other)
-    if fidelity_spec.generator != spec.generator:
-        raise RefusedError(f"{other}: not the network of {path.name}: {fidelity_spec.generator}")
-    sources = f"{sha256_of(other)} {sha256_of(path)}"
-    return _between(fidelity, generator, perception), sources
-
-
-def _between(first: Generator, second: Generator, share: float) -> Generator:
-    """Interpolates the weights: the first generator at share 0, the second at 1."""
-    theirs = second.state_dict()
-    state = {
-        name: tensor.lerp(theirs[name], share) if tensor.is_floating_point() else theirs[name]
-        for name, tensor in first.state_dict().items()
-    }
-    blend = Generator(first.spec)
-    blend.load_state_dict(state)
-    return blend.eval()
+        generator, sha256 = blended(path, spec, generator, perception)
+    return Model(
+        *(spec, generator, sha256, engine),
+        perception=perception,
+        ensemble=ensemble,
+        tolerance=tolerance,
+    )
 
 
 def _on_host(x: Tensor) -> Tensor:

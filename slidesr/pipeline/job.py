@@ -109,7 +109,8 @@ class Job:
 
     def _model_choices(self) -> dict[str, str]:
         choices = {"perception": self.model.perception, "tolerance": self.model.tolerance}
-        return {name: f"{value:g}" for name, value in choices.items() if value is not None}
+        made = {name: f"{value:g}" for name, value in choices.items() if value is not None}
+        return made | ({"ensemble": "true"} if self.model.ensemble else {})
 
     def _kept_metadata(self) -> dict[str, str]:
         """The slide's properties that the user chose to carry over."""

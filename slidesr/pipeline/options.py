@@ -24,6 +24,7 @@ class Options:
     scale: int = 4
     model: str | None = None  # a shipped model's name or a file; by default the scale's own
     perception: float | None = None  # from the model's fidelity weights, 0, to its own, 1
+    ensemble: bool = False  # average eight passes, turned and mirrored: truer, 8 times the work
     tolerance: float | None = 2.0  # grey levels that the reduced result may differ; None: any
     level: int | None = None
     mpp: float | None = None

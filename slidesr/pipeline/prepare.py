@@ -85,7 +85,13 @@ def open_model(options: Options, engine: Engine | None = None) -> Model:
     """The model that the options name, on their device or on an engine chosen before."""
     engine = engine or engine_for(options)
     name = options.model or default_model(options.scale)
-    model = load_model(name, engine, perception=options.perception, tolerance=options.tolerance)
+    model = load_model(
+        name,
+        engine,
+        perception=options.perception,
+        ensemble=options.ensemble,
+        tolerance=options.tolerance,
+    )
     if model.scale != options.scale:
         raise RefusedError(f"model {model.spec.name} is for x{model.scale}, not x{options.scale}")
     return model

@@ -92,9 +92,9 @@ class _Image:
 class PatchSampler:
     """Draws random patches; patch k depends only on the seed and k, so it is thread-safe.
 
-    An image is drawn with probability proportional to its area times its top folder's weight. All
-    images below `folder` with a nonzero weight are kept decoded in memory: 3 bytes per pixel, times
-    1 + 1/scale^2 with degradation "levels".
+    An image is drawn with probability proportional to its area times its top folder's weight; one
+    too small for a patch is mirrored at its edges. All images below `folder` with a nonzero weight
+    are kept decoded in memory: 3 bytes per pixel, times 1 + 1/scale^2 with degradation "levels".
     """
 
     def __init__(self, folder: Path, recipe: DataRecipe, *, scale: int, seed: int) -> None:
@@ -143,21 +143,42 @@ class PatchSampler:
         return low
 
     def _read(self, path: Path, folder: Path) -> _Image:
-        high = read_large_enough(path, self._need_px)
-        if self._recipe.degradation != "levels":
-            return _Image(high, None)
-        return _Image(high, _read_partner(path, high, folder, self._scale))
+        high, low = read_large_enough(path, self._need_px), None
+        rows, columns = mirrored_px(high.shape, self._need_px)
+        if self._recipe.degradation == "levels":
+            low = _read_partner(path, high, folder, self._scale)
+            low = mirrored(low, rows // self._scale, columns // self._scale)
+        return _Image(mirrored(high, rows, columns), low)
 
 
 def read_large_enough(path: Path, need_px: int) -> Pixels:
-    """Reads an image. Raises RefusedError if a patch with its context does not fit into it."""
+    """Reads an image. Raises RefusedError if it has less than half the side of a patch."""
     image = read_rgb(path)
-    if min(image.shape[:2]) < need_px:
+    if min(image.shape[:2]) < need_px / 2:
         raise RefusedError(
-            f"{path}: smaller than the {need_px} px of a patch. Exclude its folder with a weight"
-            " of 0 in [data.weights]."
+            f"{path}: smaller than half of the {need_px} px of a patch. Exclude its folder with a"
+            " weight of 0 in [data.weights]."
         )
     return image
+
+
+def mirrored_px(shape: Sequence[int], need_px: int) -> tuple[int, int]:
+    """How far an image is mirrored at each edge: not at all if a patch with its context fits.
+
+    Otherwise to a quarter more than that, so that patches still have different places. Multiples of
+    16, hence of every scale.
+
+    >>> mirrored_px((256, 300, 3), 288)
+    (64, 0)
+    """
+    lacking = ((need_px * 5 / 4 - side) / 2 if side < need_px else 0 for side in shape[:2])
+    rows, columns = (16 * math.ceil(px / 16) for px in lacking)
+    return rows, columns
+
+
+def mirrored(image: Pixels, rows: int, columns: int) -> Pixels:
+    """Mirrors an image [h, w, 3] at its edges; the pixels at the edge are repeated."""
+    return np.pad(image, ((rows, rows), (columns, columns), (0, 0)), "symmetric")
 
 
 def weighted_images(folder: Path, by_top: dict[str, float]) -> dict[Path, float]:

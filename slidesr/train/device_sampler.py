@@ -19,7 +19,14 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from slidesr.errors import RefusedError
-from slidesr.train.data import DataRecipe, PatchPair, read_large_enough, weighted_images
+from slidesr.train.data import (
+    DataRecipe,
+    PatchPair,
+    mirrored,
+    mirrored_px,
+    read_large_enough,
+    weighted_images,
+)
 
 _BLOCK_PX = 16  # JPEG minimum coded unit with 4:2:0
 _YCC_FROM_RGB = (  # JFIF 1.02; 128 is added to chroma
@@ -44,7 +51,8 @@ class DeviceSampler:
         self._recipe, self._scale, self._seed, self._device = recipe, scale, seed, device
         self._need_px = recipe.patch_px + 2 * recipe.context_px
         weights = weighted_images(folder, recipe.weights)
-        images = [read_large_enough(path, self._need_px) for path in weights]
+        stored = [read_large_enough(path, self._need_px) for path in weights]
+        images = [mirrored(each, *mirrored_px(each.shape, self._need_px)) for each in stored]
         self._pixels = torch.cat([torch.from_numpy(each).reshape(-1, 3) for each in images])
         self._pixels = self._pixels.to(device)
         sides = np.array([each.shape[:2] for each in images])

@@ -57,6 +57,20 @@ def test_only_models_of_one_tolerance_and_no_perception_belong_together() -> Non
     ]
 
 
+def test_an_ensemble_belongs_with_its_single_pass() -> None:
+    fidelity, gan = {"model": "fidelity"}, {"model": "gan", "start": "fidelity"}
+    methods = [
+        method("gan", **gan),
+        method("gan + ensemble", **gan, ensemble="8 passes"),
+        method("gan + ensemble, consistent", **gan, ensemble="8 passes", tolerance=0.0),
+        method("fidelity", **fidelity),
+    ]
+    assert summed_up(methods) == [
+        ("gan", "fidelity", "model against its start"),
+        ("gan + ensemble", "gan", "ensemble against a single pass"),
+    ]
+
+
 def test_what_the_loss_network_of_one_of_both_judged_is_marked() -> None:
     loss = {"loss networks": ["EfficientNet-Lite0"]}
     (related,) = relations([method("gan", start="fidelity", **loss), method("fidelity")])

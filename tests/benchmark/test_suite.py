@@ -345,6 +345,22 @@ def test_consistent_models_are_methods_beside_the_plain_ones() -> None:
     assert off[1] < 0.5 < off[0]
 
 
+def test_ensembles_are_methods_beside_single_passes() -> None:
+    wanted = wanted_models(("srgan-x4",), (4,), tolerance=1.0, ensemble=True)
+    methods = methods_for(wanted, Engine(), 4)[3:]
+    assert [method.name for method in methods] == [
+        "srgan-x4",
+        "srgan-x4 + ensemble",
+        "srgan-x4, consistent to 1",
+        "srgan-x4 + ensemble, consistent to 1",
+    ]
+    assert [method.facts.get("ensemble") for method in methods[:2]] == [None, "8 passes"]
+    image: U8 = immunohistochemistry()[:128, :128]  # type: ignore[no-untyped-call]
+    low = bicubic_down(image, 4)
+    single, ensemble = (metrics.psnr_db(method.enlarge(low), image) for method in methods[:2])
+    assert ensemble > single
+
+
 def test_models_are_used_at_their_own_scale() -> None:
     wanted = wanted_models(("wa-srgan-x2", "wa-srgan-x4"), (2, 4))
     assert [method.name for method in methods_for(wanted, Engine(), 2)][3:] == ["wa-srgan-x2"]

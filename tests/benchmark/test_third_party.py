@@ -82,6 +82,13 @@ def test_they_know_neither_perception_nor_tolerance(weights: Path) -> None:
             methods_for([wanted], Engine(), 2)
 
 
+def test_they_have_no_ensemble(weights: Path) -> None:
+    wanted = wanted_models((str(weights), "wa-srgan-x2"), (2,), ensemble=True)
+    assert [each.ensemble for each in wanted] == [False, False, True]
+    with pytest.raises(RefusedError, match="for slidesr models, and none is compared"):
+        wanted_models((str(weights),), (2,), ensemble=True)
+
+
 def test_without_spandrel_they_are_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(RefusedError, match=r"pip install 'slidesr\[benchmark\]'"):

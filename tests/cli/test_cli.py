@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from support.slides import camelyon_style, tissue
 
@@ -134,6 +135,17 @@ def test_a_profile_tells_where_the_time_goes(
     starts = [event["ts"] for event in main]
     assert len({event["tid"] for event in main}) == 1
     assert all(end <= start + 1 for end, start in zip(ends, starts[1:], strict=False))
+
+
+def test_an_ensemble_is_named_and_differs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = {"single.ome.tif": [], "ensemble.ome.tif": ["--ensemble"]}
+    for output, choice in outputs.items():
+        assert run(["upscale", *UPSCALE, "slide.tif", "-o", output, "--json", *choice]) == 0
+        model = json.loads(capsys.readouterr().out)["model"]
+        assert model == f"tiny{' + ensemble' * bool(choice)}, consistent to 2"
+    single, ensemble = (tifffile.imread(output).astype(int) for output in outputs)
+    assert single.shape == ensemble.shape == (1040, 1200, 3)
+    assert 0 < np.abs(single - ensemble).mean() < 5
 
 
 def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -316,10 +316,10 @@ def test_golden_tile(path: Path, section: U8) -> None:
     assert np.abs(made.astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("tolerance", [None, 2.0])
+@pytest.mark.parametrize(("tolerance", "ensemble"), [(None, False), (2.0, False), (2.0, True)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_any_number_of_threads_gives_the_same_bytes(
-    precision: str, tolerance: float | None
+    precision: str, tolerance: float | None, *, ensemble: bool
 ) -> None:
     tiles = np.random.default_rng(5).integers(0, 255, (1, 288, 288, 3), dtype=np.uint8)
     before = torch.get_num_threads()
@@ -328,7 +328,7 @@ def test_any_number_of_threads_gives_the_same_bytes(
         for count in (1, 2, 3):
             use_threads(count)
             engine = Engine("cpu", precision)
-            model = Model(*tiny_generator(4), "", engine, tolerance=tolerance)
+            model = Model(*tiny_generator(4), "", engine, ensemble=ensemble, tolerance=tolerance)
             made.append(model.upscale(tiles))
     finally:
         use_threads(before)

@@ -40,7 +40,7 @@ from slidesr.pipeline.job_spec import JobSpec
 from slidesr.pipeline.options import Options
 from slidesr.pipeline.prepare import open_model, prepared
 from slidesr.pipeline.profile import Stopwatch
-from slidesr.pipeline.run import BlockResult, Executor, Progress, Summary, upscale
+from slidesr.pipeline.run import BlockResult, Executor, Progress, Summary, by_threads, upscale
 from slidesr.tiling import Block
 
 pytestmark = [
@@ -121,6 +121,12 @@ def test_two_workers_give_the_bytes_of_one_process(run: Run, tmp_path: Path) -> 
         assert run.is_whole(tmp_path / name)
         assert summary.stage_s["network"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.ome.tif", "out.ome.zarr"]
+
+
+def test_workers_make_an_ensemble(run: Run, tmp_path: Path) -> None:
+    for name, executor in {"cluster": None, "threads": by_threads}.items():
+        run(tmp_path / f"{name}.ome.tif", executor, ensemble=True, crop=Box(0, 0, 96, 64))
+    assert content(tmp_path / "cluster.ome.tif") == content(tmp_path / "threads.ome.tif")
 
 
 def test_workers_write_behind_a_url(run: Run, tmp_path: Path) -> None:

@@ -150,11 +150,13 @@ def test_facts_are_carried_over_and_nothing_else(options: Options, tmp_path: Pat
 def test_its_own_words_are_read_back(
     slide: Path, options: Options, layout: str, tmp_path: Path
 ) -> None:
-    output = run(slide, tmp_path / "out.ome.tif", replace(options, format=Format(layout=layout)))
+    chosen = replace(options, crop=Box(0, 0, 96, 64), ensemble=True, format=Format(layout=layout))
+    output = run(slide, tmp_path / "out.ome.tif", chosen)
     with open_slide(output) as made:
         assert {
             "synthetic": "true",
             "model": "tiny",
+            "ensemble": "true",
             "tolerance": "2",
             "scale": "4",
         }.items() <= made.provenance.items()

@@ -149,6 +149,7 @@ def test_another_run_is_not_gone_on_with(
     stopped(slide, output, options, 3)
     before = state_of(output).read_bytes()
     others = {
+        "model": replace(options, ensemble=True),
         "compression": replace(options, format=Format(layout="ome")),
         "plan": replace(options, level=1),
         "tissue mask": replace(options, tissue="auto"),

@@ -246,13 +246,44 @@ def test_a_partner_of_another_size_is_refused(
         sampler(folder, degradation="levels")
 
 
+@pytest.mark.parametrize("degradation", ["bicubic", "levels"])
+def test_an_image_too_small_for_a_patch_is_mirrored(
+    degradation: str, tmp_path: Path, save_images: Save, section: U8
+) -> None:
+    """At its edges, in both resolutions alike, and with room to move the patch."""
+    low = section[:10, :20]
+    folder = level_pairs(tmp_path, save_images, low, 2)
+    image = low.repeat(2, 0).repeat(2, 1)
+    whole = np.pad(image, ((16, 16), (0, 0), (0, 0)), "symmetric")
+    pair = sampler(folder, degradation=degradation).draw(0, 40)
+    places = set()
+    for high, low in zip(as_u8(pair.high), as_u8(pair.low), strict=True):
+        found = next(
+            (y, x, turned)
+            for y in range(37)
+            for x in range(25)
+            for turned in range(8)
+            if np.array_equal(oriented(high, turned), whole[y : y + 16, x : x + 16])
+        )
+        places.add(found[0])
+        if degradation == "levels":
+            np.testing.assert_array_equal(low, high[::2, ::2])
+    assert len(places) > 8
+
+
+def oriented(image: U8, turned: int) -> U8:
+    return np.rot90(image[:, ::-1] if turned & 4 else image, turned & 3)
+
+
 # Refusals
 
 
-def test_an_image_smaller_than_what_is_drawn_is_refused(tmp_path: Path, save_images: Save) -> None:
-    sampler(save_images(tmp_path, {"a.png": flat(9)}))
+def test_an_image_smaller_than_half_of_what_is_drawn_is_refused(
+    tmp_path: Path, save_images: Save
+) -> None:
+    sampler(save_images(tmp_path, {"a.png": flat(9, 24, 12)}))
     with pytest.raises(RefusedError, match=r"b\.png.*24 px.*weight of 0"):
-        sampler(save_images(tmp_path, {"b.png": flat(9, 24, 23)}))
+        sampler(save_images(tmp_path, {"b.png": flat(9, 24, 11)}))
 
 
 def test_what_has_no_weight_is_not_even_read(tmp_path: Path, save_images: Save) -> None:

@@ -119,5 +119,5 @@ def test_what_it_does_not_make_is_refused(tmp_path: Path, save_images: Save, sec
     folder = save_images(tmp_path, {"a.png": section[:40, :40]})
     with pytest.raises(RefusedError, match="scanner"):
         sampler(folder, degradation="scanner")
-    with pytest.raises(RefusedError, match=r"a\.png: smaller than the 64 px"):
-        sampler(folder, patch_px=48)
+    with pytest.raises(RefusedError, match=r"a\.png: smaller than half of the 96 px"):
+        sampler(folder, patch_px=80)

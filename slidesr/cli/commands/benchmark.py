@@ -54,6 +54,11 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
     type=click.FloatRange(0),
     help="Also compare each model with this --tolerance, in grey levels (see upscale).",
 )
+@click.option(
+    "--ensemble",
+    is_flag=True,
+    help="Also compare each slidesr model with --ensemble (see upscale).",
+)
 @click.option("--lr", "low", type=click.Path(path_type=Path), help="Low resolution of true pairs.")
 @click.option("--hr", "high", type=click.Path(path_type=Path), help="Their high resolution.")
 @click.option(

@@ -85,6 +85,11 @@ class _ScaleType(click.Choice[str]):
     "  [default: 1]",
 )
 @click.option(
+    "--ensemble",
+    is_flag=True,
+    help="Average eight passes, turned and mirrored: the truest result, for 8 times the time.",
+)
+@click.option(
     "--consistent/--no-consistent",
     default=True,
     show_default=True,

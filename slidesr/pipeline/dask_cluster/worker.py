@@ -130,6 +130,7 @@ def _model(options: Options) -> Model:
         scale=options.scale,
         model=options.model,
         perception=options.perception,
+        ensemble=options.ensemble,
         tolerance=options.tolerance,
         device=options.device,
         precision=options.precision,
