@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=256)
     chosen = parser.parse_args()
     recipe = recipe_from_toml(Recipe, find_recipe(chosen.recipe))
-    recipe = replace(recipe, patches=2 * chosen.patches, validate_every=chosen.patches)
+    recipe = replace(recipe, patches=2 * chosen.patches, validate_every=chosen.patches, start="")
     if recipe.critic:
         recipe = replace(recipe, critic=replace(recipe.critic, begins_after=0))
     trained = _trained_per_s(recipe, chosen.data)

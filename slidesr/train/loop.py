@@ -156,7 +156,7 @@ def train(
                 state.save(world)
             if validates:
                 if world.is_first:
-                    scores = _validate(validation, parts, log, pace.patches)
+                    scores = _validate(validation, parts, log, pace)
                     report(TrainingProgress.of(pace, _means(history), scores, validation.bicubic))
                 history.clear()
             if pace.stops and not pace.ends:
@@ -247,10 +247,14 @@ def _step(
     return critic_losses | {name: value.detach() for name, value in losses.items()}
 
 
-def _validate(validation: Validation, parts: _Parts, log: TrainingLog, patches: int) -> Scores:
+def _validate(validation: Validation, parts: _Parts, log: TrainingLog, pace: Pace) -> Scores:
     """Scores the averaged generator and logs the scores with a sample picture."""
-    scores = validation.scores(parts.average.module)
-    log.scores(patches, scores, validation.picture(parts.average.module))
+    scores, bicubic = validation.scores(parts.average.module), validation.bicubic
+    log.scores(pace.patches, scores, validation.picture(parts.average.module))
+    gains = {
+        f"gain_db/{data}": of["psnr_db"] - bicubic[data]["psnr_db"] for data, of in scores.items()
+    }
+    log.numbers(pace.patches, gains | {"seconds": pace.seconds})
     return scores
 
 

@@ -114,7 +114,11 @@ def test_the_curves_are_there_for_tensorboard(gan: Finished) -> None:
     steps = {name: [event.step for event in curve] for name, curve in scalars.items()}
     scores = {f"{metric}/{data}" for metric in ("psnr_db", "ssim") for data in "ab"}
     losses = {f"loss/{name}" for name in reports[-1].losses}
-    assert set(scalars) == scores | losses | {"patches_per_s"}
+    gains = {"gain_db/a", "gain_db/b"}
+    assert set(scalars) == scores | gains | losses | {"patches_per_s", "seconds"}
+    last = reports[-1]
+    gain = end.scores["a"]["psnr_db"] - end.bicubic["a"]["psnr_db"]
+    assert scalars["gain_db/a"][-1].value == pytest.approx(gain, abs=1e-5)
     assert steps["psnr_db/a"] == [20, 40, 60]
     assert steps["loss/pixel"] == list(range(2, 61, 2))
     assert steps["loss/critic"] == list(range(12, 61, 2))  # begins after 10 patches
