@@ -116,7 +116,7 @@ def test_the_curves_are_there_for_tensorboard(gan: Finished) -> None:
     losses = {f"loss/{name}" for name in reports[-1].losses}
     gains = {"gain_db/a", "gain_db/b"}
     assert set(scalars) == scores | gains | losses | {"patches_per_s", "seconds"}
-    last = reports[-1]
+    end = reports[-1]
     gain = end.scores["a"]["psnr_db"] - end.bicubic["a"]["psnr_db"]
     assert scalars["gain_db/a"][-1].value == pytest.approx(gain, abs=1e-5)
     assert steps["psnr_db/a"] == [20, 40, 60]
