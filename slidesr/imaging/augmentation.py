@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.color import hed_from_rgb, rgb_from_hed
 
-from slidesr.geometry import Pixels
+from slidesr.geometry import Box, Pixels
 
 _F32 = npt.NDArray[np.float32]
 _LOGARITHM: _F32 = np.log((np.arange(256) + 1) / 256).astype(np.float32)  # minus optical density
@@ -54,6 +54,16 @@ def drawn_jitter(stain: float, colour: float, rng: np.random.Generator) -> Jitte
         _stain_matrix(stain, rng) if rng.random() < 0.5 and stain else None,
         _gain_and_offset(colour, rng) if rng.random() < 0.5 and colour else None,
     )
+
+
+def drawn_rectangle(side: int, rng: np.random.Generator) -> Box:
+    """Draws a rectangle within a square, of any size and place, for CutMix (arXiv 1905.04899).
+
+    Attention windows then differ in their content, and the network learns that this must not show
+    at their borders.
+    """
+    (x0, x1), (y0, y1) = np.sort(rng.integers(side + 1, size=(2, 2)))
+    return Box(int(x0), int(y0), int(x1 - x0), int(y1 - y0))
 
 
 def _stain_matrix(amount: float, rng: np.random.Generator) -> _F32:

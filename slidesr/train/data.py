@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Pixels
-from slidesr.imaging.augmentation import drawn_jitter, turned
+from slidesr.imaging.augmentation import drawn_jitter, drawn_rectangle, turned
 from slidesr.imaging.degradation import Scanner, compressed, scanned
 from slidesr.imaging.resample import bicubic_down
 from slidesr.slide.image_files import group_of, image_paths, read_rgb
@@ -41,6 +41,7 @@ class DataRecipe:
     )  # sampling weight by top folder, times area; default 1
     stain_jitter: float = 0.0  # largest relative change of a stain's density (Tellez 2018)
     colour_jitter: float = 0.0  # largest relative change of a colour channel's gain and black level
+    cutmix_share: float = 0.0  # share of patches with a rectangle of another patch in them
     degradation: str = "bicubic"
     scanner: Scanner = field(default_factory=Scanner)
     jpeg_share: float = 0.0  # share of JPEG-compressed low-resolution patches, not with "levels"
@@ -52,8 +53,9 @@ class DataRecipe:
         for key in ("stain_jitter", "colour_jitter"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} {getattr(self, key)} is not in [0, 1)")
-        if not 0 <= self.jpeg_share <= 1:
-            raise ValueError(f"jpeg_share {self.jpeg_share} is not in [0, 1]")
+        for key in ("jpeg_share", "cutmix_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key} {getattr(self, key)} is not in [0, 1]")
         allowed = [value for value in self.jpeg_quality if value in range(1, 101)]
         if len(allowed) != 2 or allowed != sorted(self.jpeg_quality):
             raise ValueError("jpeg_quality must be two integers in 1..100, the lower first")
@@ -114,6 +116,19 @@ class PatchSampler:
     def _patch(self, number: int) -> tuple[Pixels, Pixels]:
         recipe, scale = self._recipe, self._scale
         rng = np.random.default_rng((self._seed, number))
+        high, low = self._crop(rng)
+        if recipe.cutmix_share and rng.random() < recipe.cutmix_share:
+            place = drawn_rectangle(self._need_px // scale, rng)
+            other_high, other_low = self._crop(rng)
+            high[(place * scale).slices] = other_high[(place * scale).slices]
+            if low is not None and other_low is not None:
+                low[place.slices] = other_low[place.slices]
+        low = self._degraded(high, rng) if low is None else low
+        return _trimmed(high, recipe.context_px), _trimmed(low, recipe.context_px // scale)
+
+    def _crop(self, rng: np.random.Generator) -> tuple[Pixels, Pixels | None]:
+        """Draws a place, and turns and colours it; with the slide's own low resolution if used."""
+        recipe, scale = self._recipe, self._scale
         image = self._images[int(self._until.searchsorted(rng.random(), side="right"))]
         step_px = 1 if image.low is None else scale
         place = self._random_box(image, step_px, rng)
@@ -124,8 +139,7 @@ class PatchSampler:
             return jitter.applied(turned(crop, quarter_turns, mirrored=mirrored))
 
         high = augmented(image.high[(place * step_px).slices])
-        low = self._degraded(high, rng) if image.low is None else augmented(image.low[place.slices])
-        return _trimmed(high, recipe.context_px), _trimmed(low, recipe.context_px // scale)
+        return high, None if image.low is None else augmented(image.low[place.slices])
 
     def _random_box(self, image: _Image, step_px: int, rng: np.random.Generator) -> Box:
         """Draws the location of a patch, in units of `step_px`."""

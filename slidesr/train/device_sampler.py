@@ -70,6 +70,8 @@ class DeviceSampler:
         state = np.random.SeedSequence((self._seed, first)).generate_state(1, np.uint64)[0]
         rng = torch.Generator(self._device).manual_seed(int(state >> np.uint64(1)))
         high = self._jittered(self._cropped(count, rng), rng)
+        if self._recipe.cutmix_share:
+            high = self._mixed(high, self._jittered(self._cropped(count, rng), rng), rng)
         low = reduced(high, self._reduction)
         if self._recipe.jpeg_share:
             low = self._compressed(low, rng)
@@ -109,6 +111,16 @@ class DeviceSampler:
         jittered = jittered * (1 + gain - black)[:, None, None] + (255 * black)[:, None, None]
         rounded: Tensor = jittered.round().clamp(0, 255)
         return rounded
+
+    def _mixed(self, image: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+        """Puts a rectangle of another crop into a share of them, as `drawn_rectangle` does."""
+        count, side = len(image), self._need_px // self._scale
+        ends = (self._uniform(rng, 2, 2, count) * (side + 1)).long().sort(1).values * self._scale
+        at = torch.arange(self._need_px, device=self._device)
+        rows, columns = ((first[:, None] <= at) & (at < last[:, None]) for first, last in ends)
+        chosen = self._uniform(rng, count, 1, 1) < self._recipe.cutmix_share
+        inside = rows[:, :, None] & columns[:, None] & chosen
+        return torch.where(inside[..., None], other, image)
 
     def _compressed(self, low: Tensor, rng: torch.Generator) -> Tensor:
         """JPEG-compresses a share of the patches; the block offset is shared by the batch."""

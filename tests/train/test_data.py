@@ -50,9 +50,9 @@ def turned(image: U8) -> list[U8]:
 
 
 EVERYTHING: dict[str, dict[str, Any]] = {
-    "bicubic": {"jpeg_share": 0.5},
+    "bicubic": {"jpeg_share": 0.5, "cutmix_share": 0.5},
     "scanner": {"jpeg_share": 0.5},
-    "levels": {},
+    "levels": {"cutmix_share": 0.5},
 }
 
 
@@ -269,6 +269,33 @@ def test_an_image_too_small_for_a_patch_is_mirrored(
         if degradation == "levels":
             np.testing.assert_array_equal(low, high[::2, ::2])
     assert len(places) > 8
+
+
+@pytest.mark.parametrize("degradation", ["bicubic", "levels"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_patches_has_a_rectangle_of_another(
+    share: float, degradation: str, tmp_path: Path, save_images: Save
+) -> None:
+    """Of any size at any place, whole low-resolution pixels, and in both resolutions alike."""
+    for name, level in {"dark": 40, "light": 200}.items():
+        low = flat(level, 12, 12)
+        save_images(tmp_path / "train.x2", {f"{name}/1.png": low})
+        save_images(tmp_path / "train", {f"{name}/1.png": low.repeat(2, 0).repeat(2, 1)})
+    drawn = sampler(tmp_path / "train", degradation=degradation, cutmix_share=share)
+    pair = drawn.draw(0, 400)
+    high, low = as_u8(pair.high)[..., 0], as_u8(pair.low)[..., 0]
+    mixed = [image for image in high if len(np.unique(image)) > 1]
+    # Half of the partners are as dark as the patch, and some rectangles are empty or all of it.
+    assert share * 0.25 <= len(mixed) / 400 <= share * 0.5
+    for image in mixed:
+        edges = [
+            np.flatnonzero((np.diff(image.astype(int), axis=axis) != 0).any(1 - axis))
+            for axis in (0, 1)
+        ]
+        assert max(map(len, edges)) <= 2  # straight, across the patch or around a rectangle
+        assert all((each % 2 == 1).all() for each in edges)
+    if degradation == "levels":
+        np.testing.assert_array_equal(low, high[:, ::2, ::2])
 
 
 def oriented(image: U8, turned: int) -> U8:

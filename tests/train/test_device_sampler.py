@@ -115,6 +115,23 @@ def test_blocks_may_begin_anywhere_in_an_image(section: U8) -> None:
     assert (one - other).abs().mean() < 8
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_patches_has_a_rectangle_of_another(
+    share: float, tmp_path: Path, save_images: Save
+) -> None:
+    levels = {"a.png": 40, "b.png": 200}
+    images = {name: np.full((32, 32, 3), level, np.uint8) for name, level in levels.items()}
+    pair = sampler(save_images(tmp_path, images), cutmix_share=share).draw(0, 400)
+    low = as_u8(pair.low)[..., 0].reshape(400, -1)
+    share_mixed = np.mean([len(np.unique(image)) > 1 for image in low])
+    assert share * 0.2 <= share_mixed <= share * 0.5
+    for image in as_u8(pair.high)[..., 0]:
+        dark = image == 40
+        edges = np.flatnonzero((dark[:, 1:] != dark[:, :-1]).any(0)) + 1
+        assert len(edges) <= 2
+        assert not (edges % 4).any()  # whole low-resolution pixels
+
+
 def test_what_it_does_not_make_is_refused(tmp_path: Path, save_images: Save, section: U8) -> None:
     folder = save_images(tmp_path, {"a.png": section[:40, :40]})
     with pytest.raises(RefusedError, match="scanner"):
