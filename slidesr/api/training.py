@@ -157,7 +157,7 @@ def _trained_generator(
             trained = train(run.recipe, _sources_of(run, sources), world, on_progress, own)
             if run is not last:
                 if world.is_first:
-                    _written(trained, run.out, None, control.stop)
+                    write_model(run.out, trained.header, {}, trained.generator)
                 world.wait()
     if not world.is_first:
         return None

@@ -8,7 +8,6 @@ import sys
 import traceback
 
 import click
-from rich.text import Text
 
 from slidesr import __version__
 from slidesr.cli import interrupts
@@ -22,7 +21,7 @@ from slidesr.cli.commands.train import train
 from slidesr.cli.commands.upscale import upscale
 from slidesr.cli.commands.verify import verify
 from slidesr.cli.commands.view import view
-from slidesr.cli.show import LineHandler, console, inert
+from slidesr.cli.show import LineHandler, failure
 from slidesr.errors import SlidesrError, StoppedError, explained
 from slidesr.runtime.standard_files import open_standard_files
 
@@ -95,7 +94,7 @@ def run(arguments: list[str]) -> int:
 def _say(message: str) -> None:
     if os.environ.get("SLIDESR_DEBUG"):
         traceback.print_exc()
-    console.print(Text.assemble(("slidesr: ", "bold red"), inert(message)), soft_wrap=True)
+    failure(message)
 
 
 def _nothing(unraisable: object) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
 
-from slidesr.cli.show import console, line
+from slidesr.cli.show import console, failure, line
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []  # signals that asked to stop
@@ -61,7 +61,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     _let_the_next_end_it(number)
     if _is_importing(frame):
         console.show_cursor()
-        line("slidesr: stopped", "bold red")
+        failure("stopped")
         sys.stderr.flush()
         os._exit(exit_code())
     raise KeyboardInterrupt

@@ -49,6 +49,11 @@ def line(text: object, style: str = "") -> None:
     console.print(inert(text, style), soft_wrap=True)
 
 
+def failure(message: str) -> None:
+    """The line on stderr with which a command ends that did not succeed."""
+    console.print(Text.assemble(("slidesr: ", "bold red"), inert(message)), soft_wrap=True)
+
+
 class LineHandler(logging.Handler):
     """Shows each record as one line on stderr."""
 

@@ -16,6 +16,7 @@ from slidesr.model.torch_files import load_data, refusing
 from slidesr.runtime.atomic_files import sync_folder, whole_file
 
 _NEWEST, _KEPT = "checkpoint.pt", "before-cooldown.pt"
+_MAY_CHANGE = ("patches", "validate_every")  # of a recipe, while its run goes on
 
 
 class Stateful(Protocol):
@@ -45,7 +46,8 @@ class TrainingCheckpoint:
     """
 
     def __init__(self, folder: Path, recipe: dict[str, Any], parts: dict[str, Stateful]) -> None:
-        self._folder, self._recipe = folder, json.dumps(recipe, sort_keys=True)
+        fixed = {key: value for key, value in recipe.items() if key not in _MAY_CHANGE}
+        self._folder, self._recipe = folder, json.dumps(fixed, sort_keys=True)
         self._parts = parts
 
     def load(self, fits: Callable[[Reached], bool]) -> tuple[Reached, str]:
@@ -54,18 +56,23 @@ class TrainingCheckpoint:
         Nothing is restored without a file. Raises RefusedError if a file is damaged or belongs to a
         different recipe, or if no state fits.
         """
-        paths = (self._folder / _NEWEST, self._folder / _KEPT)
-        newest, kept = map(_read, paths)
-        if newest is None:
-            return Reached(), ""
-        for path, saved in zip(paths, (newest, kept), strict=True):
-            if saved and saved["recipe"] != self._recipe:
+        newest: Reached | None = None
+        for name in (_NEWEST, _KEPT):
+            path = self._folder / name
+            saved = _read(path)
+            if saved is None:
+                break
+            if saved["recipe"] != self._recipe:
                 raise RefusedError(
                     f"{path}: written by a different recipe. Choose another --output."
                 )
-            if saved and fits(Reached(**saved["reached"])):
+            reached = Reached(**saved["reached"])
+            if fits(reached):
                 return self._restore(saved, path)
-        raise RefusedError(_does_not_fit(self._folder, Reached(**newest["reached"])))
+            newest = newest or reached
+        if newest is None:
+            return Reached(), ""
+        raise RefusedError(_does_not_fit(self._folder, newest))
 
     def save(self, reached: Reached, header: str = "") -> None:
         """Writes the state and the header that its weights would have, as JSON."""
@@ -82,6 +89,7 @@ class TrainingCheckpoint:
         newest, kept = self._folder / _NEWEST, self._folder / _KEPT
         with newest.open("rb") as saved, whole_file(kept, kept.with_suffix(".part")) as file:
             shutil.copyfileobj(saved, file)
+        sync_folder(self._folder)
 
     def _restore(self, saved: dict[str, Any], path: Path) -> tuple[Reached, str]:
         with refusing(_broken(path)):

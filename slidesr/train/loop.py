@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from slidesr.errors import RefusedError, SlidesrError, StoppedError
+from slidesr.errors import RefusedError, SlidesrError
 from slidesr.model.device import mixed_precision
 from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator
@@ -159,10 +159,7 @@ def train(
                     scores = _validate(validation, parts, log, pace)
                     report(TrainingProgress.of(pace, _means(history), scores, validation.bicubic))
                 history.clear()
-            if pace.stops and not pace.ends:
-                raise StoppedError(
-                    f"stopped after {pace.patches:,} patches; --resume goes on from there"
-                )
+            pace.stop_if_asked()
     return Trained(as_stored(cast(Generator, parts.average.module)), state.header)
 
 
@@ -202,10 +199,7 @@ class _State:
 def _resumed(recipe: Recipe, sources: Sources, parts: _Parts, pace: Pace) -> _State:
     """Restores the parts and the pace from the checkpoint, if there is one."""
     start = spec_of_start(recipe.start)
-    identity = recorded(recipe, start)
-    for name in ("patches", "validate_every"):  # may change while a run goes on
-        del identity[name]
-    checkpoint = TrainingCheckpoint(sources.out, identity, parts.to_save())
+    checkpoint = TrainingCheckpoint(sources.out, recorded(recipe, start), parts.to_save())
     reached, header = checkpoint.load(pace.fits)
     pace.resume(reached)
     if header:

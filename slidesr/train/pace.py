@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol
 
-from slidesr.errors import RefusedError
+from slidesr.errors import RefusedError, StoppedError
 from slidesr.train.checkpoint import Reached
 from slidesr.train.distributed import World
 from slidesr.train.recipe import OptimizerRecipe, cooldown_begin
@@ -60,14 +60,10 @@ class Pace:
         self.saves = False  # it is time to save
         self.ends = False
         self._recipe, self._control, self._world = recipe, control, world
-        self._end = math.inf if math.isfinite(control.minutes) else float(recipe.patches)
-        self._fixed_end = math.nan  # once the run was asked to finish
+        self.end = math.inf if math.isfinite(control.minutes) else float(recipe.patches)
+        self._finishes = False  # the end is fixed, because the run was asked to finish
         self._begun = self._saved = time.monotonic()
         self._first, self._earlier_s, self._steps = 0, 0.0, 0
-
-    @property
-    def end(self) -> float:
-        return self._end if math.isnan(self._fixed_end) else self._fixed_end
 
     @property
     def patches_per_s(self) -> float:
@@ -92,8 +88,8 @@ class Pace:
         self._first, self._earlier_s = reached.patches, reached.seconds
         self.seconds = reached.seconds
         self._begun = self._saved = time.monotonic()
-        if self._control.finish.is_set():
-            self._end = reached.end
+        if self._control.finish.is_set() and reached.patches:
+            self.end = reached.end
             if not self._finish():
                 raise RefusedError(self._falls_throughout)
         self.ends = self.patches >= self.end
@@ -119,6 +115,13 @@ class Pace:
         before = self.patches - self._recipe.batch
         return before // every != self.patches // every
 
+    def stop_if_asked(self) -> None:
+        """Raises StoppedError if the run was asked to stop before its end; save it first."""
+        if self.stops and not self.ends:
+            raise StoppedError(
+                f"stopped after {self.patches:,} patches; --resume goes on from there"
+            )
+
     def saved(self) -> None:
         self._saved, self.saves = time.monotonic(), False
 
@@ -128,7 +131,7 @@ class Pace:
         asked = self._world.largest(
             [
                 control.stop.is_set(),
-                control.finish.is_set() and math.isnan(self._fixed_end),
+                control.finish.is_set() and not self._finishes,
                 now - self._saved >= control.save_every_s,
                 left_s <= 0,
                 self.patches_per_s,
@@ -136,9 +139,9 @@ class Pace:
             ]
         )
         self.stops, finishes, self.saves, is_over = map(bool, asked[:4])
-        if math.isfinite(control.minutes):
+        if math.isfinite(control.minutes) and not self._finishes:
             rate, left_s = asked[4:]
-            self._end = self.patches + rate * max(0.0, left_s)
+            self.end = self.patches + rate * max(0.0, left_s)
         if finishes and not self._finish():
             control.finish.clear()
             _log.warning("%s", self._falls_throughout)
@@ -146,12 +149,11 @@ class Pace:
 
     def _finish(self) -> bool:
         """Fixes the end: that of the cooldown under way, or of one that begins now, if one can."""
-        share, end = self._recipe.optimizer.cooldown, self._end
-        if share == 1 and self.patches < end:
+        share, batch = self._recipe.optimizer.cooldown, self._recipe.batch
+        if share == 1 and self.patches < self.end:
             return False
-        if not self.cooling:
-            end = self.patches / (1 - share)
-        self._fixed_end = float(math.ceil(end / self._recipe.batch) * self._recipe.batch)
+        end = self.end if self.cooling else self.patches / (1 - share)
+        self.end, self._finishes = float(math.ceil(end / batch) * batch), True
         return True
 
     @property

@@ -149,6 +149,14 @@ def test_a_finish_that_was_cut_goes_on(own: Sources) -> None:
     assert read_spec(trained(ENDLESS, own, finish)).patches == 40
 
 
+def test_a_run_that_is_finished_before_it_begins_takes_its_least(own: Sources) -> None:
+    """A signal may come while the program is being loaded."""
+    control = Control()
+    control.finish.set()
+    trained_now = train(COOLED, own, World(0, 1, torch.device("cpu")), lambda now: None, control)
+    assert trained_now.header.patches == 4  # one step, and the cooldown that belongs to it
+
+
 def test_what_cannot_be_finished_early_is_refused(
     own: Sources, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from slidesr.errors import SlidesrError, StoppedError
+from slidesr.errors import SlidesrError
 from slidesr.model.device import mixed_precision
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.train.checkpoint import TrainingCheckpoint
@@ -133,10 +133,7 @@ def train_encoder(
     sampler = ViewSampler(data, recipe.views)
     parts = _built_parts(recipe, device)
     pace = Pace(recipe, control or Control(), World(0, 1, device))
-    identity = asdict(recipe)
-    for name in ("patches", "validate_every"):  # may change while a run goes on
-        del identity[name]
-    checkpoint = TrainingCheckpoint(out, identity, vars(parts))
+    checkpoint = TrainingCheckpoint(out, asdict(recipe), vars(parts))
     pace.resume(checkpoint.load(pace.fits)[0])
 
     history: list[tuple[float, float]] = []  # loss and accuracy of each step
@@ -158,10 +155,7 @@ def train_encoder(
             scores = score_encoder(parts.averaged_encoder, valid, recipe.views)
             report(EncoderProgress.of(pace, history, scores))
             history.clear()
-        if pace.stops and not pace.ends:
-            raise StoppedError(
-                f"stopped after {pace.patches:,} patches; --resume goes on from there"
-            )
+        pace.stop_if_asked()
     encoder = parts.averaged_encoder.eval()
     balance(encoder, sampler.draw(_BALANCING_PATCHES, np.random.default_rng(recipe.seed)).first)
     return TrainedEncoder(encoder.half().float(), pace.patches, pace.seconds)  # as stored
