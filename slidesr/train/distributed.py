@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the default group, as of their import, as a default argument. AdamW's first
+# step imports it, and a group that exists by then outlives destroy_process_group: its threads run
+# into the end of the interpreter, and now and then abort the process.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 
 

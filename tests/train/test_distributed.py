@@ -33,7 +33,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     sources = sources_in(tmp_path, side_px=164)
     optimizer = OptimizerRecipe(learning_rate=1e-3, warmup=0, ema=0.5)
     recipe = replace(RECIPE, batch=4, patches=16, optimizer=optimizer)
-    two = torchrun(write_toml(tmp_path / "recipe.toml", recipe), sources.data, sources.valid)
+    two = trained_by_two(write_toml(tmp_path / "recipe.toml", recipe), sources.data, sources.valid)
     run_alone(recipe, replace(sources, out=tmp_path / "one"))
     one = weights_in(tmp_path / "one")
     torch.manual_seed(recipe.seed)
@@ -51,7 +51,7 @@ def test_two_processes_train_a_chain(tmp_path: Path) -> None:
     first = replace(RECIPE, name="first", batch=4, patches=8, validate_every=8)
     start = write_toml(tmp_path / "first.toml", first)
     last = replace(RECIPE, batch=4, patches=16, start=str(start))
-    torchrun(write_toml(tmp_path / "recipe.toml", last), sources.data, sources.valid)
+    trained_by_two(write_toml(tmp_path / "recipe.toml", last), sources.data, sources.valid)
     made, before = (
         read_spec(tmp_path / "two" / name).stages
         for name in ("tiny.safetensors", "first/first.safetensors")
@@ -61,21 +61,48 @@ def test_two_processes_train_a_chain(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(made)
 
 
-def torchrun(recipe: Path, data: Path, valid: Path) -> Tensor:
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have names in Linux's /proc only")
+def test_no_thread_outlives_the_group(tmp_path: Path) -> None:
+    """Gloo's threads, left to the end of the interpreter, abort a process now and then."""
+    script = tmp_path / "step.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from slidesr.train.distributed import joined_processes\n"
+        "def threads():\n"
+        "    return [path.read_text() for path in Path('/proc/self/task').glob('*/comm')]\n"
+        "with joined_processes() as world:\n"
+        "    layer = torch.nn.Linear(2, 2)\n"
+        "    layer(torch.ones(1, 2)).sum().backward()\n"
+        "    world.average_gradients(layer)\n"
+        "    torch.optim.AdamW(layer.parameters()).step()\n"
+        "    during = sum('gloo' in name for name in threads())\n"
+        "print(during > 0, sum('gloo' in name for name in threads()))\n"
+    )
+    assert torchrun(script).split() == ["True", "0"] * 2
+
+
+def trained_by_two(recipe: Path, data: Path, valid: Path) -> Tensor:
     """The generator's weights after a run of two processes on the CPU."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "slidesr"]
     out = recipe.parent / "two"
     options = ["--data", data, "--valid", valid, "-o", out]
+    told = torchrun("-m", "slidesr", "train", recipe, *options)
+    assert told.splitlines() == [str(out / "tiny.safetensors")]
+    return weights_in(out)
+
+
+def torchrun(*command: str | Path) -> str:
+    """What two processes on the CPU print to standard output."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     told = subprocess.run(
-        [sys.executable, "-m", *launcher, "train", str(recipe), *map(str, options)],
+        [sys.executable, "-m", *launcher, *map(str, command)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,
     )
     assert told.returncode == 0, told.stderr
-    assert told.stdout.splitlines() == [str(out / "tiny.safetensors")]
-    return weights_in(out)
+    return told.stdout
 
 
 def weights_in(out: Path) -> Tensor:
