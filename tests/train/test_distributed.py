@@ -85,7 +85,7 @@ def test_no_thread_outlives_the_group(tmp_path: Path) -> None:
 def trained_by_two(recipe: Path, data: Path, valid: Path) -> Tensor:
     """The generator's weights after a run of two processes on the CPU."""
     out = recipe.parent / "two"
-    options = ["--data", data, "--valid", valid, "-o", out]
+    options: list[str | Path] = ["--data", data, "--valid", valid, "-o", out]
     told = torchrun("-m", "slidesr", "train", recipe, *options)
     assert told.splitlines() == [str(out / "tiny.safetensors")]
     return weights_in(out)
