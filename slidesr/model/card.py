@@ -24,10 +24,15 @@ _SOURCES = {
     "SRGAN": "Ledig et al. 2017, arXiv 1609.04802, with 8 blocks as in Shahidi 2021",
 }
 
+_INPUTS = {  # by degradation
+    "bicubic": "antialiased bicubic reductions of scans",
+    "scanner": "reductions of scans with the blur and the noise of a scanner",
+    "levels": "the next pyramid level of the slides",
+}
+
 
 def card(spec: ModelSpec, sha256: str) -> str:
     """The card as Markdown, built from the header and the file's hash alone."""
-    jpeg = _compression_text(spec)
     finest, coarsest = spec.trained_um_per_px
     data = "\n".join(f"- {name}: {terms}" for name, terms in sorted(spec.data.items()))
     return f"""# {spec.name}
@@ -42,7 +47,7 @@ def card(spec: ModelSpec, sha256: str) -> str:
 | input | H&E, RGB, {finest:g}-{coarsest:g} um per pixel |
 
 **Not for diagnosis.** The output is synthetic: details are what the network finds likely, and it
-can be wrong. Trained on antialiased bicubic reductions of scans{jpeg}. Strong noise or blur,
+can be wrong. Trained on {_inputs_text(spec)}. Strong noise or blur,
 other stains, and other pixel sizes are outside what it has seen.
 
 ## Scores
@@ -101,11 +106,15 @@ def _network_text(spec: ModelSpec) -> str:
 {attention}, output {skip}."""
 
 
-def _compression_text(spec: ModelSpec) -> str:
+def _inputs_text(spec: ModelSpec) -> str:
+    data = spec.recipe.get("data", {})
+    inputs = _INPUTS[data.get("degradation", "bicubic")]
     if not spec.compressed_inputs:
-        return "; JPEG-compressed input is outside too: its 8 px blocks may show"
-    share = spec.recipe.get("data", {}).get("jpeg_share", 0)
-    return f", {share:.0%} of them compressed by JPEG as slides are"
+        return f"{inputs}; JPEG-compressed input is outside too: its 8 px blocks may show"
+    share = f"{data.get('jpeg_share', 0):.0%} of them compressed by JPEG"
+    if data.get("jpeg2000_share"):
+        share += f" and {data['jpeg2000_share']:.0%} by JPEG 2000"
+    return f"{inputs}, {share} as slides are"
 
 
 def _runs_text(spec: ModelSpec) -> str:

@@ -16,7 +16,7 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Box, Pixels
 from slidesr.imaging.augmentation import drawn_jitter, drawn_rectangle, turned
 from slidesr.imaging.degradation import Scanner, compressed, scanned
-from slidesr.imaging.resample import bicubic_down
+from slidesr.imaging.resample import bicubic_down, through_jpeg2000
 from slidesr.slide.image_files import group_of, image_paths, read_rgb
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class DataRecipe:
     scanner: Scanner = field(default_factory=Scanner)
     jpeg_share: float = 0.0  # share of JPEG-compressed low-resolution patches, not with "levels"
     jpeg_quality: tuple[int, int] = (30, 95)  # lowest and highest, drawn uniformly
+    jpeg2000_share: float = 0.0  # share of JPEG 2000, besides that of JPEG; not with "levels"
+    jpeg2000_ratio: tuple[float, float] = (8.0, 24.0)  # bytes before to after, drawn uniformly
 
     def __post_init__(self) -> None:
         if self.patch_px < 1 or self.context_px < 0:
@@ -53,19 +55,25 @@ class DataRecipe:
         for key in ("stain_jitter", "colour_jitter"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} {getattr(self, key)} is not in [0, 1)")
-        for key in ("jpeg_share", "cutmix_share"):
+        for key in ("jpeg_share", "jpeg2000_share", "cutmix_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key} {getattr(self, key)} is not in [0, 1]")
         allowed = [value for value in self.jpeg_quality if value in range(1, 101)]
         if len(allowed) != 2 or allowed != sorted(self.jpeg_quality):
             raise ValueError("jpeg_quality must be two integers in 1..100, the lower first")
+        least, most = self.jpeg2000_ratio
+        if not 1 < least <= most < math.inf:
+            raise ValueError("jpeg2000_ratio must be two numbers above 1, the lower first")
+        if self.jpeg_share + self.jpeg2000_share > 1:
+            raise ValueError("jpeg_share and jpeg2000_share are more than 1 together")
         if self.degradation not in _DEGRADATIONS:
             raise ValueError(f"degradation {self.degradation!r} is not one of {_DEGRADATIONS}")
         if self.degradation != "scanner" and self.scanner != Scanner():
             raise ValueError("[data.scanner] requires degradation = 'scanner'")
-        if self.degradation == "levels" and self.jpeg_share:
+        if self.degradation == "levels" and self.jpeg_share + self.jpeg2000_share:
             raise ValueError(
-                "jpeg_share must be 0 with degradation 'levels', whose images are used as stored"
+                "jpeg_share and jpeg2000_share must be 0 with degradation 'levels', whose images"
+                " are used as stored"
             )
 
     @property
@@ -152,8 +160,11 @@ class PatchSampler:
             low = scanned(high, self._scale, self._recipe.scanner, rng)
         else:
             low = bicubic_down(high, self._scale)
-        if rng.random() < self._recipe.jpeg_share:
-            low = compressed(low, self._recipe.jpeg_quality, rng)
+        recipe, chance = self._recipe, rng.random()
+        if chance < recipe.jpeg_share:
+            return compressed(low, recipe.jpeg_quality, rng)
+        if chance < recipe.jpeg_share + recipe.jpeg2000_share:
+            return through_jpeg2000(low, rng.uniform(*recipe.jpeg2000_ratio))
         return low
 
     def _read(self, path: Path, folder: Path) -> _Image:

@@ -36,6 +36,11 @@ _YCC_FROM_RGB = (  # JFIF 1.02; 128 is added to chroma
 )
 
 
+def can_draw(recipe: DataRecipe) -> bool:
+    """Whether all that the recipe asks for can be done on the device."""
+    return recipe.degradation == "bicubic" and not recipe.jpeg2000_share
+
+
 class DeviceSampler:
     """Draws whole batches; a batch depends only on the seed and `first`.
 
@@ -46,8 +51,8 @@ class DeviceSampler:
     def __init__(
         self, folder: Path, recipe: DataRecipe, *, scale: int, seed: int, device: torch.device
     ) -> None:
-        if recipe.degradation != "bicubic":
-            raise RefusedError(f"degradation {recipe.degradation!r} is not supported on a GPU")
+        if not can_draw(recipe):
+            raise RefusedError("only bicubic reductions, JPEG-compressed or not, are made on a GPU")
         self._recipe, self._scale, self._seed, self._device = recipe, scale, seed, device
         self._need_px = recipe.patch_px + 2 * recipe.context_px
         weights = weighted_images(folder, recipe.weights)

@@ -26,7 +26,7 @@ from slidesr.runtime.ordered_map import ordered_map
 from slidesr.train.adversary import Adversary
 from slidesr.train.checkpoint import Stateful, TrainingCheckpoint
 from slidesr.train.data import PatchPair, PatchSampler
-from slidesr.train.device_sampler import DeviceSampler
+from slidesr.train.device_sampler import DeviceSampler, can_draw
 from slidesr.train.distributed import World
 from slidesr.train.header import Origin, header_for, terms_of
 from slidesr.train.initial_weights import (
@@ -285,7 +285,7 @@ def _batches(
         )
     scale, seed = recipe.generator.scale, recipe.seed
     firsts = count(first, recipe.batch)  # the loop ends the run
-    if world.device.type == "cuda" and recipe.data.degradation == "bicubic":
+    if world.device.type == "cuda" and can_draw(recipe.data):
         on_device = DeviceSampler(data, recipe.data, scale=scale, seed=seed, device=world.device)
         return (on_device.draw(start + world.rank * share, share) for start in firsts)
     sampler = PatchSampler(data, recipe.data, scale=scale, seed=seed)

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from skimage import data
 
 from slidesr.imaging.metrics import psnr_db
-from slidesr.imaging.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
+from slidesr.imaging.resample import (
+    back_projected,
+    bicubic_down,
+    bicubic_up,
+    through_jpeg,
+    through_jpeg2000,
+)
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
@@ -105,3 +111,12 @@ def test_jpeg_changes_a_little_and_keeps_the_size() -> None:
     off_good, off_bad = (np.abs(seen.astype(int) - image).mean() for seen in (good, bad))
     assert good.shape == image.shape
     assert 0 < off_good < off_bad < 20
+
+
+def test_jpeg2000_changes_more_at_a_higher_ratio_and_keeps_the_size() -> None:
+    image = np.asarray(data.immunohistochemistry()[:40, :56])  # type: ignore[no-untyped-call]
+    good, bad = (through_jpeg2000(image, ratio) for ratio in (4, 24))
+    off_good, off_bad = (np.abs(seen.astype(int) - image).mean() for seen in (good, bad))
+    assert good.shape == image.shape
+    assert 0 < off_good < off_bad < 20
+    assert np.abs(bad.astype(int).mean((0, 1)) - image.mean((0, 1))).max() < 3

@@ -51,7 +51,7 @@ def turned(image: U8) -> list[U8]:
 
 EVERYTHING: dict[str, dict[str, Any]] = {
     "bicubic": {"jpeg_share": 0.5, "cutmix_share": 0.5},
-    "scanner": {"jpeg_share": 0.5},
+    "scanner": {"jpeg_share": 0.4, "jpeg2000_share": 0.4},
     "levels": {"cutmix_share": 0.5},
 }
 
@@ -188,6 +188,20 @@ def test_jpeg_share_is_the_share_of_low_resolutions_compressed(
     assert all(torch.equal(run.high, runs[0.0].high) for run in runs.values())
     assert 30 < (changed[0.25] > 0).sum() < 70
     assert (changed[1.0] > 0).all()
+
+
+def test_the_codecs_share_the_low_resolutions(
+    tmp_path: Path, save_images: Save, section: U8
+) -> None:
+    """A patch is never compressed twice, and a share does not change which one is another's."""
+    folder = save_images(tmp_path, {"a.png": section[:96, :96]})
+    plain, jpeg, both = (
+        sampler(folder, jpeg_share=shares[0], jpeg2000_share=shares[1]).draw(0, 200).low
+        for shares in ((0, 0), (0.25, 0), (0.25, 0.5))
+    )
+    by_jpeg, by_both = ((low != plain).flatten(1).any(1) for low in (jpeg, both))
+    assert torch.equal(both[by_jpeg], jpeg[by_jpeg])
+    assert 70 < (by_both & ~by_jpeg).sum() < 130
 
 
 # Levels
@@ -360,7 +374,12 @@ def test_a_broken_image_is_refused(tmp_path: Path) -> None:
         ({"jpeg_quality": (90, 50)}, "jpeg_quality"),
         ({"jpeg_quality": (50,)}, "jpeg_quality"),
         ({"jpeg_quality": (50.5, 90)}, "jpeg_quality"),
-        ({"degradation": "levels", "jpeg_share": 0.5}, "jpeg_share must be 0 with"),
+        ({"jpeg2000_share": -0.1}, "jpeg2000_share -0.1"),
+        ({"jpeg2000_ratio": (0.5, 8)}, "jpeg2000_ratio"),
+        ({"jpeg2000_ratio": (8, 4)}, "jpeg2000_ratio"),
+        ({"jpeg_share": 0.6, "jpeg2000_share": 0.6}, "more than 1 together"),
+        ({"degradation": "levels", "jpeg_share": 0.5}, "jpeg2000_share must be 0 with"),
+        ({"degradation": "levels", "jpeg2000_share": 0.5}, "jpeg2000_share must be 0 with"),
         ({"scanner": Scanner(blur_px=(0.5, 0.5))}, "scanner"),
     ],
     ids=str,

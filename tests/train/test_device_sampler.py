@@ -134,7 +134,8 @@ def test_a_share_of_patches_has_a_rectangle_of_another(
 
 def test_what_it_does_not_make_is_refused(tmp_path: Path, save_images: Save, section: U8) -> None:
     folder = save_images(tmp_path, {"a.png": section[:40, :40]})
-    with pytest.raises(RefusedError, match="scanner"):
-        sampler(folder, degradation="scanner")
+    for options in ({"degradation": "scanner"}, {"jpeg2000_share": 0.5}):
+        with pytest.raises(RefusedError, match="bicubic reductions"):
+            sampler(folder, **options)
     with pytest.raises(RefusedError, match=r"a\.png: smaller than half of the 96 px"):
         sampler(folder, patch_px=80)
