@@ -11,6 +11,7 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from slidesr.geometry import Box, Pixels
 
 _F32 = npt.NDArray[np.float32]
+rgb_from_ihc = rgb_from_hed[[0, 2, 1]]  # eosin in the colour of DAB, the residual in that of eosin
 _LOGARITHM: _F32 = np.log((np.arange(256) + 1) / 256).astype(np.float32)  # minus optical density
 
 
@@ -48,10 +49,17 @@ class Jitter:
         return _interleaved(changed.astype(np.uint8))
 
 
-def drawn_jitter(stain: float, colour: float, rng: np.random.Generator) -> Jitter:
-    """Draws stain and colour jitter, each with probability 1/2, up to these relative amounts."""
+def drawn_jitter(
+    stain: float, colour: float, rng: np.random.Generator, *, ihc_share: float = 0.0
+) -> Jitter:
+    """Draws stain and colour jitter, each with probability 1/2, up to these relative amounts.
+
+    With probability `ihc_share`, eosin becomes DAB, the brown of immunohistochemistry.
+    """
+    amount = stain if rng.random() < 0.5 else 0.0
+    as_ihc = ihc_share > 0 and rng.random() < ihc_share
     return Jitter(
-        _stain_matrix(stain, rng) if rng.random() < 0.5 and stain else None,
+        _stain_matrix(amount, rng, as_ihc=as_ihc) if amount or as_ihc else None,
         _gain_and_offset(colour, rng) if rng.random() < 0.5 and colour else None,
     )
 
@@ -66,10 +74,11 @@ def drawn_rectangle(side: int, rng: np.random.Generator) -> Box:
     return Box(int(x0), int(y0), int(x1 - x0), int(y1 - y0))
 
 
-def _stain_matrix(amount: float, rng: np.random.Generator) -> _F32:
+def _stain_matrix(amount: float, rng: np.random.Generator, *, as_ihc: bool) -> _F32:
     """Scales haematoxylin, eosin and the residual independently (Tellez 2018, TMI 37:2126)."""
     factors = 1 + rng.uniform(-amount, amount, 3)
-    change: _F32 = (hed_from_rgb * factors @ rgb_from_hed).astype(np.float32)
+    colours = rgb_from_ihc if as_ihc else rgb_from_hed
+    change: _F32 = (hed_from_rgb * factors @ colours).astype(np.float32)
     return change
 
 

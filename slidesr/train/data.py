@@ -41,6 +41,7 @@ class DataRecipe:
     )  # sampling weight by top folder, times area; default 1
     stain_jitter: float = 0.0  # largest relative change of a stain's density (Tellez 2018)
     colour_jitter: float = 0.0  # largest relative change of a colour channel's gain and black level
+    ihc_share: float = 0.0  # share of patches whose eosin is recoloured as the DAB of IHC
     cutmix_share: float = 0.0  # share of patches with a rectangle of another patch in them
     degradation: str = "bicubic"
     scanner: Scanner = field(default_factory=Scanner)
@@ -55,7 +56,7 @@ class DataRecipe:
         for key in ("stain_jitter", "colour_jitter"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} {getattr(self, key)} is not in [0, 1)")
-        for key in ("jpeg_share", "jpeg2000_share", "cutmix_share"):
+        for key in ("ihc_share", "jpeg_share", "jpeg2000_share", "cutmix_share"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key} {getattr(self, key)} is not in [0, 1]")
         allowed = [value for value in self.jpeg_quality if value in range(1, 101)]
@@ -141,7 +142,9 @@ class PatchSampler:
         step_px = 1 if image.low is None else scale
         place = self._random_box(image, step_px, rng)
         quarter_turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
-        jitter = drawn_jitter(recipe.stain_jitter, recipe.colour_jitter, rng)
+        jitter = drawn_jitter(
+            recipe.stain_jitter, recipe.colour_jitter, rng, ihc_share=recipe.ihc_share
+        )
 
         def augmented(crop: Pixels) -> Pixels:
             return jitter.applied(turned(crop, quarter_turns, mirrored=mirrored))

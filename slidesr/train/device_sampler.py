@@ -19,6 +19,7 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
 from slidesr.errors import RefusedError
+from slidesr.imaging.augmentation import rgb_from_ihc
 from slidesr.train.data import (
     DataRecipe,
     PatchPair,
@@ -67,7 +68,10 @@ class DeviceSampler:
         until = np.cumsum(areas * np.array(list(weights.values())))
         self._until = torch.tensor(until / until[-1], dtype=torch.float64, device=device)
         self._stains_from_rgb = torch.tensor(hed_from_rgb, dtype=torch.float32, device=device)
-        self._rgb_from_stains = torch.tensor(rgb_from_hed, dtype=torch.float32, device=device)
+        self._rgb_from_stains, self._rgb_from_ihc = (
+            torch.tensor(colours, dtype=torch.float32, device=device)
+            for colours in (rgb_from_hed, rgb_from_ihc)
+        )
         self._reduction = _bicubic_matrix(self._need_px, scale).to(device)
 
     def draw(self, first: int, count: int) -> PatchPair:
@@ -104,12 +108,16 @@ class DeviceSampler:
         return crops
 
     def _jittered(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """Jitters stains and colours, each in half of the patches, as in `augmentation`."""
+        """Jitters stains and colours, each in half of the patches, as `drawn_jitter` does."""
         count = len(image)
         changed = (self._uniform(rng, 2, count, 1) < 0.5).float()
         stain, colour = self._recipe.stain_jitter, self._recipe.colour_jitter
         factors = 1 + changed[0] * stain * (2 * self._uniform(rng, count, 3) - 1)
-        densities = self._stains_from_rgb * factors[:, None] @ self._rgb_from_stains
+        colours = self._rgb_from_stains.expand(count, 3, 3)
+        if self._recipe.ihc_share:
+            as_ihc = self._uniform(rng, count, 1, 1) < self._recipe.ihc_share
+            colours = torch.where(as_ihc, self._rgb_from_ihc, colours)
+        densities = self._stains_from_rgb * factors[:, None] @ colours
         gain, black = changed[1] * colour * (2 * self._uniform(rng, 2, count, 3) - 1)
         log_densities = ((image + 1) / 256).log().flatten(1, 2)
         jittered = (log_densities @ densities).exp().view_as(image) * 256 - 1

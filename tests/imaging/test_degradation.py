@@ -186,6 +186,17 @@ def test_drawn_jitter_stays_within_its_amounts_and_changes_half() -> None:
         assert 0.08 < amount.max() < 0.1 + 1e-6
 
 
+def test_a_share_of_the_patches_gets_the_colours_of_ihc() -> None:
+    """What was pure eosin is pure DAB then; haematoxylin stays."""
+    drawn = rng()
+    jitters = [drawn_jitter(0.0, 0.0, drawn, ihc_share=0.25) for _ in range(400)]
+    changed = [jitter for jitter in jitters if jitter.densities is not None]
+    assert len(changed) == pytest.approx(100, abs=40)
+    haematoxylin, eosin, dab = np.rint(256 * np.exp(-rgb_from_hed) - 1).astype(np.uint8)
+    made = changed[0].applied(np.stack([haematoxylin, eosin])[None])[0]
+    np.testing.assert_allclose(made, np.stack([haematoxylin, dab]), atol=2)
+
+
 def test_no_jitter_is_a_copy(section: U8) -> None:
     jitters = [drawn_jitter(0.0, 0.0, rng(seed)) for seed in range(9)]
     for jitter in jitters:

@@ -50,7 +50,7 @@ def turned(image: U8) -> list[U8]:
 
 
 EVERYTHING: dict[str, dict[str, Any]] = {
-    "bicubic": {"jpeg_share": 0.5, "cutmix_share": 0.5},
+    "bicubic": {"jpeg_share": 0.5, "cutmix_share": 0.5, "ihc_share": 0.5},
     "scanner": {"jpeg_share": 0.4, "jpeg2000_share": 0.4},
     "levels": {"cutmix_share": 0.5},
 }
@@ -369,6 +369,7 @@ def test_a_broken_image_is_refused(tmp_path: Path) -> None:
         ({"stain_jitter": -0.1}, "stain_jitter -0.1"),
         ({"stain_jitter": math.nan}, "stain_jitter nan"),
         ({"colour_jitter": 1.0}, "colour_jitter 1.0"),
+        ({"ihc_share": 1.5}, "ihc_share 1.5"),
         ({"jpeg_share": 1.5}, "jpeg_share 1.5"),
         ({"jpeg_quality": (0, 50)}, "jpeg_quality"),
         ({"jpeg_quality": (90, 50)}, "jpeg_quality"),

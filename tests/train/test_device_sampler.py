@@ -72,11 +72,14 @@ def test_images_are_drawn_by_area_and_weight(tmp_path: Path, save_images: Save) 
     assert share == pytest.approx({0: 0.25, 200: 0.25, 100: 0.5}, abs=0.03)
 
 
+@pytest.mark.parametrize("ihc_share", [0.0, 0.5])
 def test_the_distribution_is_that_of_the_threads_sampler(
-    tmp_path: Path, save_images: Save, section: U8
+    ihc_share: float, tmp_path: Path, save_images: Save, section: U8
 ) -> None:
     folder = save_images(tmp_path, {"a.png": section[:64, :64]})
-    recipe = DataRecipe(16, 8, stain_jitter=0.3, colour_jitter=0.1, jpeg_share=0.5)
+    recipe = DataRecipe(
+        16, 8, stain_jitter=0.3, colour_jitter=0.1, ihc_share=ihc_share, jpeg_share=0.5
+    )
     here = DeviceSampler(folder, recipe, scale=4, seed=0, device=CPU).draw(0, 3000)
     threads = PatchSampler(folder, recipe, scale=4, seed=0).draw(0, 3000)
     for one, other in ((here.high, threads.high), (here.low, threads.low)):
