@@ -75,7 +75,10 @@ def drawn_rectangle(side: int, rng: np.random.Generator) -> Box:
 
 
 def _stain_matrix(amount: float, rng: np.random.Generator, *, as_ihc: bool) -> _F32:
-    """Scales haematoxylin, eosin and the residual independently (Tellez 2018, TMI 37:2126)."""
+    """Scales haematoxylin, eosin and the residual independently (Tellez 2018, TMI 37:2126).
+
+    With `as_ihc`, eosin is shown in the colour of DAB.
+    """
     factors = 1 + rng.uniform(-amount, amount, 3)
     colours = rgb_from_ihc if as_ihc else rgb_from_hed
     change: _F32 = (hed_from_rgb * factors @ colours).astype(np.float32)

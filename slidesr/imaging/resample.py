@@ -52,7 +52,7 @@ def through_jpeg(image: Pixels, quality: int, *, subsampling: int = 2) -> Pixels
 def through_jpeg2000(image: Pixels, ratio: float) -> Pixels:
     """A lossy JPEG 2000 round trip, as Aperio and DICOM slides are stored.
 
-    `ratio` is that of the bytes before and after; Aperio's quality of 70 comes to about 17.
+    `ratio` is that of the bytes before and after; a slide of Aperio's quality 70 had 17.
     """
     stored = io.BytesIO()
     Image.fromarray(image).save(

@@ -27,7 +27,7 @@ _SOURCES = {
 _INPUTS = {  # by degradation
     "bicubic": "antialiased bicubic reductions of scans",
     "scanner": "reductions of scans with the blur and the noise of a scanner",
-    "levels": "the next pyramid level of the slides",
+    "levels": "the next pyramid level of the slides, as it is stored",
 }
 
 
@@ -108,7 +108,10 @@ def _network_text(spec: ModelSpec) -> str:
 
 def _inputs_text(spec: ModelSpec) -> str:
     data = spec.recipe.get("data", {})
-    inputs = _INPUTS[data.get("degradation", "bicubic")]
+    degradation = data.get("degradation", "bicubic")
+    inputs = _INPUTS[degradation]
+    if degradation == "levels":
+        return inputs
     if not spec.compressed_inputs:
         return f"{inputs}; JPEG-compressed input is outside too: its 8 px blocks may show"
     share = f"{data.get('jpeg_share', 0):.0%} of them compressed by JPEG"

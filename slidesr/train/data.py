@@ -62,8 +62,8 @@ class DataRecipe:
         allowed = [value for value in self.jpeg_quality if value in range(1, 101)]
         if len(allowed) != 2 or allowed != sorted(self.jpeg_quality):
             raise ValueError("jpeg_quality must be two integers in 1..100, the lower first")
-        least, most = self.jpeg2000_ratio
-        if not 1 < least <= most < math.inf:
+        ratio = self.jpeg2000_ratio
+        if len(ratio) != 2 or not 1 < ratio[0] <= ratio[1] < math.inf:
             raise ValueError("jpeg2000_ratio must be two numbers above 1, the lower first")
         if self.jpeg_share + self.jpeg2000_share > 1:
             raise ValueError("jpeg_share and jpeg2000_share are more than 1 together")

@@ -105,18 +105,15 @@ def shrunk_error(high: U8, low: U8) -> float:
     return float(np.abs(shrunk - low.astype(int)).mean())
 
 
-def test_jpeg_changes_a_little_and_keeps_the_size() -> None:
+@pytest.mark.parametrize(
+    ("stored", "good", "bad"), [(through_jpeg, 95, 20), (through_jpeg2000, 4, 24)]
+)
+def test_compression_changes_a_little_and_keeps_the_size(
+    stored: Callable[[U8, int], U8], good: int, bad: int
+) -> None:
     image = np.asarray(data.immunohistochemistry()[:40, :56])  # type: ignore[no-untyped-call]
-    good, bad = (through_jpeg(image, quality) for quality in (95, 20))
-    off_good, off_bad = (np.abs(seen.astype(int) - image).mean() for seen in (good, bad))
-    assert good.shape == image.shape
-    assert 0 < off_good < off_bad < 20
-
-
-def test_jpeg2000_changes_more_at_a_higher_ratio_and_keeps_the_size() -> None:
-    image = np.asarray(data.immunohistochemistry()[:40, :56])  # type: ignore[no-untyped-call]
-    good, bad = (through_jpeg2000(image, ratio) for ratio in (4, 24))
-    off_good, off_bad = (np.abs(seen.astype(int) - image).mean() for seen in (good, bad))
-    assert good.shape == image.shape
-    assert 0 < off_good < off_bad < 20
-    assert np.abs(bad.astype(int).mean((0, 1)) - image.mean((0, 1))).max() < 3
+    better, worse = (stored(image, strength) for strength in (good, bad))
+    off_better, off_worse = (np.abs(seen.astype(int) - image).mean() for seen in (better, worse))
+    assert better.shape == image.shape
+    assert 0 < off_better < off_worse < 20
+    assert np.abs(worse.astype(int).mean((0, 1)) - image.mean((0, 1))).max() < 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -125,3 +126,29 @@ def test_the_card_says_what_an_ablation_leaves_out(
 def test_a_card_says_that_the_data_are_not_stated() -> None:
     bare = ModelSpec("bare", TINY, "fidelity", (0.9, 2.0), "CC0")
     assert card(bare, "0123abcd").count("- not stated") == 2  # data, training
+
+
+@pytest.mark.parametrize(
+    ("data", "compressed", "told"),
+    [
+        ({}, False, "bicubic reductions of scans; JPEG-compressed input is outside too"),
+        ({"jpeg_share": 0.33}, True, "scans, 33% of them compressed by JPEG as slides are."),
+        (
+            {"degradation": "scanner", "jpeg_share": 0.5, "jpeg2000_share": 0.35},
+            True,
+            "a scanner, 50% of them compressed by JPEG and 35% by JPEG 2000 as slides are.",
+        ),
+        ({"degradation": "levels"}, True, "the next pyramid level of the slides, as it is stored."),
+    ],
+    ids=str,
+)
+def test_a_card_says_what_the_network_has_seen(
+    data: dict[str, Any],
+    compressed: bool,
+    told: str,
+    model_spec: Callable[[GeneratorSpec], ModelSpec],
+) -> None:
+    spec = model_spec(TINY)
+    stage = replace(spec.stages[-1], recipe=spec.recipe | {"data": data})
+    spec = replace(spec, compressed_inputs=compressed, stages=(*spec.stages[:-1], stage))
+    assert told in card(spec, "0" * 64)

@@ -193,7 +193,7 @@ def test_jpeg_share_is_the_share_of_low_resolutions_compressed(
 def test_the_codecs_share_the_low_resolutions(
     tmp_path: Path, save_images: Save, section: U8
 ) -> None:
-    """A patch is never compressed twice, and a share does not change which one is another's."""
+    """JPEG 2000 leaves the patches that JPEG compresses as they were."""
     folder = save_images(tmp_path, {"a.png": section[:96, :96]})
     plain, jpeg, both = (
         sampler(folder, jpeg_share=shares[0], jpeg2000_share=shares[1]).draw(0, 200).low
@@ -378,6 +378,7 @@ def test_a_broken_image_is_refused(tmp_path: Path) -> None:
         ({"jpeg2000_share": -0.1}, "jpeg2000_share -0.1"),
         ({"jpeg2000_ratio": (0.5, 8)}, "jpeg2000_ratio"),
         ({"jpeg2000_ratio": (8, 4)}, "jpeg2000_ratio"),
+        ({"jpeg2000_ratio": (8,)}, "jpeg2000_ratio"),
         ({"jpeg_share": 0.6, "jpeg2000_share": 0.6}, "more than 1 together"),
         ({"degradation": "levels", "jpeg_share": 0.5}, "jpeg2000_share must be 0 with"),
         ({"degradation": "levels", "jpeg2000_share": 0.5}, "jpeg2000_share must be 0 with"),
