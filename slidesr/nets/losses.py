@@ -78,6 +78,23 @@ def grid_loss(output: Tensor, scale: int) -> Tensor:
     return F.l1_loss(means, means.mean(2, keepdim=True).expand_as(means))
 
 
+def border_loss(output: Tensor, high: Tensor, window_px: int) -> Tensor:
+    """The mean step of the error across the borders of attention windows; 0 for a single window.
+
+    Attention sees one window, and so may shift it against its neighbours: too little for an L1 loss
+    to notice, but along a whole border. On each side of a border the error is averaged over a strip
+    as long as a window and an eighth as wide. `window_px` is in pixels of the output.
+    """
+    error, strip_px = output.float() - high.float(), max(1, window_px // 8)
+    steps = []
+    for image in (error, error.mT):  # borders between columns, then between rows
+        lines = torch.unflatten(F.avg_pool2d(image, (window_px, 1)), 3, (-1, window_px))
+        left, right = lines[..., :-1, -strip_px:].mean(-1), lines[..., 1:, :strip_px].mean(-1)
+        steps.append((right - left).flatten())
+    step = torch.cat(steps)
+    return step.abs().mean() if step.numel() else error.new_zeros(())
+
+
 class PerceptualLoss(nn.Module):
     """The distance between two images' features in a frozen network, a weighted sum over its maps.
 

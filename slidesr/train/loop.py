@@ -269,7 +269,7 @@ def _built_parts(recipe: Recipe, sources: Sources, world: World) -> _Parts:
             weight_decay=recipe.optimizer.weight_decay,
             fused=world.device.type == "cuda",
         ),
-        objective=Objective(recipe.loss, recipe.generator.scale, world.device, sources.vgg19),
+        objective=Objective(recipe.loss, recipe.generator, world.device, sources.vgg19),
         adversary=Adversary(recipe.critic, world) if recipe.critic else None,
     )
 

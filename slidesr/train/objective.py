@@ -14,8 +14,10 @@ from slidesr.model.device import mixed_precision
 from slidesr.model.imagenet import vgg19_features
 from slidesr.model.weights import find_encoder, read_encoder
 from slidesr.nets.encoder import perceptual_distance
+from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.losses import (
     PerceptualLoss,
+    border_loss,
     colour_consistency,
     frequency_loss,
     grid_loss,
@@ -35,9 +37,10 @@ class Objective:
     """
 
     def __init__(
-        self, recipe: LossRecipe, scale: int, device: torch.device, vgg19: Path | None
+        self, recipe: LossRecipe, spec: GeneratorSpec, device: torch.device, vgg19: Path | None
     ) -> None:
-        self._recipe, self._scale = recipe, scale
+        self._recipe, self._scale = recipe, spec.scale
+        self._window_px = spec.grid_px * spec.scale
         network, self._perceptual_weight = perceptual_network(recipe, vgg19)
         self.loss_networks = (network,) if network else ()
         self._perceptual: _Distance | None = None
@@ -65,6 +68,8 @@ class Objective:
             losses["colour"] = recipe.colour_weight * colour_consistency(output, low, self._scale)
         if recipe.grid_weight:
             losses["grid"] = recipe.grid_weight * grid_loss(output, self._scale)
+        if recipe.border_weight:
+            losses["border"] = recipe.border_weight * border_loss(output, high, self._window_px)
         if recipe.total_variation_weight:
             losses["total_variation"] = recipe.total_variation_weight * total_variation(output)
         if self._perceptual is not None:

@@ -18,6 +18,7 @@ from slidesr.errors import RefusedError
 from slidesr.model.imagenet import vgg19_features
 from slidesr.nets.losses import (
     PerceptualLoss,
+    border_loss,
     colour_consistency,
     frequency_loss,
     grid_loss,
@@ -31,6 +32,7 @@ TWO_IMAGE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda made, high: pixel_loss("mse", made, high),
     "charbonnier": lambda made, high: pixel_loss("charbonnier", made, high),
     "frequency": frequency_loss,
+    "border": lambda made, high: border_loss(made, high, 8),
     "colour": lambda made, high: colour_consistency(made, high[:, :, ::2, ::2], 2),
     "perceptual": PerceptualLoss(lambda x: [x, x**2], [1.0, 2.0]),
     "perceptual, unit": PerceptualLoss(lambda x: [x - 0.5], [1.0], distance="l1", unit_length=True),
@@ -219,6 +221,34 @@ def test_a_grid_of_sub_pixels_costs_itself_and_true_texture_nearly_nothing() -> 
     boxes = slow.unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))  # [n, 3, 2, 2, 4, 4]
     expected = (boxes - boxes.mean((-1, -2), keepdim=True)).abs().mean()
     torch.testing.assert_close(grid_loss(texture[:, :, :64, :64], 4), expected)
+
+
+def test_a_window_costs_what_it_is_shifted_by() -> None:
+    high = noise(1, 3, 96, 64)  # 3 x 2 windows of 32 px, with 7 borders in all
+    made = high.clone()
+    assert border_loss(made, high, 32) == 0
+    made[:, :, :32, :32] += 0.25  # a corner: 2 borders
+    torch.testing.assert_close(border_loss(made, high, 32), torch.tensor(0.25 * 2 / 7))
+    made[:, :, :32, 32:] += 0.25  # a whole row: 2 borders as well
+    torch.testing.assert_close(border_loss(made, high, 32), torch.tensor(0.25 * 2 / 7))
+    made[:, :, 32:] += 0.25  # all of it: a matter of colour, not of borders
+    torch.testing.assert_close(border_loss(made, high, 32), torch.tensor(0.0))
+
+
+def test_a_border_is_seen_through_texture() -> None:
+    high, made = noise(4, 3, 64, 64), noise(4, 3, 64, 64, seed=1)
+    windows = torch.tensor([[0.0, 0.1], [0.1, 0.0]]).repeat_interleave(32, 0)
+    calm, stepped = (
+        float(border_loss(image, high, 32))
+        for image in (made, made + windows.repeat_interleave(32, 1))
+    )
+    assert calm < 0.05
+    assert stepped > calm + 0.05
+
+
+def test_a_single_window_has_no_border() -> None:
+    made = noise(1, 3, 32, 32).requires_grad_()
+    assert border_loss(made, noise(1, 3, 32, 32, seed=1), 32) == 0
 
 
 # Features

@@ -46,6 +46,7 @@ GAN = replace(
         frequency_weight=0.1,
         colour_weight=0.1,
         grid_weight=0.1,
+        border_weight=0.1,
         total_variation_weight=1e-2,
     ),
     critic=CriticRecipe(channels=8, penalty_every=2, begins_after=10),

@@ -156,7 +156,7 @@ def test_the_critic_begins_when_the_recipe_says(gan: Finished, fresh: Sources) -
     late = replace(GAN, critic=CriticRecipe(channels=8, begins_after=20), patches=40)
     reports: list[TrainingProgress] = []
     run_alone(late, fresh, reports.append)
-    alone = {"pixel", "frequency", "colour", "grid", "total_variation"}
+    alone = {"pixel", "frequency", "colour", "grid", "border", "total_variation"}
     both = alone | {"critic", "penalty", "adversarial", "feature_matching"}
     assert [set(report.losses) for report in reports] == [alone, both]
     assert [set(report.losses) for report in gan[1]] == [both | {"perceptual"}] * 3

@@ -18,9 +18,10 @@ from slidesr.train.objective import Objective
 from slidesr.train.recipe import CriticRecipe, LossRecipe
 
 CPU = torch.device("cpu")
+SPEC = GeneratorSpec(2, "weight", 4, channels=8, blocks=1)
 PAPER = replace(
     RECIPE,
-    generator=GeneratorSpec(2, "weight", 4, channels=8, blocks=1),
+    generator=SPEC,
     patches=8,
     validate_every=8,
     loss=LossRecipe("mse", adversarial_weight=1.0),
@@ -70,13 +71,15 @@ def test_the_adversarial_loss_as_published_gives_no_gradient(tmp_path: Path) -> 
     assert not same(published, described)
 
 
-@pytest.mark.parametrize("name", ["pixel", "frequency", "colour", "grid", "total_variation"])
+@pytest.mark.parametrize(
+    "name", ["pixel", "frequency", "colour", "grid", "border", "total_variation"]
+)
 def test_a_loss_is_as_heavy_as_the_recipe_says(name: str) -> None:
     torch.manual_seed(0)
     made, high, low = (torch.rand(2, 3, side, side) for side in (16, 16, 8))
     weights: dict[str, Any] = {"pixel_weight": 0.0}
     once, thrice = (
-        Objective(LossRecipe(**weights | {f"{name}_weight": weight}), 2, CPU, None)
+        Objective(LossRecipe(**weights | {f"{name}_weight": weight}), SPEC, CPU, None)
         for weight in (1.0, 3.0)
     )
     light, heavy = once.losses(made, high, low), thrice.losses(made, high, low)
@@ -88,13 +91,13 @@ def test_a_loss_is_as_heavy_as_the_recipe_says(name: str) -> None:
 def test_judges_do_not_see_the_finest_pixels() -> None:
     flat = torch.full((1, 3, 8, 8), 0.5)
     pattern = flat + 0.1 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
-    coarse, fine = (Objective(LossRecipe(judged_px=px), 2, CPU, None) for px in (2, 1))
+    coarse, fine = (Objective(LossRecipe(judged_px=px), SPEC, CPU, None) for px in (2, 1))
     assert torch.allclose(coarse.pooled(pattern), torch.full((1, 3, 4, 4), 0.5))
     assert torch.equal(fine.pooled(pattern), pattern)
 
 
 def test_vgg19_is_neither_forgotten_nor_loaded_for_nothing(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="--vgg19"):
-        Objective(LossRecipe(vgg19_weight=1.0), 2, CPU, None)
+        Objective(LossRecipe(vgg19_weight=1.0), SPEC, CPU, None)
     with pytest.raises(RefusedError, match=r"vgg19\.pth: .*vgg19_weight"):
-        Objective(LossRecipe(), 2, CPU, tmp_path / "vgg19.pth")
+        Objective(LossRecipe(), SPEC, CPU, tmp_path / "vgg19.pth")

@@ -61,7 +61,9 @@ def test_a_shipped_recipe_can_be_run(name: str) -> None:
     assert recipe.name in (name, f"wa-srgan-x4-{name.removeprefix('paper-')}")
     scale, window = recipe.generator.scale, recipe.generator.window
     if window:
-        assert recipe.data.patch_px == scale * window  # attention sees in use what it saw here
+        assert (
+            recipe.data.patch_px % (scale * window) == 0
+        )  # attention sees whole windows, as in use
     if recipe.start:
         begun = generator_of(recipe.start)
         assert replace(begun, scale=scale, window=window) == recipe.generator
@@ -195,7 +197,7 @@ def test_a_critics_loss_needs_a_critic(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [RECIPE, GAN], ids=["fidelity", "gan"])
 def test_a_generator_without_a_loss_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     """The critic's losses do not count: they may begin late, or not reach the generator."""
-    others = ("frequency", "colour", "grid", "total_variation")
+    others = ("frequency", "colour", "grid", "border", "total_variation")
     nothing = {f"loss__{name}_weight": 0.0 for name in ("pixel", *others)}
     path = write_toml(tmp_path / "recipe.toml", recipe, **nothing)
     with pytest.raises(RefusedError, match="loss"):
@@ -203,6 +205,13 @@ def test_a_generator_without_a_loss_is_refused(recipe: Recipe, tmp_path: Path) -
     for name in others:
         path = write_toml(path, recipe, **nothing | {f"loss__{name}_weight": 1.0})
         assert recipe_from_toml(Recipe, path).name == "tiny"
+
+
+@pytest.mark.parametrize("changes", [{"data__patch_px": 8}, {"generator__window": 0}], ids=repr)
+def test_borders_need_windows_side_by_side(changes: dict[str, int], tmp_path: Path) -> None:
+    path = write_toml(tmp_path / "recipe.toml", RECIPE, loss__border_weight=1.0, **changes)
+    with pytest.raises(RefusedError, match=r"recipe\.toml: .*border_weight"):
+        recipe_from_toml(Recipe, path)
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"", b"name = 'a'\n"], ids=repr)
