@@ -58,6 +58,16 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16)
 
 
+def training_format(device: torch.device) -> torch.memory_format:
+    """The fastest layout for training convolutions: channels last only where bf16 is used.
+
+    In fp32 on a CPU, oneDNN computes the gradient of a convolution's weights three times slower in
+    channels last, which makes a whole step 1.2 (x4) to 1.3 times (x16) slower.
+    """
+    has_bf16 = _precision("auto", device.type) == "bf16"
+    return torch.channels_last if has_bf16 else torch.contiguous_format
+
+
 def use_threads(count: int) -> None:
     """Sets the number of CPU threads for the network. The output bytes do not depend on it."""
     torch.set_num_threads(count)

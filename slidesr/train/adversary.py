@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from slidesr.model.device import mixed_precision
+from slidesr.model.device import mixed_precision, training_format
 from slidesr.nets.critic import (
     Critic,
     CriticSpec,
@@ -27,7 +27,7 @@ class Adversary:
     def __init__(self, recipe: CriticRecipe, world: World) -> None:
         self._recipe, self._world = recipe, world
         critic = Critic(CriticSpec(norm=recipe.norm, channels=recipe.channels))
-        self.critic = critic.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.critic = critic.to(world.device, memory_format=training_format(world.device))  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
             critic.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from slidesr.errors import RefusedError, SlidesrError
-from slidesr.model.device import mixed_precision
+from slidesr.model.device import mixed_precision, training_format
 from slidesr.model.weights import ModelSpec
 from slidesr.nets.generator import Generator
 from slidesr.runtime.ordered_map import ordered_map
@@ -36,6 +36,7 @@ from slidesr.train.initial_weights import (
     without_last_stage,
 )
 from slidesr.train.log import TrainingLog
+from slidesr.train.muon import Muon
 from slidesr.train.objective import Objective
 from slidesr.train.pace import Control, Pace
 from slidesr.train.recipe import Recipe, learning_rate
@@ -44,6 +45,7 @@ from slidesr.train.validation import Scores, Validation
 _log = logging.getLogger(__name__)
 
 _LOGS_PER_VALIDATION = 20
+_OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _step(
 ) -> dict[str, Tensor]:
     """Takes one critic step, once the critic is active, and one generator step; returns losses."""
     high, low = (
-        part.to(world.device, non_blocking=True, memory_format=torch.channels_last)
+        part.to(world.device, non_blocking=True, memory_format=training_format(world.device))
         for part in (pair.high, pair.low)
     )
     with mixed_precision(world.device):
@@ -254,7 +256,7 @@ def _validate(validation: Validation, parts: _Parts, log: TrainingLog, pace: Pac
 
 def _built_parts(recipe: Recipe, sources: Sources, world: World) -> _Parts:
     generator: Generator = initial_generator(recipe.generator, recipe.start).to(  # type: ignore[call-overload]
-        world.device, memory_format=torch.channels_last
+        world.device, memory_format=training_format(world.device)
     )
     return _Parts(
         generator=generator,
@@ -262,7 +264,7 @@ def _built_parts(recipe: Recipe, sources: Sources, world: World) -> _Parts:
         average=AveragedModel(
             generator, multi_avg_fn=_warm_average(recipe.optimizer.ema), use_buffers=True
         ),
-        optimizer=torch.optim.AdamW(
+        optimizer=_OPTIMIZERS[recipe.optimizer.kind](
             generator.parameters(),
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,

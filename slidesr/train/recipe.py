@@ -20,7 +20,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with a linear warm-up, a constant learning rate, and a cooldown, counted in patches."""
+    """AdamW or Muon: a linear warm-up, a constant learning rate and a cooldown, in patches.
+
+    Muon (`slidesr.train.muon`) learns more from the same patches, at the same learning rate.
+    """
 
     learning_rate: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.99)
@@ -29,8 +32,11 @@ class OptimizerRecipe:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema: float = 0.999  # decay of the moving average of the weights; 0 disables it
+    kind: str = "adamw"  # or "muon"
 
     def __post_init__(self) -> None:
+        if self.kind not in ("adamw", "muon"):
+            raise ValueError(f"kind {self.kind!r} is not one of 'adamw', 'muon'")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"cooldown {self.cooldown} is not a share in [0, 1]")
         if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema < 1):

@@ -163,6 +163,7 @@ def test_the_stage_is_gan_where_more_than_pixels_has_a_say() -> None:
         ({"critic__penalty_mix": "even"}, "'even'"),
         ({"critic__begins_after": -1}, "begins_after"),
         ({"optimizer__cooldown": 1.5}, "cooldown 1.5"),
+        ({"optimizer__kind": "sgd"}, "'sgd'"),
         ({"optimizer__learning_rate": 0.0}, "learning_rate"),
         ({"optimizer__learning_rate": "fast"}, "'fast'"),
         ({"optimizer__clip_norm": 0.0}, "clip_norm"),

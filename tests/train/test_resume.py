@@ -26,6 +26,12 @@ from slidesr.train.recipe import Recipe
 SHORT_GAN = replace(GAN, patches=30, validate_every=10)
 RUNS = {
     "fidelity": replace(RECIPE, patches=30, validate_every=10),
+    "muon": replace(
+        RECIPE,
+        patches=30,
+        validate_every=10,
+        optimizer=replace(RECIPE.optimizer, kind="muon"),
+    ),
     "gan": SHORT_GAN,
     "srgan": replace(
         SHORT_GAN,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slidesr.errors import SlidesrError
-from slidesr.model.device import mixed_precision
+from slidesr.model.device import mixed_precision, training_format
 from slidesr.nets.encoder import Encoder, EncoderSpec
 from slidesr.train.checkpoint import TrainingCheckpoint
 from slidesr.train.distributed import World
@@ -211,7 +211,7 @@ class _Parts:
 
 def _built_parts(recipe: EncoderRecipe, device: torch.device) -> _Parts:
     network: _Contrastive = _Contrastive(recipe.encoder).to(  # type: ignore[call-overload]
-        device, memory_format=torch.channels_last
+        device, memory_format=training_format(device)
     )
     average = AveragedModel(
         network.encoder,
