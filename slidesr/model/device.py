@@ -103,6 +103,16 @@ def has_bf16() -> bool:
     return has_amx() or _torch_says("_is_avx512_bf16_supported")
 
 
+def runs_bf16() -> bool:
+    """Whether the CPU computes bf16, in hardware or emulated, for which oneDNN needs AVX-512."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return True
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except AttributeError:  # private, and may move
+        return True
+
+
 def has_amx() -> bool:
     """Whether the CPU has AMX; False if this version of torch cannot say."""
     return _torch_says("_is_amx_tile_supported")
@@ -132,6 +142,8 @@ def _device(device: str) -> str:
 def _precision(precision: str, device: str) -> str:
     if precision not in ("auto", "fp32", "bf16"):
         raise RefusedError(f"precision {precision!r}: not one of auto, fp32, bf16")
+    if precision == "bf16" and device == "cpu" and not runs_bf16():
+        raise RefusedError("precision 'bf16': this processor cannot compute it; use fp32 or auto")
     if precision != "auto":
         return precision
     if device.startswith("cuda"):

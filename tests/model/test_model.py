@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from support.models import golden_input, tiny_generator
+from support.networks import needs_bf16
 from torch import Tensor, nn
 
 from slidesr.errors import RefusedError, SlidesrError
@@ -233,6 +234,17 @@ def test_a_torch_that_lacks_the_private_checks_runs_in_fp32(
     assert Engine.choose("cpu") == Engine("cpu", "fp32", 16)
 
 
+def test_bf16_is_refused_where_the_processor_cannot_compute_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("slidesr.model.device.runs_bf16", lambda: False)
+    with pytest.raises(RefusedError, match="cannot compute it") as caught:
+        Engine.choose("cpu", "bf16")
+    assert "\n" not in str(caught.value)
+    assert Engine.choose("cpu", "fp32").precision == "fp32"
+
+
+@needs_bf16
 def test_bf16_stays_near_fp32(spec: ModelSpec, tiny: Model, trained_looking: Make) -> None:
     image = noise(8, 8, 3)
     half = Model(spec, trained_looking(TINY), "", Engine("cpu", "bf16")).enlarge(image)
@@ -317,7 +329,7 @@ def test_golden_tile(path: Path, section: U8) -> None:
 
 
 @pytest.mark.parametrize(("tolerance", "ensemble"), [(None, False), (2.0, False), (2.0, True)])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 def test_any_number_of_threads_gives_the_same_bytes(
     precision: str, tolerance: float | None, *, ensemble: bool
 ) -> None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from support.damage import break_tile
 from support.models import tiny_generator
+from support.networks import needs_bf16
 from support.processes import MAIN
 from support.slides import camelyon_style, subifd_ome, tissue
 from torch import Tensor
@@ -256,6 +257,7 @@ def broken(model: Model, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, at
     monkeypatch.setattr(type(model._generator), "attended", bad)
 
 
+@needs_bf16
 def test_no_number_at_bf16_is_made_again_at_fp32(
     tiles: U8, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +275,7 @@ def test_no_number_at_bf16_is_made_again_at_fp32(
     assert np.abs(made[others].astype(int) - good[others]).max() <= 1
 
 
+@needs_bf16
 def test_no_number_at_fp32_stops(tiles: U8, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, generator = tiny_generator(scale=4)
     model = Model(spec, generator, "", Engine("cpu", "bf16"))

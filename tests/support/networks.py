@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slidesr.model.device import has_bf16
+from slidesr.model.device import has_bf16, runs_bf16
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.nets.layers import WindowAttention
 
@@ -30,6 +30,8 @@ PRECISIONS = [
         marks=pytest.mark.skipif(not has_bf16(), reason="the processor has no bf16 units"),
     ),
 ]
+
+needs_bf16 = pytest.mark.skipif(not runs_bf16(), reason="the processor cannot compute bf16")
 
 
 def name_of(spec: GeneratorSpec) -> str:
