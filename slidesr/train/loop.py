@@ -219,8 +219,9 @@ def _step(
     recipe: Recipe, parts: _Parts, world: World, pair: PatchPair, patches: int
 ) -> dict[str, Tensor]:
     """Takes one critic step, once the critic is active, and one generator step; returns losses."""
+    layout = training_format(world.device)
     high, low = (
-        part.to(world.device, non_blocking=True, memory_format=training_format(world.device))
+        part.to(world.device, non_blocking=True, memory_format=layout)
         for part in (pair.high, pair.low)
     )
     with mixed_precision(world.device):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 _FEWEST = 16  # a matrix with fewer rows or columns, such as the output's, is left to AdamW
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, chosen for few iterations
 _ITERATIONS = 5
+_MOMENTUM = 0.95
 
 
 class Muon(torch.optim.AdamW):
@@ -22,31 +22,15 @@ class Muon(torch.optim.AdamW):
     supported here, and refuses kernels.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], *, momentum: float = 0.95, **of_adamw: Any
-    ) -> None:
-        known = list(parameters)
-        groups = [
-            {"params": [p for p in known if _is_matrix(p) == is_matrix], "is_matrix": is_matrix}
-            for is_matrix in (False, True)
-        ]
-        self._momentum = momentum
-        super().__init__(groups, **of_adamw)
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self) -> None:  # type: ignore[override]
         """Takes one step, which uses up the gradients of the kernels."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"] if group["is_matrix"] else ():
+            for parameter in filter(_is_matrix, group["params"]):
                 if parameter.grad is not None:
                     self._step_along(parameter, parameter.grad, group)
                     parameter.grad = None  # AdamW leaves it alone
         super().step()
-        return loss
 
     def _step_along(self, kernel: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[kernel]
@@ -54,8 +38,8 @@ class Muon(torch.optim.AdamW):
             state["momentum"] = torch.zeros_like(gradient)
             state["step"] = torch.tensor(0.0)  # AdamW looks for it when it is loaded
         momentum: Tensor = state["momentum"]
-        momentum.lerp_(gradient, 1 - self._momentum)
-        matrix = gradient.lerp(momentum, self._momentum).flatten(1)  # Nesterov's look-ahead
+        momentum.lerp_(gradient, 1 - _MOMENTUM)
+        matrix = gradient.lerp(momentum, _MOMENTUM).flatten(1)  # Nesterov's look-ahead
         size = 0.2 * max(matrix.shape) ** 0.5
         kernel.mul_(1 - group["lr"] * group["weight_decay"])
         kernel.add_(orthogonalised(matrix).view_as(kernel), alpha=-group["lr"] * size)
@@ -64,7 +48,7 @@ class Muon(torch.optim.AdamW):
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Brings all singular values of f32[m, n] to about 1, by five Newton-Schulz iterations.
 
-    They end within 0.6..1.3, except those thousands of times smaller than the largest.
+    Those below a thousandth of the matrix's norm stay smaller.
     """
     a, b, c = _COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 class OptimizerRecipe:
     """AdamW or Muon: a linear warm-up, a constant learning rate and a cooldown, in patches.
 
-    Muon (`slidesr.train.muon`) learns more from the same patches, at the same learning rate.
+    Muon (`slidesr.train.muon`) learns more from the same patches in training from random weights.
     """
 
     learning_rate: float = 5e-4

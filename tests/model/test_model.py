@@ -234,12 +234,13 @@ def test_a_torch_that_lacks_the_private_checks_runs_in_fp32(
     assert Engine.choose("cpu") == Engine("cpu", "fp32", 16)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_bf16_is_refused_where_the_processor_cannot_compute_it(
-    monkeypatch: pytest.MonkeyPatch,
+    device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slidesr.model.device.runs_bf16", lambda: False)
     with pytest.raises(RefusedError, match="cannot compute it") as caught:
-        Engine.choose("cpu", "bf16")
+        Engine.choose(device, "bf16")
     assert "\n" not in str(caught.value)
     assert Engine.choose("cpu", "fp32").precision == "fp32"
 

@@ -23,15 +23,11 @@ from slidesr.nets.generator import GeneratorSpec
 from slidesr.train.loop import Sources, TrainingProgress
 from slidesr.train.recipe import Recipe
 
+SHORT = replace(RECIPE, patches=30, validate_every=10)
 SHORT_GAN = replace(GAN, patches=30, validate_every=10)
 RUNS = {
-    "fidelity": replace(RECIPE, patches=30, validate_every=10),
-    "muon": replace(
-        RECIPE,
-        patches=30,
-        validate_every=10,
-        optimizer=replace(RECIPE.optimizer, kind="muon"),
-    ),
+    "fidelity": SHORT,
+    "muon": replace(SHORT, optimizer=replace(RECIPE.optimizer, kind="muon")),
     "gan": SHORT_GAN,
     "srgan": replace(
         SHORT_GAN,
