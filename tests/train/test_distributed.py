@@ -50,8 +50,8 @@ def test_two_processes_train_a_chain(tmp_path: Path) -> None:
     sources = sources_in(tmp_path, side_px=164)
     first = replace(RECIPE, name="first", batch=4, patches=8, validate_every=8)
     start = write_toml(tmp_path / "first.toml", first)
-    last = replace(RECIPE, batch=4, patches=16, start=str(start))
-    trained_by_two(write_toml(tmp_path / "recipe.toml", last), sources.data, sources.valid)
+    last = write_toml(tmp_path / "recipe.toml", replace(RECIPE, batch=4, patches=16))
+    trained_by_two(last, sources.data, sources.valid, "--start", start)
     made, before = (
         read_spec(tmp_path / "two" / name).stages
         for name in ("tiny.safetensors", "first/first.safetensors")
@@ -82,11 +82,11 @@ def test_no_thread_outlives_the_group(tmp_path: Path) -> None:
     assert torchrun(script).split() == ["True", "0"] * 2
 
 
-def trained_by_two(recipe: Path, data: Path, valid: Path) -> Tensor:
+def trained_by_two(recipe: Path, data: Path, valid: Path, *more: str | Path) -> Tensor:
     """The generator's weights after a run of two processes on the CPU."""
     out = recipe.parent / "two"
-    options: list[str | Path] = ["--data", data, "--valid", valid, "-o", out]
-    told = torchrun("-m", "slidesr", "train", recipe, *options)
+    options: list[str | Path] = ["--data", data, "--valid", valid, "-o", out, *more]
+    told = torchrun("-m", "--", "slidesr", "train", recipe, *options)
     assert told.splitlines() == [str(out / "tiny.safetensors")]
     return weights_in(out)
 
