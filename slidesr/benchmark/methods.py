@@ -118,8 +118,9 @@ def _with_ensemble(wanted: Wanted) -> list[Wanted]:
 
 
 def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
-    def rank(spec: ModelSpec) -> tuple[bool, str, str]:
-        return spec.generator.architecture == "WA-SRGAN", spec.stage, spec.name
+    def rank(spec: ModelSpec) -> tuple[bool, str, bool, str]:
+        ours = spec.generator.architecture == "WA-SRGAN"
+        return ours, spec.stage, spec.degradation == "bicubic", spec.name
 
     specs = [spec for _, spec in list_models() if spec.generator.scale in scales]
     return sorted(specs, key=rank)

@@ -54,7 +54,7 @@ other stains, and other pixel sizes are outside what it has seen.
 
 Antialiased bicubic protocol, RGB, mean over images. For shipped weights these are the test images
 of `docs/data`, on which nothing was trained. Made by
-`slidesr benchmark DATA --scales {spec.generator.scale}`.
+`slidesr benchmark DATA --scales {spec.generator.scale}`.{_protocol_text(spec)}
 
 {_scores_text(spec)}
 
@@ -78,6 +78,14 @@ def write_model(
     save_model(path, spec, generator)
     path.with_suffix(".md").write_text(card(read_spec(path), sha256_of(path)))
     return path
+
+
+def _protocol_text(spec: ModelSpec) -> str:
+    if spec.degradation != "scanner":
+        return ""
+    return """ Such input is sharper than a scanner's,
+and these weights sharpen it too much. With `--degradation scanner` they are scored on what they
+are made for."""
 
 
 def _scores_text(spec: ModelSpec) -> str:
@@ -108,9 +116,8 @@ def _network_text(spec: ModelSpec) -> str:
 
 def _inputs_text(spec: ModelSpec) -> str:
     data = spec.recipe.get("data", {})
-    degradation = data.get("degradation", "bicubic")
-    inputs = _INPUTS[degradation]
-    if degradation == "levels":
+    inputs = _INPUTS[spec.degradation]
+    if spec.degradation == "levels":
         return inputs
     if not spec.compressed_inputs:
         return f"{inputs}; JPEG-compressed input is outside too: its 8 px blocks may show"

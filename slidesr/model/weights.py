@@ -57,6 +57,11 @@ class ModelSpec:
         return self.stages[-1].recipe if self.stages else {}
 
     @property
+    def degradation(self) -> str:
+        """How the inputs of the last run were made: "bicubic", "scanner" or "levels"."""
+        return str(self.recipe.get("data", {}).get("degradation", "bicubic"))
+
+    @property
     def start(self) -> str:
         """The name of the run before the last; empty if there is none."""
         return self.stages[-1].start if self.stages else ""

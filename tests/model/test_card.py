@@ -151,4 +151,6 @@ def test_a_card_says_what_the_network_has_seen(
     spec = model_spec(TINY)
     stage = replace(spec.stages[-1], recipe=spec.recipe | {"data": data})
     spec = replace(spec, compressed_inputs=compressed, stages=(*spec.stages[:-1], stage))
-    assert told in card(spec, "0" * 64)
+    text = card(spec, "0" * 64)
+    assert told in text
+    assert ("`--degradation scanner`" in text) == (data.get("degradation") == "scanner")
