@@ -47,11 +47,8 @@ from slidesr.slide.image_files import image_size, read_rgb
 _F32 = NDArray[np.float32]
 _LIBRARIES = ("slidesr", "torch", "numpy", "scipy", "pillow", "scikit-image")
 _AHEAD = 4  # upscaled images queued for metrics
-_SCANNER = (
-    Scanner(  # the optics of a good objective; a stored pyramid level was measured at 0.4-0.5 px
-        blur_px=(0.1, 0.6), shot_noise=(0.0, 0.004), read_noise=(0.0, 0.5)
-    )
-)
+# The ranges of the slides recipes; a stored pyramid level was measured to have 0.4-0.5 px of blur.
+_SCANNER = Scanner(blur_px=(0.1, 0.6), shot_noise=(0.0, 0.004), read_noise=(0.0, 0.5))
 _SCANNER_FACTS = {name: list(drawn) for name, drawn in asdict(_SCANNER).items()}
 
 OnImages = Callable[[int, int], None]
