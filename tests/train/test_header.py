@@ -123,9 +123,12 @@ def command(recipe: Path, sources: Sources, *more: str) -> list[str]:
 
 
 def shrunk(name: str, folder: Path) -> Recipe:
-    """A shipped recipe, its networks and patches small and its run four steps long."""
+    """A shipped recipe, its networks and patches small and its run four steps long.
+
+    A border loss needs patches of several attention windows.
+    """
     recipe = recipe_from_toml(Recipe, find_recipe(name))
-    window = min(8, recipe.generator.window)
+    window = 4 if recipe.loss.border_weight else min(8, recipe.generator.window)
     generator = replace(recipe.generator, channels=8, blocks=1, window=window)
     start, batch = "", min(2, recipe.batch)
     if recipe.start:
