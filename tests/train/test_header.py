@@ -128,7 +128,7 @@ def shrunk(name: str, folder: Path) -> Recipe:
     A border loss needs patches of several attention windows.
     """
     recipe = recipe_from_toml(Recipe, find_recipe(name))
-    window = 4 if recipe.loss.border_weight else min(8, recipe.generator.window)
+    window = min(4, recipe.generator.window)
     generator = replace(recipe.generator, channels=8, blocks=1, window=window)
     start, batch = "", min(2, recipe.batch)
     if recipe.start:
