@@ -1,7 +1,9 @@
 """The critic of WA-SRGAN (Shahidi, IEEE Access 2021) and the adversarial losses.
 
-Scores are unbounded and higher for images that look real. The losses are those of WGAN-GP
-(Gulrajani et al. 2017, arXiv 1704.00028).
+Scores are unbounded and higher for images that look real. The losses are "wasserstein", as in
+WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028), "hinge" (Lim and Ye 2017, arXiv 1705.02894) and
+"relativistic", which compares each generated image with its own original (Jolicoeur-Martineau 2018,
+arXiv 1807.00734, RpGAN).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from slidesr.nets.layers import SelfAttention
 
 _DRAW = {"uniform": torch.rand, "normal": torch.randn}
+ADVERSARIAL_LOSSES = ("wasserstein", "hinge", "relativistic")
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,21 @@ class _GlobalAttention(SelfAttention):
         return x + self.gamma * attended
 
 
-def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's loss without the penalty (WGAN-GP, eq. 3), from scores f32[n]."""
-    return fake.mean() - real.mean()
+def critic_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's loss without the penalty, from scores f32[n] of real and generated images."""
+    if kind == "wasserstein":
+        return fake.mean() - real.mean()
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "relativistic":
+        return F.softplus(fake - real).mean()
+    raise ValueError(f"loss {kind!r} is not one of {ADVERSARIAL_LOSSES}")
 
 
-def adversarial_loss(fake: Tensor) -> Tensor:
-    """The generator's loss: the negated mean of its images' scores f32[n]."""
+def adversarial_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """The generator's loss, from scores f32[n]; only "relativistic" depends on those of `real`."""
+    if kind == "relativistic":
+        return F.softplus(real - fake).mean()
     return -fake.mean()
 
 
@@ -120,10 +131,18 @@ def gradient_penalty(
         full = _full_precision(real)
         weight = _DRAW[mix](len(real), 1, 1, 1, generator=rng).to(real.device, full)
         between = torch.lerp(fake.detach().to(full), real.detach().to(full), weight)
-        scores = critic(between.requires_grad_())
-        (gradients,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
-        norms = torch.linalg.vector_norm(gradients.flatten(1), dim=1)  # [n]
+        norms = _gradient_norms(critic, between)
         return F.mse_loss(norms, torch.ones_like(norms))
+
+
+def zero_centred_penalty(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The mean squared gradient norm at these images (Mescheder et al. 2018, arXiv 1801.04406).
+
+    R1 if they are real, R2 if generated (eqs. 9 and 10, without the factor gamma / 2). In full
+    precision, and differentiable only with respect to the critic's parameters.
+    """
+    norms = _gradient_norms(critic, images.detach())
+    return norms.square().mean()
 
 
 def feature_matching(output: Sequence[Tensor], high: Sequence[Tensor]) -> Tensor:
@@ -136,6 +155,15 @@ def feature_matching(output: Sequence[Tensor], high: Sequence[Tensor]) -> Tensor
         for ours, theirs in zip(output, high, strict=True)
     ]
     return torch.stack(distances).sum()
+
+
+def _gradient_norms(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Norms f32[n] of the gradients of each image's score, differentiable once more."""
+    with torch.autocast(images.device.type, enabled=False):
+        place = images.to(_full_precision(images)).requires_grad_()
+        (gradients,) = torch.autograd.grad(critic(place).sum(), place, create_graph=True)
+        norms: Tensor = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
+        return norms
 
 
 def _stage(channels: int, wider: int, norm: str) -> list[nn.Module]:

@@ -16,13 +16,14 @@ from slidesr.nets.critic import (
     critic_loss,
     feature_matching,
     gradient_penalty,
+    zero_centred_penalty,
 )
 from slidesr.train.distributed import World
 from slidesr.train.recipe import CriticRecipe, LossRecipe
 
 
 class Adversary:
-    """A critic with its optimizer, trained by WGAN-GP (Gulrajani 2017, arXiv 1704.00028)."""
+    """A critic with its optimizer."""
 
     def __init__(self, recipe: CriticRecipe, world: World) -> None:
         self._recipe, self._world = recipe, world
@@ -41,13 +42,11 @@ class Adversary:
         `penalty_every` (lazy regularisation: Karras 2020, arXiv 1912.04958, section 3.1).
         """
         with mixed_precision(real.device):
-            loss = critic_loss(self.critic(real), self.critic(fake))
+            loss = critic_loss(self._recipe.loss, self.critic(real), self.critic(fake))
         losses = {"critic": loss.detach()}
         every = self._recipe.penalty_every
         if step % every == 0:
-            penalty = gradient_penalty(
-                self.critic, real, fake, mix=self._recipe.penalty_mix, rng=rng
-            )
+            penalty = self._penalty(real, fake, rng)
             loss = loss + self._recipe.penalty_weight * every * penalty
             losses["penalty"] = penalty.detach()
         self.optimizer.zero_grad(set_to_none=True)
@@ -56,21 +55,28 @@ class Adversary:
         self.optimizer.step()
         return losses
 
+    def _penalty(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        if self._recipe.penalty == "zero":
+            r1, r2 = (zero_centred_penalty(self.critic, images) for images in (real, fake))
+            return (r1 + r2) / 2
+        return gradient_penalty(self.critic, real, fake, mix=self._recipe.penalty_mix, rng=rng)
+
     def losses(self, real: Tensor, fake: Tensor, weights: LossRecipe) -> dict[str, Tensor]:
         """Computes the generator's weighted losses that depend on the critic."""
         losses = {}
         with _frozen(self.critic), mixed_precision(real.device):
             maps = self.critic.features(fake)
+            with torch.no_grad():
+                targets = self.critic.features(real)
             if weights.adversarial_weight:
                 if self._recipe.reaches_generator:
                     scored = maps
                 else:
                     scored = [part.detach() for part in maps]
-                loss = adversarial_loss(self.critic.score(scored))
+                scores = (self.critic.score(each) for each in (targets, scored))
+                loss = adversarial_loss(self._recipe.loss, *scores)
                 losses["adversarial"] = weights.adversarial_weight * loss
             if weights.feature_matching_weight:
-                with torch.no_grad():
-                    targets = self.critic.features(real)
                 matched = feature_matching(maps, targets)
                 losses["feature_matching"] = weights.feature_matching_weight * matched
         return losses

@@ -94,6 +94,15 @@ class PatchPair:
     low: Tensor
 
 
+def joined(parts: Sequence[PatchPair]) -> PatchPair:
+    """Puts the patches of several pairs one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    return PatchPair(
+        torch.cat([part.high for part in parts]), torch.cat([part.low for part in parts])
+    )
+
+
 @dataclass(frozen=True)
 class _Image:
     high: Pixels  # [h, w, 3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Generator as Batches
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from slidesr.nets.generator import Generator
 from slidesr.runtime.ordered_map import ordered_map
 from slidesr.train.adversary import Adversary
 from slidesr.train.checkpoint import Stateful, TrainingCheckpoint
-from slidesr.train.data import PatchPair, PatchSampler
+from slidesr.train.data import PatchPair, PatchSampler, joined
 from slidesr.train.device_sampler import DeviceSampler, can_draw
 from slidesr.train.distributed import World
 from slidesr.train.header import Origin, header_for, terms_of
@@ -218,30 +218,55 @@ def _resumed(recipe: Recipe, sources: Sources, parts: _Parts, pace: Pace) -> _St
 def _step(
     recipe: Recipe, parts: _Parts, world: World, pair: PatchPair, patches: int
 ) -> dict[str, Tensor]:
-    """Takes one critic step, once the critic is active, and one generator step; returns losses."""
+    """Takes the critic's steps, once it is active, and one generator step.
+
+    The generator learns from the first `recipe.batch` patches, the critic's further steps from the
+    rest. Returns losses, and the norms of their gradients at the output.
+    """
     layout = training_format(world.device)
     high, low = (
         part.to(world.device, non_blocking=True, memory_format=layout)
         for part in (pair.high, pair.low)
     )
+    share = recipe.batch // world.size
+    (high, *more_high), (low, *more_low) = torch.split(high, share), torch.split(low, share)
     with mixed_precision(world.device):
-        output = parts.enlarge(low).float()
-    losses = parts.objective.losses(output, high, low)
+        made = parts.enlarge(low).float()
+    output = made.detach().requires_grad_()  # each loss has a gradient of its own here
+    objective = parts.objective
+    losses = objective.losses(output, high, low)
     critic_losses: dict[str, Tensor] = {}
     if parts.adversary and recipe.critic and patches >= recipe.critic.begins_after:
-        step = patches // recipe.batch
-        seed = np.random.SeedSequence((recipe.seed, step, world.rank, 1)).generate_state(1)[0]
-        rng = torch.Generator().manual_seed(int(seed))
-        real, fake = parts.objective.pooled(high), parts.objective.pooled(output)
-        critic_losses = parts.adversary.learn(real, fake.detach(), step, rng)
+        rngs = _critic_draws(recipe, world, patches)
+        for real, given in zip(more_high, more_low, strict=True):
+            with torch.no_grad(), mixed_precision(world.device):
+                fake = parts.enlarge(given).float()
+            parts.adversary.learn(objective.pooled(real), objective.pooled(fake), *next(rngs))
+        real, fake = objective.pooled(high), objective.pooled(output)
+        critic_losses = parts.adversary.learn(real, fake.detach(), *next(rngs))
         losses |= parts.adversary.losses(real, fake, recipe.loss)
+    gradient, norms = objective.gradient(losses, output)
     parts.optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    made.backward(gradient)  # type: ignore[no-untyped-call]
     world.average_gradients(parts.generator)
     nn.utils.clip_grad_norm_(parts.generator.parameters(), recipe.optimizer.clip_norm)
     parts.optimizer.step()
     parts.average.update_parameters(parts.generator)
-    return critic_losses | {name: value.detach() for name, value in losses.items()}
+    return (
+        critic_losses
+        | {name: value.detach() for name, value in losses.items()}
+        | {f"gradient/{name}": value for name, value in norms.items()}
+    )
+
+
+def _critic_draws(
+    recipe: Recipe, world: World, patches: int
+) -> Iterator[tuple[int, torch.Generator]]:
+    """Numbers the critic's steps of one generator step, with the random numbers of each."""
+    steps = recipe.critic_steps
+    for step in range(patches // recipe.batch * steps, (patches // recipe.batch + 1) * steps):
+        seed = np.random.SeedSequence((recipe.seed, step, world.rank, 1)).generate_state(1)[0]
+        yield step, torch.Generator().manual_seed(int(seed))
 
 
 def _validate(validation: Validation, parts: _Parts, log: TrainingLog, pace: Pace) -> Scores:
@@ -280,27 +305,34 @@ def _built_parts(recipe: Recipe, sources: Sources, world: World) -> _Parts:
 def _batches(
     data: Path, recipe: Recipe, world: World, first: int
 ) -> Batches[PatchPair, None, None]:
-    """Yields this process's share of each batch, drawn on the GPU or prefetched by CPU threads."""
+    """Yields this process's share of the patches of each step, those of further critic steps last.
+
+    They are drawn on the GPU or prefetched by CPU threads.
+    """
     share, rest = divmod(recipe.batch, world.size)
     if rest:
         raise RefusedError(
             f"a batch of {recipe.batch} cannot be split evenly over {world.size} processes"
         )
-    scale, seed = recipe.generator.scale, recipe.seed
-    firsts = count(first, recipe.batch)  # the loop ends the run
-    if world.device.type == "cuda" and can_draw(recipe.data):
-        on_device = DeviceSampler(data, recipe.data, scale=scale, seed=seed, device=world.device)
-        return (on_device.draw(start + world.rank * share, share) for start in firsts)
-    sampler = PatchSampler(data, recipe.data, scale=scale, seed=seed)
+    scale, seed, steps = recipe.generator.scale, recipe.seed, recipe.critic_steps
+    on_device = world.device.type == "cuda" and can_draw(recipe.data)
+    sampler: PatchSampler | DeviceSampler
+    if on_device:
+        sampler = DeviceSampler(data, recipe.data, scale=scale, seed=seed, device=world.device)
+    else:
+        sampler = PatchSampler(data, recipe.data, scale=scale, seed=seed)
+
+    def drawn(done: int) -> PatchPair:
+        own = done * steps + world.rank * share
+        return joined([sampler.draw(own + step * recipe.batch, share) for step in range(steps)])
+
+    done = count(first, recipe.batch)  # the loop ends the run
+    if on_device:
+        return (drawn(patches) for patches in done)
     workers = 1
     if world.device.type == "cuda":
         workers = max(1, min(8, (os.cpu_count() or 1) // world.size))
-    return ordered_map(
-        lambda start: sampler.draw(start + world.rank * share, share),
-        firsts,
-        workers=workers,
-        ahead=2 * workers,
-    )
+    return ordered_map(drawn, done, workers=workers, ahead=2 * workers)
 
 
 def _log_losses(log: TrainingLog, losses: dict[str, Tensor], pace: Pace) -> None:
@@ -308,13 +340,16 @@ def _log_losses(log: TrainingLog, losses: dict[str, Tensor], pace: Pace) -> None
     values = {name: float(value) for name, value in losses.items()}
     if not all(map(math.isfinite, values.values())):
         raise SlidesrError(f"a loss is not a number after {pace.patches} patches: {values}")
-    log.numbers(pace.patches, {f"loss/{name}": value for name, value in values.items()})
+    log.numbers(
+        pace.patches,
+        {name if "/" in name else f"loss/{name}": value for name, value in values.items()},
+    )
     log.numbers(pace.patches, {"patches_per_s": pace.patches_per_s})
 
 
 def _means(history: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Averages each loss over the steps that computed it."""
-    names = sorted({name for losses in history for name in losses})
+    """Averages each loss over the steps that computed it; not the norms of their gradients."""
+    names = sorted({name for losses in history for name in losses if "/" not in name})
     values = {
         name: torch.stack([losses[name] for losses in history if name in losses]) for name in names
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slidesr.errors import RefusedError
-from slidesr.model.device import mixed_precision
-from slidesr.model.imagenet import vgg19_features
+from slidesr.model.device import mixed_precision, training_format
+from slidesr.model.imagenet import efficientnet_lite, vgg19_features
 from slidesr.model.weights import find_encoder, read_encoder
-from slidesr.nets.encoder import perceptual_distance
+from slidesr.nets.encoder import distance_of_maps
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.losses import (
     PerceptualLoss,
@@ -27,13 +28,13 @@ from slidesr.nets.losses import (
 from slidesr.train.recipe import LossRecipe
 
 _Distance = Callable[[Tensor, Tensor], Tensor]
+_LEAST_NORM = 1e-12  # of a gradient, where images are equal
 
 
 class Objective:
     """Compares a generator's output with the high-resolution target.
 
-    `loss_networks` names the pretrained networks in its losses: VGG19 if its weights are given and
-    `vgg19_weight` is set, otherwise the histology encoder; none without a perceptual loss.
+    `loss_networks` names the pretrained networks in its losses.
     """
 
     def __init__(
@@ -41,17 +42,16 @@ class Objective:
     ) -> None:
         self._recipe, self._scale = recipe, spec.scale
         self._window_px = spec.grid_px * spec.scale
-        network, self._perceptual_weight = perceptual_network(recipe, vgg19)
-        self.loss_networks = (network,) if network else ()
-        self._perceptual: _Distance | None = None
-        if vgg19 is not None and network == "VGG19":
-            features = vgg19_features(vgg19, normalised=recipe.vgg19_normalised)
-            self._perceptual = PerceptualLoss(features, [1.0]).to(device)
-        elif network:
-            encoder = read_encoder(find_encoder())[1].to(device).requires_grad_(False)
-            self._perceptual = lambda output, high: perceptual_distance(
-                encoder, output, high
-            ).mean()
+        self._networks = perceptual_networks(recipe, vgg19)
+        self.loss_networks = tuple(network.name for network in self._networks)
+        self._distances = {
+            network.loss: _distance(network, recipe, device, vgg19) for network in self._networks
+        }
+        self._shares = {
+            **{network.loss: network.weight for network in self._networks},
+            "adversarial": recipe.adversarial_weight,
+            "feature_matching": recipe.feature_matching_weight,
+        }
 
     def losses(self, output: Tensor, high: Tensor, low: Tensor) -> dict[str, Tensor]:
         """Computes each weighted loss by name.
@@ -72,11 +72,31 @@ class Objective:
             losses["border"] = recipe.border_weight * border_loss(output, high, self._window_px)
         if recipe.total_variation_weight:
             losses["total_variation"] = recipe.total_variation_weight * total_variation(output)
-        if self._perceptual is not None:
+        for network in self._networks:
             with mixed_precision(output.device):
-                distance = self._perceptual(self.pooled(output), self.pooled(high))
-                losses["perceptual"] = self._perceptual_weight * distance
+                distance = self._distances[network.loss](self.pooled(output), self.pooled(high))
+                losses[network.loss] = network.weight * distance
         return losses
+
+    def gradient(
+        self, losses: Mapping[str, Tensor], output: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient of the sum of the losses at the output, and the norm of each one's own.
+
+        If the recipe says `balanced`, those of losses by networks are scaled; see `LossRecipe`.
+        """
+        gradients = {
+            name: torch.autograd.grad(loss, output, retain_graph=True)[0]
+            for name, loss in losses.items()
+            if loss.requires_grad
+        }
+        norms = {name: torch.linalg.vector_norm(each) for name, each in gradients.items()}
+        if self._recipe.balanced:
+            unit = norms["pixel"] / self._recipe.pixel_weight
+            for name, weight in self._shares.items():
+                if name in gradients:
+                    gradients[name] *= weight * unit / norms[name].clamp(min=_LEAST_NORM)
+        return torch.stack(list(gradients.values())).sum(0), norms
 
     def pooled(self, image: Tensor) -> Tensor:
         """Average-pools an image by `judged_px`, as input to the critic and perceptual network.
@@ -87,17 +107,51 @@ class Objective:
         return F.avg_pool2d(image, self._recipe.judged_px)
 
 
-def perceptual_network(recipe: LossRecipe, vgg19: Path | None) -> tuple[str, float]:
-    """Chooses the network of the perceptual loss, "" for none, and its weight.
+@dataclass(frozen=True)
+class PerceptualNetwork:
+    """A pretrained network of a recipe's losses: the name of its loss, its own, and the weight."""
+
+    loss: str
+    name: str
+    weight: float
+
+
+def perceptual_networks(recipe: LossRecipe, vgg19: Path | None) -> list[PerceptualNetwork]:
+    """Chooses the networks of the perceptual losses: VGG19 if its weights are given, else others.
 
     Raises RefusedError if VGG19's weights are missing or not used.
     """
-    if vgg19 is not None and not recipe.vgg19_weight:
-        raise RefusedError(f"{vgg19}: not used: the recipe sets no vgg19_weight")
-    if vgg19 is None and recipe.vgg19_weight and not recipe.perceptual_weight:
+    if vgg19 is not None:
+        if not recipe.vgg19_weight:
+            raise RefusedError(f"{vgg19}: not used: the recipe sets no vgg19_weight")
+        return [PerceptualNetwork("vgg19", "VGG19", recipe.vgg19_weight)]
+    others = [
+        PerceptualNetwork("lite0", "EfficientNet-Lite0", recipe.lite0_weight),
+        PerceptualNetwork("perceptual", "histology encoder", recipe.perceptual_weight),
+    ]
+    chosen = [network for network in others if network.weight]
+    if recipe.vgg19_weight and not chosen:
         raise RefusedError(
             "the recipe's perceptual loss needs VGG19: give its weights with --vgg19"
         )
-    if vgg19 is not None and recipe.vgg19_weight:
-        return "VGG19", recipe.vgg19_weight
-    return ("histology encoder" if recipe.perceptual_weight else ""), recipe.perceptual_weight
+    return chosen
+
+
+def _distance(
+    network: PerceptualNetwork, recipe: LossRecipe, device: torch.device, vgg19: Path | None
+) -> _Distance:
+    if network.loss == "vgg19" and vgg19 is not None:
+        features = vgg19_features(vgg19, normalised=recipe.vgg19_normalised)
+        return PerceptualLoss(features, [1.0]).to(device)
+    if network.loss == "lite0":
+        stages = efficientnet_lite(0).to(device, memory_format=training_format(device))  # type: ignore[call-overload]
+    else:
+        stages = read_encoder(find_encoder())[1].to(device)
+    stages.requires_grad_(False).eval()
+
+    def distance(output: Tensor, high: Tensor) -> Tensor:
+        with torch.no_grad():
+            targets = stages(high)
+        return distance_of_maps(stages(output), targets).mean()
+
+    return distance

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from slidesr.errors import RefusedError
-from slidesr.nets.critic import CriticSpec
+from slidesr.nets.critic import ADVERSARIAL_LOSSES, CriticSpec
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.runtime.bundled_files import bundled_folder, bundled_or_file
 from slidesr.train.data import DataRecipe
@@ -69,13 +69,20 @@ def learning_rate(recipe: OptimizerRecipe, patches: int, end: float) -> float:
 class LossRecipe:
     """Weights of the generator's losses on images in 0..1; a weight of 0 disables a loss.
 
-    The perceptual loss uses the histology encoder, or VGG19 with its own weight if the user
-    supplies VGG19's weights; see `slidesr.nets.losses`.
+    There are two perceptual losses: by ImageNet features (EfficientNet-Lite0) and by the histology
+    encoder. If the user supplies VGG19's weights, VGG19 with its own weight replaces both.
+
+    With `balanced`, the weights of the losses by networks are multiples of the pixel loss's
+    gradient: in every step each of these losses is scaled so that the norm of its gradient at the
+    output is that of the pixel loss times its weight (VQGAN's rule: Esser et al. 2021, arXiv
+    2012.09841, eq. 7, at the output instead of the last layer).
     """
 
     pixel: str = "l1"
     pixel_weight: float = 1.0
-    perceptual_weight: float = 0.0
+    balanced: bool = False
+    perceptual_weight: float = 0.0  # histology encoder
+    lite0_weight: float = 0.0
     vgg19_weight: float = 0.0
     vgg19_normalised: bool = True  # normalise inputs with ImageNet's mean and deviation
     adversarial_weight: float = 0.0
@@ -100,6 +107,8 @@ class LossRecipe:
             "adversarial_weight",
             "feature_matching_weight",
         }  # may start late, or never apply
+        if self.balanced and not self.pixel_weight:
+            raise ValueError("balanced: the other losses are weighed against a pixel_weight of 0")
         if not any(value for key, value in weights.items() if key not in of_critic):
             raise ValueError(
                 "no loss has a weight except the critic's: set pixel_weight, for example"
@@ -108,12 +117,15 @@ class LossRecipe:
 
 @dataclass(frozen=True)
 class CriticRecipe:
-    """The WGAN-GP critic and its training (Gulrajani 2017, arXiv 1704.00028)."""
+    """The critic and its training; by default WGAN-GP (Gulrajani 2017, arXiv 1704.00028)."""
 
     norm: str = "weight"
     channels: int = 64
+    loss: str = "wasserstein"  # or "hinge", "relativistic"
+    steps: int = 1  # critic steps per generator step, each on patches of its own
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
+    penalty: str = "unit"  # WGAN-GP's, between images; or "zero": R1 and R2, at the images
     penalty_weight: float = 10.0
     penalty_every: int = 1  # in critic steps; scales the penalty accordingly (arXiv 1912.04958)
     penalty_mix: str = "uniform"  # "normal" as in the published code
@@ -123,6 +135,14 @@ class CriticRecipe:
     def __post_init__(self) -> None:
         if self.penalty_mix not in ("uniform", "normal"):
             raise ValueError(f"penalty_mix {self.penalty_mix!r} is not one of 'uniform', 'normal'")
+        if self.loss not in ADVERSARIAL_LOSSES:
+            raise ValueError(f"loss {self.loss!r} is not one of {ADVERSARIAL_LOSSES}")
+        if self.penalty not in ("unit", "zero"):
+            raise ValueError(f"penalty {self.penalty!r} is not one of 'unit', 'zero'")
+        if self.penalty == "zero" and self.penalty_mix != "uniform":
+            raise ValueError("penalty_mix is for the penalty 'unit' alone")
+        if self.steps < 1:
+            raise ValueError(f"steps {self.steps} is not positive")
         if not (self.learning_rate > 0 and self.penalty_weight >= 0):
             raise ValueError("learning_rate must be positive, penalty_weight at least 0")
         if self.penalty_every < 1 or self.begins_after < 0:
@@ -188,10 +208,20 @@ class Recipe:
             )
 
     @property
+    def critic_steps(self) -> int:
+        """Batches drawn for one generator step: each critic step has one of its own."""
+        return self.critic.steps if self.critic else 1
+
+    @property
     def stage(self) -> str:
         """Returns "gan" if an adversarial or perceptual loss is used, else "fidelity"."""
         loss = self.loss
-        perceptual = loss.perceptual_weight + loss.vgg19_weight + loss.feature_matching_weight
+        perceptual = (
+            loss.perceptual_weight
+            + loss.lite0_weight
+            + loss.vgg19_weight
+            + loss.feature_matching_weight
+        )
         adversarial = bool(self.critic and self.critic.reaches_generator)
         return "gan" if perceptual or (adversarial and loss.adversarial_weight) else "fidelity"
 

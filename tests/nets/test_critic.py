@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -11,12 +12,14 @@ from support.networks import noise
 from torch import Tensor, nn
 
 from slidesr.nets.critic import (
+    ADVERSARIAL_LOSSES,
     Critic,
     CriticSpec,
     adversarial_loss,
     critic_loss,
     feature_matching,
     gradient_penalty,
+    zero_centred_penalty,
 )
 from slidesr.nets.layers import WindowAttention
 
@@ -191,7 +194,9 @@ def test_a_whole_step_under_autocast(norm: str, device: str) -> None:
     with torch.autocast(device, torch.bfloat16):
         maps = critic.features(fake)
         scores = critic.score(maps)
-        loss = critic_loss(critic(real), scores) + feature_matching(maps, critic.features(real))
+        loss = critic_loss("hinge", critic(real), scores) + feature_matching(
+            maps, critic.features(real)
+        )
         loss = loss + 10 * gradient_penalty(critic, real, fake)
     assert maps[-1].dtype == torch.bfloat16
     assert maps[-1].is_contiguous(memory_format=torch.channels_last)
@@ -358,14 +363,60 @@ def test_the_penalty_of_the_critic_by_finite_differences(norm: str) -> None:
 # The other losses
 
 
-def test_critic_and_generator_pull_scores_apart_and_up() -> None:
-    real, fake = torch.tensor([2.0, 4.0]), torch.tensor([1.0, -3.0], requires_grad=True)
-    assert critic_loss(real, fake) == -1 - 3
-    assert adversarial_loss(fake) == 1
-    (down,) = torch.autograd.grad(critic_loss(real, fake), fake)
-    (up,) = torch.autograd.grad(adversarial_loss(fake), fake)
-    assert down.tolist() == [0.5, 0.5]
-    assert up.tolist() == [-0.5, -0.5]
+REAL, FAKE = torch.tensor([2.0, 4.0]), torch.tensor([1.0, -3.0])
+E = math.e
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_critic", "of_generator"),
+    [
+        ("wasserstein", -1 - 3, 1),
+        ("hinge", 0 + (2 + 0) / 2, 1),
+        (
+            "relativistic",
+            (math.log(1 + E ** (1 - 2)) + math.log(1 + E ** (-3 - 4))) / 2,
+            (math.log(1 + E ** (2 - 1)) + math.log(1 + E ** (4 + 3))) / 2,
+        ),
+    ],
+)
+def test_adversarial_losses_by_hand(kind: str, of_critic: float, of_generator: float) -> None:
+    assert critic_loss(kind, REAL, FAKE).item() == pytest.approx(of_critic)
+    assert adversarial_loss(kind, REAL, FAKE).item() == pytest.approx(of_generator)
+
+
+@pytest.mark.parametrize("kind", ADVERSARIAL_LOSSES)
+def test_critic_and_generator_pull_scores_apart_and_up(kind: str) -> None:
+    real, fake = (torch.tensor([0.2, 0.4]).mul(sign).requires_grad_() for sign in (1, -1))
+    of_real, of_fake = torch.autograd.grad(critic_loss(kind, real, fake), [real, fake])
+    (up,) = torch.autograd.grad(adversarial_loss(kind, real.detach(), fake), fake)
+    assert (of_real < 0).all()
+    assert (of_fake > 0).all()
+    assert (up < 0).all()
+
+
+def test_an_unknown_adversarial_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="'least squares' is not one of"):
+        critic_loss("least squares", REAL, FAKE)
+
+
+@pytest.mark.parametrize("steepness", [0.0, 0.5, 7.0])
+def test_the_zero_centred_penalty_of_a_linear_critic_is_known(steepness: float) -> None:
+    slope = noise(3, 4, 5)
+    critic, images = sloped(slope * steepness / slope.norm()), noise(2, 3, 4, 5).requires_grad_()
+    penalty = zero_centred_penalty(critic, images)
+    torch.testing.assert_close(penalty, torch.tensor(steepness**2))
+
+
+def test_the_zero_centred_penalty_is_taken_at_the_images_and_for_the_critic_alone() -> None:
+    critic, images = Recorder(), noise(2, 3, 4, 5).requires_grad_()
+    torch.testing.assert_close(
+        zero_centred_penalty(critic, images), images.square().sum((1, 2, 3)).mean()
+    )
+    assert torch.equal(critic.seen, images)
+    network = make(SMALL)
+    descend(zero_centred_penalty(network, images))
+    assert images.grad is None
+    assert any(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_feature_matching_by_hand() -> None:
@@ -399,7 +450,7 @@ def test_a_critic_learns_to_tell_bright_images_from_dark_ones() -> None:
         penalty = gradient_penalty(critic, real, fake, rng=rng)
         penalties.append(penalty.item())
         optimizer.zero_grad()
-        descend(critic_loss(critic(real), critic(fake)) + 10 * penalty)
+        descend(critic_loss("wasserstein", critic(real), critic(fake)) + 10 * penalty)
         optimizer.step()
-    assert critic_loss(critic(real), critic(fake)) < -0.5
+    assert critic_loss("wasserstein", critic(real), critic(fake)) < -0.5
     assert penalties[-1] < 0.8 < penalties[0]

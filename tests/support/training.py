@@ -49,7 +49,7 @@ GAN = replace(
         border_weight=0.1,
         total_variation_weight=1e-2,
     ),
-    critic=CriticRecipe(channels=8, penalty_every=2, begins_after=10),
+    critic=CriticRecipe(channels=8, steps=2, penalty_every=3, begins_after=10),
 )
 
 

@@ -115,14 +115,17 @@ def test_the_curves_are_there_for_tensorboard(gan: Finished) -> None:
     scores = {f"{metric}/{data}" for metric in ("psnr_db", "ssim") for data in "ab"}
     losses = {f"loss/{name}" for name in reports[-1].losses}
     gains = {"gain_db/a", "gain_db/b"}
-    assert set(scalars) == scores | gains | losses | {"patches_per_s", "seconds"}
+    of_generator = set(reports[-1].losses) - {"critic", "penalty"}
+    gradients = {f"gradient/{name}" for name in of_generator}
+    assert set(scalars) == scores | gains | losses | gradients | {"patches_per_s", "seconds"}
+    assert all(event.value > 0 for name in gradients for event in scalars[name])
     end = reports[-1]
     gain = end.scores["a"]["psnr_db"] - end.bicubic["a"]["psnr_db"]
     assert scalars["gain_db/a"][-1].value == pytest.approx(gain, abs=1e-5)
     assert steps["psnr_db/a"] == [20, 40, 60]
     assert steps["loss/pixel"] == list(range(2, 61, 2))
     assert steps["loss/critic"] == list(range(12, 61, 2))  # begins after 10 patches
-    assert steps["loss/penalty"] == list(range(14, 61, 4))  # on every second step
+    assert steps["loss/penalty"] == list(range(16, 61, 6))  # on every third of the critic's steps
     for report, event in zip(reports, scalars["psnr_db/a"], strict=True):
         assert event.value == pytest.approx(report.scores["a"]["psnr_db"])
     last = [event.value for event in scalars["loss/pixel"][-10:]]

@@ -88,6 +88,76 @@ def test_a_loss_is_as_heavy_as_the_recipe_says(name: str) -> None:
     assert float(heavy[name]) == pytest.approx(3 * float(light[name]))
 
 
+NETWORKS = {"lite0": "EfficientNet-Lite0", "perceptual": "histology encoder"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_perceptual_loss_is_0_for_equal_images_and_as_heavy_as_the_recipe_says(name: str) -> None:
+    torch.manual_seed(0)
+    made, high, low = (torch.rand(2, 3, side, side) for side in (64, 64, 32))
+    weights: list[dict[str, Any]] = [{f"{name}_weight": weight} for weight in (1.0, 3.0)]
+    once, thrice = (Objective(LossRecipe(**each), SPEC, CPU, None) for each in weights)
+    assert once.loss_networks == (NETWORKS[name],)
+    light, heavy = once.losses(made, high, low), thrice.losses(made, high, low)
+    assert set(light) == {"pixel", name}
+    assert float(heavy[name]) == pytest.approx(3 * float(light[name]))
+    assert float(once.losses(high, high, low)[name]) == pytest.approx(0, abs=1e-6)
+
+
+def test_both_perceptual_networks_may_judge() -> None:
+    both = Objective(LossRecipe(lite0_weight=1.0, perceptual_weight=0.5), SPEC, CPU, None)
+    assert both.loss_networks == ("EfficientNet-Lite0", "histology encoder")
+
+
+def losses_by_networks(output: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Losses whose gradients at the output differ a thousandfold."""
+    return {
+        "pixel": output.abs().mean(),
+        "colour": 2 * output.mean(),
+        "lite0": 700 * output.square().sum(),
+        "adversarial": 1e-4 * output[:, 0].sum(),
+    }
+
+
+def test_the_gradient_at_the_output_is_that_of_the_sum() -> None:
+    output = (torch.rand(2, 3, 8, 8) + 0.1).requires_grad_()
+    losses = losses_by_networks(output)
+    gradient, norms = Objective(LossRecipe(), SPEC, CPU, None).gradient(losses, output)
+    (whole,) = torch.autograd.grad(torch.stack([*losses.values()]).sum(), output, retain_graph=True)
+    torch.testing.assert_close(gradient, whole)
+    (alone,) = torch.autograd.grad(losses["adversarial"], output)
+    assert set(norms) == set(losses)
+    torch.testing.assert_close(norms["adversarial"], alone.norm())
+
+
+def test_balanced_losses_pull_as_hard_as_the_recipe_says() -> None:
+    """Networks' gradients are multiples of the pixel loss's; the others keep their own."""
+    recipe = LossRecipe(
+        pixel_weight=2.0, balanced=True, lite0_weight=0.5, adversarial_weight=3.0, colour_weight=2.0
+    )
+    output = (torch.rand(2, 3, 8, 8) + 0.1).requires_grad_()
+    losses = losses_by_networks(output)
+    losses["pixel"] = 2 * losses["pixel"]
+    gradient, _ = Objective(recipe, SPEC, CPU, None).gradient(losses, output)
+    parts = {
+        name: torch.autograd.grad(loss, output, retain_graph=True)[0]
+        for name, loss in losses.items()
+    }
+    unit = parts["pixel"].norm() / 2
+    expected = parts["pixel"] + parts["colour"]
+    expected += 0.5 * unit * parts["lite0"] / parts["lite0"].norm()
+    expected += 3.0 * unit * parts["adversarial"] / parts["adversarial"].norm()
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_balanced_losses_of_equal_images_give_no_broken_gradient() -> None:
+    recipe = LossRecipe(balanced=True, lite0_weight=1.0, perceptual_weight=1.0)
+    objective, high = Objective(recipe, SPEC, CPU, None), torch.rand(1, 3, 64, 64)
+    output = high.clone().requires_grad_()
+    gradient, _ = objective.gradient(objective.losses(output, high, high[..., ::2, ::2]), output)
+    assert gradient.isfinite().all()
+
+
 def test_judges_do_not_see_the_finest_pixels() -> None:
     flat = torch.full((1, 3, 8, 8), 0.5)
     pattern = flat + 0.1 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
