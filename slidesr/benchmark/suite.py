@@ -77,6 +77,7 @@ class Comparison:
     labelled: Sequence[ImagePair] = ()  # to train the classifier; default `pairs`
     judges: Sequence[Judge] = field(default_factory=find_judges)
     recipe: ClassifierRecipe = field(default_factory=ClassifierRecipe)
+    taught: Classifiers | None = None  # those of another comparison of the same images
 
     @cached_property
     def headline(self) -> str:
@@ -93,7 +94,7 @@ class Comparison:
         """Raises RefusedError if no image can be judged; none is trained yet."""
         if not self.options.classifier:
             return None
-        return Classifiers(plan_lessons(self.pairs, self.labelled), self.recipe)
+        return self.taught or Classifiers(plan_lessons(self.pairs, self.labelled), self.recipe)
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ def exit_code() -> int:
 
 
 @contextmanager
-def asking(*, stop: Callable[[], None], finish: Callable[[], None]) -> Iterator[None]:
+def asking(
+    *, stop: Callable[[], None], finish: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Calls `stop` on the first signal instead of interrupting, and `finish` on SIGUSR1.
 
     A second signal ends the process at once. Handlers are restored at the end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from slidesr.cli.show import console, inert, progress_bar, stoppable, time_text
 from slidesr.errors import printable
 
 if TYPE_CHECKING:
+    from slidesr.api.paper_suite import SuiteRequest
     from slidesr.api.training import Plan
     from slidesr.train.encoder.training import EncoderProgress
     from slidesr.train.loop import TrainingProgress
@@ -70,6 +72,25 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="VGG19 weights from torchvision, for recipes with a vgg19_weight.",
 )
+@click.option(
+    "--suite",
+    type=click.Choice(["paper"]),
+    help="Train and score the networks of a comparison, instead of a RECIPE.",
+)
+@click.option(
+    "--test", type=click.Path(path_type=Path), help="Images that score the networks of --suite."
+)
+@click.option(
+    "--labelled",
+    type=click.Path(path_type=Path),
+    help="Labelled patches: a classifier taught by them judges what --suite upscales.",
+)
+@click.option(
+    "--only",
+    default="*",
+    metavar="PATTERN",
+    help="Those runs of --suite whose names fit, such as '*-x4-*'.",
+)
 @click.option("--no-score", is_flag=True, help="Write the weights without scoring them.")
 def train(
     recipe: str | None,
@@ -85,6 +106,10 @@ def train(
     minutes: float | None,
     vgg19: Path | None,
     no_score: bool,
+    suite: str | None,
+    test: Path | None,
+    labelled: Path | None,
+    only: str,
     **changes: Any,
 ) -> None:
     """Train a model by a RECIPE, score it, and write weights and a model card.
@@ -96,10 +121,14 @@ def train(
     If RECIPE starts from weights that are neither shipped nor in OUTPUT, their recipe is trained
     first, in a folder of OUTPUT.
 
+    --suite paper trains and scores all networks of the paper's comparison and writes their tables;
+    the same command goes on with what is missing, in several processes if you like.
+
     Ctrl-C saves and stops. --resume goes on, also with more --patches if the learning rate has not
     begun to fall. SIGUSR1 ends a run early, cooldown included, as --finish-now does afterwards.
     """
     with console.status("loading"):
+        from slidesr.api.paper_suite import SuiteRequest
         from slidesr.api.training import (
             PlanChanges,
             TrainingOptions,
@@ -110,6 +139,11 @@ def train(
         from slidesr.train.loop import Sources
         from slidesr.train.pace import Control
 
+    if suite or test or labelled or only != "*":
+        if recipe or not (suite and data and valid and test):
+            raise click.UsageError("--suite needs --data, --valid and --test, and no RECIPE")
+        _train_suite(SuiteRequest(data, valid, test, output, labelled, only))
+        return
     if export:
         if recipe or data:
             raise click.UsageError(
@@ -129,23 +163,35 @@ def train(
         asking(stop=control.stop.set, finish=control.finish.set),
         progress_bar(plan.name, plan.patches) as bar,
     ):
-
-        def begin(run: Plan) -> None:
-            bar.reset(bar.task_ids[0], description=printable(run.name), total=run.patches)
-
-        def report(now: TrainingProgress | EncoderProgress) -> None:
-            _show(bar, now)
-
         path = train_model(
             plan,
             Sources(data, valid, output, vgg19),
             options,
             control=control,
-            on_run=begin,
-            on_progress=report,
+            on_run=partial(_begin, bar),
+            on_progress=partial(_show, bar),
         )
     if path is not None:
         click.echo(printable(str(path)))
+
+
+def _train_suite(request: SuiteRequest) -> None:
+    from slidesr.api.paper_suite import SuiteWatch, train_paper_suite
+    from slidesr.train.pace import Control
+
+    control = Control()
+    with (
+        stoppable("the same command goes on"),
+        asking(stop=control.stop.set),
+        progress_bar("suite", 1) as bar,
+    ):
+        watch = SuiteWatch(control, partial(_begin, bar), partial(_show, bar))
+        path = train_paper_suite(request, watch)
+    click.echo(printable(str(path)))
+
+
+def _begin(bar: Progress, run: Plan) -> None:
+    bar.reset(bar.task_ids[0], description=printable(run.name), total=run.patches)
 
 
 def _show(bar: Progress, now: TrainingProgress | EncoderProgress) -> None:
