@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,20 +26,19 @@ from slidesr.train.recipe import CriticRecipe, LossRecipe
 class Adversary:
     """A critic with its optimizer."""
 
-    def __init__(self, recipe: CriticRecipe, world: World) -> None:
-        self._recipe, self._world = recipe, world
+    def __init__(self, recipe: CriticRecipe, world: World, seed: int = 0) -> None:
+        self._recipe, self._world, self._seed = recipe, world, seed
         critic = Critic(CriticSpec(norm=recipe.norm, channels=recipe.channels))
         self.critic = critic.to(world.device, memory_format=training_format(world.device))  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
             critic.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0
         )
 
-    def learn(
-        self, real: Tensor, fake: Tensor, step: int, rng: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Takes one critic step on images f32[n, 3, h, w] in 0..1; returns the critic's losses.
+    def learn(self, real: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
+        """Takes the critic's step of this number on images f32[n, 3, h, w] in 0..1.
 
-        The gradient penalty is computed in fp32 on every `penalty_every`-th step and multiplied by
+        Returns the critic's losses. What it draws depends only on the seed and the number. The
+        gradient penalty is computed in fp32 on every `penalty_every`-th step and multiplied by
         `penalty_every` (lazy regularisation: Karras 2020, arXiv 1912.04958, section 3.1).
         """
         with mixed_precision(real.device):
@@ -46,7 +46,7 @@ class Adversary:
         losses = {"critic": loss.detach()}
         every = self._recipe.penalty_every
         if step % every == 0:
-            penalty = self._penalty(real, fake, rng)
+            penalty = self._penalty(real, fake, step)
             loss = loss + self._recipe.penalty_weight * every * penalty
             losses["penalty"] = penalty.detach()
         self.optimizer.zero_grad(set_to_none=True)
@@ -55,10 +55,12 @@ class Adversary:
         self.optimizer.step()
         return losses
 
-    def _penalty(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def _penalty(self, real: Tensor, fake: Tensor, step: int) -> Tensor:
         if self._recipe.penalty == "zero":
             r1, r2 = (zero_centred_penalty(self.critic, images) for images in (real, fake))
             return (r1 + r2) / 2
+        drawn = np.random.SeedSequence((self._seed, step, self._world.rank, 1))
+        rng = torch.Generator().manual_seed(int(drawn.generate_state(1)[0]))
         return gradient_penalty(self.critic, real, fake, mix=self._recipe.penalty_mix, rng=rng)
 
     def losses(self, real: Tensor, fake: Tensor, weights: LossRecipe) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Generator as Batches
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -220,32 +219,31 @@ def _step(
 ) -> dict[str, Tensor]:
     """Takes the critic's steps, once it is active, and one generator step.
 
-    The generator learns from the first `recipe.batch` patches, the critic's further steps from the
+    The generator learns from the first patches of its batch, the critic's further steps from the
     rest. Returns losses, and the norms of their gradients at the output.
     """
-    layout = training_format(world.device)
+    layout, share = training_format(world.device), recipe.batch // world.size
     high, low = (
-        part.to(world.device, non_blocking=True, memory_format=layout)
+        torch.split(part.to(world.device, non_blocking=True, memory_format=layout), share)
         for part in (pair.high, pair.low)
     )
-    share = recipe.batch // world.size
-    (high, *more_high), (low, *more_low) = torch.split(high, share), torch.split(low, share)
     with mixed_precision(world.device):
-        made = parts.enlarge(low).float()
+        made = parts.enlarge(low[0]).float()
     output = made.detach().requires_grad_()  # each loss has a gradient of its own here
-    objective = parts.objective
-    losses = objective.losses(output, high, low)
+    losses = parts.objective.losses(output, high[0], low[0])
     critic_losses: dict[str, Tensor] = {}
     if parts.adversary and recipe.critic and patches >= recipe.critic.begins_after:
-        rngs = _critic_draws(recipe, world, patches)
-        for real, given in zip(more_high, more_low, strict=True):
+        step = patches // recipe.batch * recipe.critic.steps
+        pooled = parts.objective.pooled
+        for real, given in zip(high[1:], low[1:], strict=True):
             with torch.no_grad(), mixed_precision(world.device):
                 fake = parts.enlarge(given).float()
-            parts.adversary.learn(objective.pooled(real), objective.pooled(fake), *next(rngs))
-        real, fake = objective.pooled(high), objective.pooled(output)
-        critic_losses = parts.adversary.learn(real, fake.detach(), *next(rngs))
+            parts.adversary.learn(pooled(real), pooled(fake), step)
+            step += 1
+        real, fake = pooled(high[0]), pooled(output)
+        critic_losses = parts.adversary.learn(real, fake.detach(), step)
         losses |= parts.adversary.losses(real, fake, recipe.loss)
-    gradient, norms = objective.gradient(losses, output)
+    gradient, norms = parts.objective.gradient(losses, output)
     parts.optimizer.zero_grad(set_to_none=True)
     made.backward(gradient)  # type: ignore[no-untyped-call]
     world.average_gradients(parts.generator)
@@ -257,16 +255,6 @@ def _step(
         | {name: value.detach() for name, value in losses.items()}
         | {f"gradient/{name}": value for name, value in norms.items()}
     )
-
-
-def _critic_draws(
-    recipe: Recipe, world: World, patches: int
-) -> Iterator[tuple[int, torch.Generator]]:
-    """Numbers the critic's steps of one generator step, with the random numbers of each."""
-    steps = recipe.critic_steps
-    for step in range(patches // recipe.batch * steps, (patches // recipe.batch + 1) * steps):
-        seed = np.random.SeedSequence((recipe.seed, step, world.rank, 1)).generate_state(1)[0]
-        yield step, torch.Generator().manual_seed(int(seed))
 
 
 def _validate(validation: Validation, parts: _Parts, log: TrainingLog, pace: Pace) -> Scores:
@@ -298,7 +286,7 @@ def _built_parts(recipe: Recipe, sources: Sources, world: World) -> _Parts:
             fused=world.device.type == "cuda",
         ),
         objective=Objective(recipe.loss, recipe.generator, world.device, sources.vgg19),
-        adversary=Adversary(recipe.critic, world) if recipe.critic else None,
+        adversary=Adversary(recipe.critic, world, recipe.seed) if recipe.critic else None,
     )
 
 

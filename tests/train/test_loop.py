@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from support.training import GAN, RECIPE, run_alone, same, sources_in, tiny_enco
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
+from torch import Tensor
 
 from slidesr.errors import RefusedError, SlidesrError
 from slidesr.imaging.metrics import psnr_db
 from slidesr.imaging.resample import bicubic_down, bicubic_up
 from slidesr.nets.generator import Generator, GeneratorSpec
+from slidesr.train.adversary import Adversary
+from slidesr.train.data import PatchSampler
 from slidesr.train.loop import Sources, Trained, TrainingProgress
 from slidesr.train.recipe import CriticRecipe, OptimizerRecipe, Recipe, learning_rate
 
@@ -163,6 +167,28 @@ def test_the_critic_begins_when_the_recipe_says(gan: Finished, fresh: Sources) -
     both = alone | {"critic", "penalty", "adversarial", "feature_matching"}
     assert [set(report.losses) for report in reports] == [alone, both]
     assert [set(report.losses) for report in gan[1]] == [both | {"perceptual"}] * 3
+
+
+def test_every_critic_step_has_patches_of_its_own(
+    fresh: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    learn = Adversary.learn
+
+    def watched(self: Adversary, real: Tensor, fake: Tensor, *rest: Any) -> dict[str, Tensor]:
+        assert not fake.requires_grad
+        seen.append(real)
+        return learn(self, real, fake, *rest)
+
+    monkeypatch.setattr(Adversary, "learn", watched)
+    thrice = CriticRecipe(channels=8, steps=3)
+    recipe = replace(GAN, critic=thrice, patches=4, validate_every=4)
+    run_alone(recipe, fresh)
+    sampler = PatchSampler(fresh.data, recipe.data, scale=2, seed=recipe.seed)
+    drawn = torch.split(sampler.draw(0, 12).high, 2)
+    order = (1, 2, 0, 4, 5, 3)  # the generator's own patches last
+    assert len(seen) == len(order)
+    assert all(torch.equal(real, drawn[index]) for real, index in zip(seen, order, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def test_an_adversary_tells_real_from_made() -> None:
     adversary = Adversary(CriticRecipe(channels=8, learning_rate=1e-3), World(0, 1, CPU))
     real = torch.rand(4, 3, 16, 16)
     made = real.roll(1, 0).lerp(torch.full_like(real, 0.5), 0.7)  # dull
-    rng = torch.Generator().manual_seed(0)
-    seen = [adversary.learn(real, made, step, rng) for step in range(30)]
-    assert seen[-1]["critic"] < seen[0]["critic"] - 0.1
+    seen = [adversary.learn(real, made, step) for step in range(30)]
+    late = torch.stack([losses["critic"] for losses in seen[-5:]]).mean()
+    assert late < seen[0]["critic"] - 0.1
     assert seen[-1]["penalty"] < seen[0]["penalty"]
 
 
