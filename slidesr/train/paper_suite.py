@@ -55,14 +55,16 @@ class SuiteRun:
 
 
 def paper_runs() -> Iterator[SuiteRun]:
-    """Lists the runs: of each network the fidelity stage by seed, and the GAN stage of one seed."""
-    for scale, (network, kind) in product(_PATCH_PX, NETWORKS.items()):
-        for batch in kind.batches:
-            first, *others = _SEEDS.get(scale, (0,))
+    """Lists the runs of each scale: first both stages of one seed, then fidelity by other seeds."""
+    kinds = [(name, batch) for name, network in NETWORKS.items() for batch in network.batches]
+    for scale in _PATCH_PX:
+        first, *others = _SEEDS.get(scale, (0,))
+        for network, batch in kinds:
             fidelity = _run(network, scale, batch, first)
             yield fidelity
             yield _run(network, scale, batch, first, fidelity)
-            yield from (_run(network, scale, batch, seed) for seed in others)
+        for seed, (network, batch) in product(others, kinds):
+            yield _run(network, scale, batch, seed)
 
 
 def _run(
