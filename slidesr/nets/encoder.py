@@ -78,10 +78,17 @@ def perceptual_distance(encoder: Encoder, a: Tensor, b: Tensor) -> Tensor:
     return distance_of_maps(encoder(a), encoder(b))
 
 
-def distance_of_maps(these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
-    """`perceptual_distance` from feature maps that have been computed already: f32[n]."""
-    pairs = zip(these, those, strict=True)
-    return torch.stack([_squared_distance(*pair) for pair in pairs]).sum(0)
+def distance_of_maps(
+    these: Sequence[Tensor], those: Sequence[Tensor], weights: Sequence[float] | None = None
+) -> Tensor:
+    """`perceptual_distance` from feature maps that have been computed already: f32[n].
+
+    `weights` are those of the stages, 1 by default.
+    """
+    stages = [_squared_distance(*pair) for pair in zip(these, those, strict=True)]
+    if weights is not None:
+        stages = [weight * stage for weight, stage in zip(weights, stages, strict=True)]
+    return torch.stack(stages).sum(0)
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:

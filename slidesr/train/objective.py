@@ -143,6 +143,7 @@ def _distance(
     if network.loss == "vgg19" and vgg19 is not None:
         features = vgg19_features(vgg19, normalised=recipe.vgg19_normalised)
         return PerceptualLoss(features, [1.0]).to(device)
+    weights = recipe.lite0_stages if network.loss == "lite0" else None
     if network.loss == "lite0":
         stages = efficientnet_lite(0).to(device, memory_format=training_format(device))  # type: ignore[call-overload]
     else:
@@ -152,6 +153,6 @@ def _distance(
     def distance(output: Tensor, high: Tensor) -> Tensor:
         with torch.no_grad():
             targets = stages(high)
-        return distance_of_maps(stages(output), targets).mean()
+        return distance_of_maps(stages(output), targets, weights).mean()
 
     return distance

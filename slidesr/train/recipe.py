@@ -83,6 +83,7 @@ class LossRecipe:
     balanced: bool = False
     perceptual_weight: float = 0.0  # histology encoder
     lite0_weight: float = 0.0
+    lite0_stages: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)  # of its maps, fine to coarse
     vgg19_weight: float = 0.0
     vgg19_normalised: bool = True  # normalise inputs with ImageNet's mean and deviation
     adversarial_weight: float = 0.0
@@ -103,6 +104,12 @@ class LossRecipe:
         for key, value in weights.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{key} {value!r} is not a finite weight of at least 0")
+        if len(self.lite0_stages) != 5 or not all(
+            0 <= each < math.inf for each in self.lite0_stages
+        ):
+            raise ValueError(
+                f"lite0_stages {self.lite0_stages!r} are not five weights of at least 0"
+            )
         of_critic = {
             "adversarial_weight",
             "feature_matching_weight",

@@ -104,6 +104,22 @@ def test_a_perceptual_loss_is_0_for_equal_images_and_as_heavy_as_the_recipe_says
     assert float(once.losses(high, high, low)[name]) == pytest.approx(0, abs=1e-6)
 
 
+def test_the_stages_of_lite0_are_as_heavy_as_the_recipe_says() -> None:
+    torch.manual_seed(0)
+    made, high, low = (torch.rand(1, 3, side, side) for side in (64, 64, 32))
+    values = []
+    for weights in (
+        (1.0, 1.0, 1.0, 1.0, 1.0),
+        (0.0, 0.0, 0.0, 0.0, 2.0),
+        (0.5, 0.5, 0.5, 0.5, 0.5),
+    ):
+        recipe = LossRecipe(lite0_weight=1.0, lite0_stages=weights)
+        values.append(float(Objective(recipe, SPEC, CPU, None).losses(made, high, low)["lite0"]))
+    every, last, half = values
+    assert half == pytest.approx(every / 2)
+    assert 0 < last / 2 < every / 2
+
+
 def test_both_perceptual_networks_may_judge() -> None:
     both = Objective(LossRecipe(lite0_weight=1.0, perceptual_weight=0.5), SPEC, CPU, None)
     assert both.loss_networks == ("EfficientNet-Lite0", "histology encoder")
