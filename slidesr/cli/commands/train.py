@@ -88,6 +88,7 @@ if TYPE_CHECKING:
 @click.option(
     "--only",
     default="*",
+    show_default=True,
     metavar="PATTERN",
     help="Those runs of --suite whose names fit, such as '*-x4-*'.",
 )
