@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,7 +23,7 @@ from slidesr.benchmark.suite_tables import MODEL, SuiteScores, scores_of, suite_
 from slidesr.errors import BusyError, RefusedError, StoppedError
 from slidesr.model.model import load_model
 from slidesr.model.weights import read_spec
-from slidesr.runtime.atomic_files import locked_folder, whole_file
+from slidesr.runtime.atomic_files import holding, whole_file
 from slidesr.train.encoder.training import EncoderProgress
 from slidesr.train.loop import Sources, TrainingProgress
 from slidesr.train.pace import Control
@@ -170,12 +169,7 @@ def _scores_file(out: Path, run: SuiteRun) -> Path:
     return out / f"{run.name}.json"
 
 
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock; raises BusyError where another process does."""
+def _claimed(folder: Path) -> AbstractContextManager[None]:
+    """Makes the folder, to hold its lock; raises BusyError where another process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = locked_folder(folder)
-    try:
-        yield
-    finally:
-        os.close(lock)
+    return holding(folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 from slidesr.benchmark.judges.downstream import HIGH
 from slidesr.benchmark.methods import BICUBIC
-from slidesr.benchmark.results import Results, TaskRow
+from slidesr.benchmark.results import Results
 from slidesr.benchmark.suite import means
 from slidesr.model.score_table import INDEPENDENT, Scores
 
@@ -45,22 +45,13 @@ class SuiteScores:
 
 
 def scores_of(results: Results) -> Scores:
-    """Means over images, with the figures of the classifier, of a comparison at one scale."""
-    table = {
-        data: {method: dict(of) for method, of in by_method.items()}
-        for data, by_method in means(results.summary).items()
-    }
-    for row in results.classifier:
-        _add(table, row, row.metric)
-    for row in results.nuclei:
-        if row.part == "all":
-            _add(table, row, row.metric)
+    """Means over images, with nuclei and the classifier's figures, of a comparison at one scale."""
+    table = means(results.summary)
+    of_all_sizes = [row for row in results.nuclei if row.part == "all"]
+    for row in (*results.classifier, *of_all_sizes):
+        if row.value is not None:
+            table.setdefault(row.data, {}).setdefault(row.method, {})[row.metric] = row.value
     return table
-
-
-def _add(table: dict[str, dict[str, dict[str, float]]], row: TaskRow, metric: str) -> None:
-    if row.value is not None:
-        table.setdefault(row.data, {}).setdefault(row.method, {})[metric] = row.value
 
 
 def suite_tables(runs: Sequence[SuiteScores], order: Sequence[str]) -> str:

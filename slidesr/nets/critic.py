@@ -103,11 +103,13 @@ def critic_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
     raise ValueError(f"loss {kind!r} is not one of {ADVERSARIAL_LOSSES}")
 
 
-def adversarial_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """The generator's loss, from scores f32[n]; only "relativistic" depends on those of `real`."""
-    if kind == "relativistic":
-        return F.softplus(real - fake).mean()
-    return -fake.mean()
+def adversarial_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
+    """The generator's loss, from scores f32[n]; only "relativistic" needs those of `real`."""
+    if kind != "relativistic":
+        return -fake.mean()
+    if real is None:
+        raise ValueError("the relativistic loss needs the scores of real images")
+    return F.softplus(real - fake).mean()
 
 
 def gradient_penalty(

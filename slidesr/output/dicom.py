@@ -19,7 +19,7 @@ from slidesr.errors import RefusedError
 from slidesr.geometry import Size
 from slidesr.imaging.icc import srgb_profile
 from slidesr.output.metadata import Metadata, plain_text
-from slidesr.runtime.atomic_files import exchange, locked_folder, sync_folder
+from slidesr.runtime.atomic_files import exchange, holding, sync_folder
 from slidesr.runtime.names import hidden_beside
 from slidesr.runtime.paths import refuse_existing
 
@@ -59,16 +59,15 @@ def write_dicom(
     _check(output, overwrite=overwrite)
     part = hidden_beside(output, ".part")
     part.mkdir(exist_ok=True)
-    lock = locked_folder(part)
-    try:
-        for left in part.iterdir():  # from a killed run
-            left.unlink()
-        _convert(source, part, size, metadata)
-        check(part)
-        _publish(part, output)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        os.close(lock)
+    with holding(part):
+        try:
+            for left in part.iterdir():  # from a killed run
+                left.unlink()
+            _convert(source, part, size, metadata)
+            check(part)
+            _publish(part, output)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return output
 
 

@@ -52,6 +52,16 @@ def exchange(a: Path, b: Path) -> None:
     aside.rename(a)
 
 
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Holds the lock of `locked_folder` in the body; raises BusyError as it does."""
+    lock = locked_folder(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 def locked_folder(path: Path) -> int:
     """A descriptor of the folder that holds an exclusive lock until it is closed.
 

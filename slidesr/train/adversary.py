@@ -67,16 +67,18 @@ class Adversary:
         """Computes the generator's weighted losses that depend on the critic."""
         losses = {}
         with _frozen(self.critic), mixed_precision(real.device):
-            maps = self.critic.features(fake)
-            with torch.no_grad():
-                targets = self.critic.features(real)
+            maps, targets = self.critic.features(fake), []
+            is_relative = bool(weights.adversarial_weight) and self._recipe.loss == "relativistic"
+            if is_relative or weights.feature_matching_weight:
+                with torch.no_grad():
+                    targets = self.critic.features(real)
             if weights.adversarial_weight:
                 if self._recipe.reaches_generator:
                     scored = maps
                 else:
                     scored = [part.detach() for part in maps]
-                scores = (self.critic.score(each) for each in (targets, scored))
-                loss = adversarial_loss(self._recipe.loss, *scores)
+                goal = self.critic.score(targets) if is_relative else None
+                loss = adversarial_loss(self._recipe.loss, goal, self.critic.score(scored))
                 losses["adversarial"] = weights.adversarial_weight * loss
             if weights.feature_matching_weight:
                 matched = feature_matching(maps, targets)

@@ -72,10 +72,11 @@ class Objective:
             losses["border"] = recipe.border_weight * border_loss(output, high, self._window_px)
         if recipe.total_variation_weight:
             losses["total_variation"] = recipe.total_variation_weight * total_variation(output)
-        for network in self._networks:
+        if self._networks:
             with mixed_precision(output.device):
-                distance = self._distances[network.loss](self.pooled(output), self.pooled(high))
-                losses[network.loss] = network.weight * distance
+                shown = self.pooled(output), self.pooled(high)
+                for network in self._networks:
+                    losses[network.loss] = network.weight * self._distances[network.loss](*shown)
         return losses
 
     def gradient(
@@ -143,11 +144,11 @@ def _distance(
     if network.loss == "vgg19" and vgg19 is not None:
         features = vgg19_features(vgg19, normalised=recipe.vgg19_normalised)
         return PerceptualLoss(features, [1.0]).to(device)
-    weights = recipe.lite0_stages if network.loss == "lite0" else None
     if network.loss == "lite0":
         stages = efficientnet_lite(0).to(device, memory_format=training_format(device))  # type: ignore[call-overload]
+        weights: tuple[float, ...] | None = recipe.lite0_stages
     else:
-        stages = read_encoder(find_encoder())[1].to(device)
+        stages, weights = read_encoder(find_encoder())[1].to(device), None
     stages.requires_grad_(False).eval()
 
     def distance(output: Tensor, high: Tensor) -> Tensor:

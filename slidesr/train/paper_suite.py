@@ -14,10 +14,22 @@ from itertools import product
 
 from slidesr.train.recipe import Recipe, find_recipe, recipe_from_toml
 
-_SEEDS = {4: (0, 1, 2)}  # of the fidelity stage
-_SHARE = {4: 1.0}  # of the patches of the recipes at x4
-_OTHER_SHARE = 0.25
-_PATCH_PX = {4: 128, 2: 64, 8: 128, 16: 128}  # by scale, in the order of the runs
+
+@dataclass(frozen=True)
+class _Budget:
+    """What all networks get at one scale."""
+
+    patch_px: int = 128
+    share: float = 0.25  # of the patches of the recipes at x4
+    seeds: tuple[int, ...] = (0,)  # of the fidelity stage; the GAN stage has the first
+
+
+_BUDGETS = {  # by scale, in the order of the runs
+    4: _Budget(share=1.0, seeds=(0, 1, 2)),
+    2: _Budget(patch_px=64),
+    8: _Budget(),
+    16: _Budget(),
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +69,8 @@ class SuiteRun:
 def paper_runs() -> Iterator[SuiteRun]:
     """Lists the runs of each scale: first both stages of one seed, then fidelity by other seeds."""
     kinds = [(name, batch) for name, network in NETWORKS.items() for batch in network.batches]
-    for scale in _PATCH_PX:
-        first, *others = _SEEDS.get(scale, (0,))
+    for scale, budget in _BUDGETS.items():
+        first, *others = budget.seeds
         for network, batch in kinds:
             fidelity = _run(network, scale, batch, first)
             yield fidelity
@@ -75,12 +87,11 @@ def _run(
     AdamW's learning rate grows with the root of the batch (Malladi et al. 2022, arXiv 2205.10287),
     and the average of the weights is over as many patches.
     """
-    base = _at_x4(network, is_gan=start is not None)
+    base, budget = _at_x4(network, is_gan=start is not None), _BUDGETS[scale]
     own_batch = 1 if batch == 1 else base.batch
     ratio = own_batch / base.batch
-    share = _SHARE.get(scale, _OTHER_SHARE)
-    patches = round(base.patches * share / base.batch) * base.batch
-    window = min(base.generator.window, _PATCH_PX[scale] // scale)
+    patches = round(base.patches * budget.share / base.batch) * base.batch
+    window = min(base.generator.window, budget.patch_px // scale)
     optimizer = replace(
         base.optimizer,
         learning_rate=base.optimizer.learning_rate * math.sqrt(ratio),
@@ -96,7 +107,7 @@ def _run(
         batch=own_batch,
         seed=seed,
         validate_every=patches,
-        data=replace(base.data, patch_px=_PATCH_PX[scale]),
+        data=replace(base.data, patch_px=budget.patch_px),
         optimizer=optimizer,
     )
     return SuiteRun(network, batch, recipe, start)

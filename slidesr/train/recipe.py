@@ -110,12 +110,12 @@ class LossRecipe:
             raise ValueError(
                 f"lite0_stages {self.lite0_stages!r} are not five weights of at least 0"
             )
+        if self.balanced and not self.pixel_weight:
+            raise ValueError("balanced: the other losses are weighed against a pixel_weight of 0")
         of_critic = {
             "adversarial_weight",
             "feature_matching_weight",
         }  # may start late, or never apply
-        if self.balanced and not self.pixel_weight:
-            raise ValueError("balanced: the other losses are weighed against a pixel_weight of 0")
         if not any(value for key, value in weights.items() if key not in of_critic):
             raise ValueError(
                 "no loss has a weight except the critic's: set pixel_weight, for example"

@@ -94,7 +94,8 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteRequest:
         )
 
     monkeypatch.setattr(paper_suite, "_at_x4", tiny)
-    monkeypatch.setitem(paper_suite._PATCH_PX, 4, 16)
+    budgets = paper_suite._BUDGETS
+    monkeypatch.setitem(budgets, 4, replace(budgets[4], patch_px=16))
     sources = sources_in(tmp_path, side_px=64)
     test = tmp_path / "test" / "ihc"
     test.mkdir(parents=True)
