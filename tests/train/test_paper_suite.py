@@ -205,6 +205,8 @@ def test_the_command_needs_images_and_no_recipe(
     assert run_cli(["train", "wa-srgan-x4", *folders, "--only", "a"]) == 2
     assert "--test" in capsys.readouterr().err
     folders += ["--test", str(request_.test), "-o", str(request_.out)]
+    for extra in (["--patches", "9"], ["--resume"], ["--no-score"]):
+        assert run_cli(["train", "--suite", "paper", *folders, *extra]) == 2
     assert run_cli(["train", "--suite", "paper", *folders, "--only", f"{WN}-fidelity"]) == 0
     assert capsys.readouterr().out.strip() == str(request_.out / "tables.md")
 

