@@ -26,7 +26,7 @@ from slidesr.train.encoder.scores import score_encoder
 from slidesr.train.encoder.training import EncoderProgress, EncoderRecipe, train_encoder
 from slidesr.train.initial_weights import spec_of_start
 from slidesr.train.loop import Sources, Trained, TrainingProgress, as_stored, train
-from slidesr.train.objective import perceptual_networks
+from slidesr.train.objective import pretrained_networks
 from slidesr.train.pace import Control
 from slidesr.train.recipe import Recipe, any_recipe_from_toml, find_recipe, without_critic
 
@@ -177,7 +177,8 @@ def _checked_runs(plan: Recipe, sources: Sources, options: TrainingOptions) -> l
     runs = runs_to(plan, sources.out, from_scratch=options.from_scratch, resume=options.resume)
     spec_of_start(runs[0].recipe.start)
     for run in runs:
-        perceptual_networks(run.recipe.loss, _sources_of(run, sources).vgg19)
+        recipe, vgg19 = run.recipe, _sources_of(run, sources).vgg19
+        pretrained_networks(recipe.loss, recipe.critic, vgg19)
         if not options.resume:
             refuse_mixing_runs(run.out)
     return runs

@@ -1,4 +1,4 @@
-"""The critic of WA-SRGAN (Shahidi, IEEE Access 2021) and the adversarial losses.
+"""The critic of WA-SRGAN (Shahidi, IEEE Access 2021), one of feature maps, adversarial losses.
 
 Scores are unbounded and higher for images that look real. The losses are "wasserstein", as in
 WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028), "hinge" (Lim and Ye 2017, arXiv 1705.02894) and
@@ -76,6 +76,39 @@ class Critic(nn.Module):
         return scores.squeeze(1)
 
 
+class MapCritic(nn.Module):
+    """Maps f32[n, c, h, w] of a frozen network, one for each of `depths` c -> f32[n] scores.
+
+    A projected critic (Sauer et al. 2021, arXiv 2111.01007): each map has a small network of its
+    own, of `channels`, which scores every place. The score of an image is the mean over places and
+    maps. Without its random projections, as the maps here are narrow.
+    """
+
+    def __init__(self, depths: Sequence[int], spec: CriticSpec) -> None:
+        super().__init__()
+        c, norm = spec.channels, spec.norm
+        self.bodies = nn.ModuleList(
+            nn.Sequential(*_conv(depth, c, norm, size=1), *_conv(c, c, norm)) for depth in depths
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(c, 1, 1) for _ in depths)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        return self.score(self.features(*maps))
+
+    def features(self, *maps: Tensor) -> list[Tensor]:
+        """A map for each of `maps`: inputs of `score` and `feature_matching`."""
+        return [body(part) for body, part in zip(self.bodies, maps, strict=True)]
+
+    def score(self, features: Sequence[Tensor]) -> Tensor:
+        """Scores f32[n], in full precision even under autocast, as their differences are small."""
+        with torch.autocast(features[0].device.type, enabled=False):
+            scores = [
+                head(part.to(_full_precision(part))).mean((1, 2, 3))
+                for head, part in zip(self.heads, features, strict=True)
+            ]
+        return torch.stack(scores).mean(0)
+
+
 class _GlobalAttention(SelfAttention):
     """SAGAN's self-attention (Zhang et al. 2019, arXiv 1805.08318) over the whole map.
 
@@ -113,15 +146,16 @@ def adversarial_loss(kind: str, real: Tensor | None, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor],
-    real: Tensor,
-    fake: Tensor,
+    critic: Callable[..., Tensor],
+    real: Tensor | Sequence[Tensor],
+    fake: Tensor | Sequence[Tensor],
     *,
     mix: str = "uniform",
     rng: torch.Generator | None = None,
 ) -> Tensor:
     """Penalises gradient norms other than 1 between real and fake images (WGAN-GP, eq. 3).
 
+    Images, or the maps of images for a critic that takes several.
     Two-sided, in full precision even under autocast, and differentiable only with respect to the
     critic's parameters. `mix` is the distribution of the interpolation weight between fake (0) and
     real (1): "uniform" as in WGAN-GP, or "normal" as in the code published with WA-SRGAN, which
@@ -129,21 +163,27 @@ def gradient_penalty(
     """
     if mix not in _DRAW:
         raise ValueError(f"mix {mix!r} is not one of 'uniform', 'normal'")
-    with torch.autocast(real.device.type, enabled=False):
-        full = _full_precision(real)
-        weight = _DRAW[mix](len(real), 1, 1, 1, generator=rng).to(real.device, full)
-        between = torch.lerp(fake.detach().to(full), real.detach().to(full), weight)
+    reals, fakes = _maps(real), _maps(fake)
+    with torch.autocast(reals[0].device.type, enabled=False):
+        full = _full_precision(reals[0])
+        weight = _DRAW[mix](len(reals[0]), 1, 1, 1, generator=rng).to(reals[0].device, full)
+        between = [
+            torch.lerp(generated.detach().to(full), original.detach().to(full), weight)
+            for generated, original in zip(fakes, reals, strict=True)
+        ]
         norms = _gradient_norms(critic, between)
         return F.mse_loss(norms, torch.ones_like(norms))
 
 
-def zero_centred_penalty(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def zero_centred_penalty(
+    critic: Callable[..., Tensor], images: Tensor | Sequence[Tensor]
+) -> Tensor:
     """The mean squared gradient norm at these images (Mescheder et al. 2018, arXiv 1801.04406).
 
     R1 if they are real, R2 if generated (eqs. 9 and 10, without the factor gamma / 2). In full
     precision, and differentiable only with respect to the critic's parameters.
     """
-    norms = _gradient_norms(critic, images.detach())
+    norms = _gradient_norms(critic, [part.detach() for part in _maps(images)])
     return norms.square().mean()
 
 
@@ -159,12 +199,17 @@ def feature_matching(output: Sequence[Tensor], high: Sequence[Tensor]) -> Tensor
     return torch.stack(distances).sum()
 
 
-def _gradient_norms(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def _maps(images: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [images] if isinstance(images, Tensor) else images
+
+
+def _gradient_norms(critic: Callable[..., Tensor], maps: Sequence[Tensor]) -> Tensor:
     """Norms f32[n] of the gradients of each image's score, differentiable once more."""
-    with torch.autocast(images.device.type, enabled=False):
-        place = images.to(_full_precision(images)).requires_grad_()
-        (gradients,) = torch.autograd.grad(critic(place).sum(), place, create_graph=True)
-        norms: Tensor = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
+    with torch.autocast(maps[0].device.type, enabled=False):
+        places = [part.to(_full_precision(part)).requires_grad_() for part in maps]
+        gradients = torch.autograd.grad(critic(*places).sum(), places, create_graph=True)
+        flat = torch.cat([part.flatten(1) for part in gradients], dim=1)
+        norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
         return norms
 
 
@@ -173,8 +218,10 @@ def _stage(channels: int, wider: int, norm: str) -> list[nn.Module]:
     return [*_conv(channels, wider, norm), *_conv(wider, wider, norm, stride=2)]
 
 
-def _conv(channels: int, wider: int, norm: str, *, stride: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, wider, 3, stride=stride, padding=1)
+def _conv(
+    channels: int, wider: int, norm: str, *, stride: int = 1, size: int = 3
+) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, wider, size, stride=stride, padding=size // 2)
     if norm == "batch":
         return [conv, nn.BatchNorm2d(wider), nn.PReLU()]
     return [weight_norm(conv) if norm == "weight" else conv, nn.PReLU()]

@@ -5,11 +5,11 @@ Images are f32 or bf16 [n, 3, h, w] in 0..1; every loss is an fp32 scalar, with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 _PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": F.l1_loss,
@@ -95,61 +95,8 @@ def border_loss(output: Tensor, high: Tensor, window_px: int) -> Tensor:
     return step.abs().mean() if step.numel() else error.new_zeros(())
 
 
-class PerceptualLoss(nn.Module):
-    """The distance between two images' features in a frozen network, a weighted sum over its maps.
-
-    `network` maps images to one feature map per weight; a module is frozen and moves with this one.
-    `distance` is "mse" (Johnson et al. 2016, arXiv 1603.08155, eq. 2) or "l1". `unit_length`
-    normalises the feature vector at each position first (LPIPS, arXiv 1801.03924, eq. 1), so that
-    strong features do not dominate.
-    """
-
-    def __init__(
-        self,
-        network: Callable[[Tensor], Sequence[Tensor]],
-        weights: Sequence[float],
-        *,
-        distance: str = "mse",
-        unit_length: bool = False,
-    ) -> None:
-        super().__init__()
-        if distance not in ("mse", "l1"):
-            raise ValueError(f"distance {distance!r} is not one of 'mse', 'l1'")
-        self.network = network
-        self.weights, self.distance, self.unit_length = tuple(weights), distance, unit_length
-        self.train(False).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> PerceptualLoss:
-        """Stays in evaluation mode, whatever the mode of the parent module."""
-        return super().train(False)
-
-    def forward(self, output: Tensor, high: Tensor) -> Tensor:
-        maps = self._maps(output)
-        if len(maps) != len(self.weights):
-            raise ValueError(f"{len(self.weights)} weights for a network of {len(maps)} maps")
-        with torch.no_grad():
-            targets = self._maps(high)
-        losses = [
-            weight * _PIXEL_LOSSES[self.distance](ours, theirs)
-            for weight, ours, theirs in zip(self.weights, maps, targets, strict=True)
-        ]
-        return torch.stack(losses).sum()
-
-    def _maps(self, image: Tensor) -> list[Tensor]:
-        maps = [part.float() for part in self.network(image)]
-        return [_unit_length(part) for part in maps] if self.unit_length else maps
-
-
 def _sum_and_step(x: Tensor, dim: int, gap_px: int) -> tuple[Tensor, Tensor]:
     """Sum and difference of pixels `gap_px` apart along `dim`, both divided by sqrt(2)."""
     length = x.shape[dim] - gap_px
     near, far = x.narrow(dim, 0, length), x.narrow(dim, gap_px, length)
     return (near + far) * 0.5**0.5, (near - far) * 0.5**0.5
-
-
-def _unit_length(features: Tensor) -> Tensor:
-    """[n, c, h, w] with the vector at each position scaled to length 1.
-
-    The epsilon bounds the gradient where all features are zero, as on empty glass.
-    """
-    return features * torch.rsqrt(features.square().sum(1, keepdim=True) + 1e-6)

@@ -230,20 +230,20 @@ def _step(
     with mixed_precision(world.device):
         made = parts.enlarge(low[0]).float()
     output = made.detach().requires_grad_()  # each loss has a gradient of its own here
-    losses = parts.objective.losses(output, high[0], low[0])
+    objective = parts.objective
+    truth, shown = objective.seen(high[0]), objective.seen(output)
+    losses = objective.losses(shown, truth, low[0])
     critic_losses: dict[str, Tensor] = {}
     if parts.adversary and recipe.critic and patches >= recipe.critic.begins_after:
         step = patches // recipe.batch * recipe.critic.steps
-        pooled = parts.objective.pooled
         for real, given in zip(high[1:], low[1:], strict=True):
             with torch.no_grad(), mixed_precision(world.device):
-                fake = parts.enlarge(given).float()
-            parts.adversary.learn(pooled(real), pooled(fake), step)
+                fake = objective.seen(parts.enlarge(given).float())
+            parts.adversary.learn(objective.seen(real), fake, step)
             step += 1
-        real, fake = pooled(high[0]), pooled(output)
-        critic_losses = parts.adversary.learn(real, fake.detach(), step)
-        losses |= parts.adversary.losses(real, fake, recipe.loss)
-    gradient, norms = parts.objective.gradient(losses, output)
+        critic_losses = parts.adversary.learn(truth, shown.detached(), step)
+        losses |= parts.adversary.losses(truth, shown, recipe.loss)
+    gradient, norms = objective.gradient(losses, output)
     parts.optimizer.zero_grad(set_to_none=True)
     made.backward(gradient)  # type: ignore[no-untyped-call]
     world.average_gradients(parts.generator)
@@ -285,7 +285,13 @@ def _built_parts(recipe: Recipe, sources: Sources, world: World) -> _Parts:
             weight_decay=recipe.optimizer.weight_decay,
             fused=world.device.type == "cuda",
         ),
-        objective=Objective(recipe.loss, recipe.generator, world.device, sources.vgg19),
+        objective=Objective(
+            recipe.loss,
+            recipe.generator,
+            world.device,
+            critic=recipe.critic,
+            vgg19=sources.vgg19,
+        ),
         adversary=Adversary(recipe.critic, world, recipe.seed) if recipe.critic else None,
     )
 

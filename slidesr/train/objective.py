@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from slidesr.errors import RefusedError
 from slidesr.model.device import mixed_precision, training_format
@@ -17,7 +17,6 @@ from slidesr.model.weights import find_encoder, read_encoder
 from slidesr.nets.encoder import distance_of_maps
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.losses import (
-    PerceptualLoss,
     border_loss,
     colour_consistency,
     frequency_loss,
@@ -25,40 +24,72 @@ from slidesr.nets.losses import (
     pixel_loss,
     total_variation,
 )
-from slidesr.train.recipe import LossRecipe
+from slidesr.train.recipe import CriticRecipe, LossRecipe
 
-_Distance = Callable[[Tensor, Tensor], Tensor]
 _LEAST_NORM = 1e-12  # of a gradient, where images are equal
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image f32[n, 3, h, w] in 0..1, pooled, and its maps in the frozen networks."""
+
+    image: Tensor
+    pooled: Tensor
+    maps: Mapping[str, Sequence[Tensor]]  # by the name of the network's loss
+
+    def detached(self) -> Seen:
+        maps = {name: [part.detach() for part in parts] for name, parts in self.maps.items()}
+        return Seen(self.image.detach(), self.pooled.detach(), maps)
 
 
 class Objective:
     """Compares a generator's output with the high-resolution target.
 
-    `loss_networks` names the pretrained networks in its losses.
+    `loss_networks` names the pretrained networks in its losses, with that of the critic.
     """
 
     def __init__(
-        self, recipe: LossRecipe, spec: GeneratorSpec, device: torch.device, vgg19: Path | None
+        self,
+        recipe: LossRecipe,
+        spec: GeneratorSpec,
+        device: torch.device,
+        *,
+        critic: CriticRecipe | None = None,
+        vgg19: Path | None = None,
     ) -> None:
         self._recipe, self._scale = recipe, spec.scale
         self._window_px = spec.grid_px * spec.scale
-        self._networks = perceptual_networks(recipe, vgg19)
-        self.loss_networks = tuple(network.name for network in self._networks)
-        self._distances = {
-            network.loss: _distance(network, recipe, device, vgg19) for network in self._networks
+        chosen = pretrained_networks(recipe, critic, vgg19)
+        self.loss_networks = tuple(network.name for network in chosen)
+        self._networks = {
+            network.loss: _frozen(network, recipe, vgg19).to(
+                device,
+                memory_format=training_format(device),  # type: ignore[call-overload]
+            )
+            for network in chosen
         }
+        self._perceptual = {network.loss: network.weight for network in chosen if network.weight}
         self._shares = {
-            **{network.loss: network.weight for network in self._networks},
+            **self._perceptual,
             "adversarial": recipe.adversarial_weight,
             "feature_matching": recipe.feature_matching_weight,
         }
 
-    def losses(self, output: Tensor, high: Tensor, low: Tensor) -> dict[str, Tensor]:
-        """Computes each weighted loss by name.
+    def seen(self, image: Tensor) -> Seen:
+        """What the critic and the networks see of an image f32[n, 3, h, w] in 0..1.
 
-        `output` and `high` are f32[n, 3, h, w] in 0..1; `low` is the generator's input.
+        They see it average-pooled by `judged_px`. At large scales the finest pixels cannot be
+        predicted, and a periodic pattern in them is the cheapest way to lower a texture loss.
+        Pooling hides these pixels from the loss.
         """
-        recipe = self._recipe
+        pooled = F.avg_pool2d(image, self._recipe.judged_px)
+        with mixed_precision(image.device):
+            maps = {name: network(pooled) for name, network in self._networks.items()}
+        return Seen(image, pooled, maps)
+
+    def losses(self, made: Seen, truth: Seen, low: Tensor) -> dict[str, Tensor]:
+        """Computes each weighted loss by name, of an output made from the input `low`."""
+        recipe, output, high = self._recipe, made.image, truth.image
         losses = {}
         if recipe.pixel_weight:
             losses["pixel"] = recipe.pixel_weight * pixel_loss(recipe.pixel, output, high)
@@ -72,12 +103,15 @@ class Objective:
             losses["border"] = recipe.border_weight * border_loss(output, high, self._window_px)
         if recipe.total_variation_weight:
             losses["total_variation"] = recipe.total_variation_weight * total_variation(output)
-        if self._networks:
-            with mixed_precision(output.device):
-                shown = self.pooled(output), self.pooled(high)
-                for network in self._networks:
-                    losses[network.loss] = network.weight * self._distances[network.loss](*shown)
+        for name, weight in self._perceptual.items():
+            losses[name] = weight * self._distance(name, made.maps[name], truth.maps[name])
         return losses
+
+    def _distance(self, name: str, made: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
+        if name == "vgg19":  # Johnson et al. 2016, arXiv 1603.08155, eq. 2
+            return pixel_loss("mse", made[0], truth[0])
+        stages = self._recipe.lite0_stages if name == "lite0" else None
+        return distance_of_maps(made, truth, stages).mean()
 
     def gradient(
         self, losses: Mapping[str, Tensor], output: Tensor
@@ -99,61 +133,46 @@ class Objective:
                     gradients[name] *= weight * unit / norms[name].clamp(min=_LEAST_NORM)
         return torch.stack(list(gradients.values())).sum(0), norms
 
-    def pooled(self, image: Tensor) -> Tensor:
-        """Average-pools an image by `judged_px`, as input to the critic and perceptual network.
-
-        At large scales the finest pixels cannot be predicted, and a periodic pattern in them is the
-        cheapest way to lower a texture loss. Pooling hides these pixels from the loss.
-        """
-        return F.avg_pool2d(image, self._recipe.judged_px)
-
 
 @dataclass(frozen=True)
-class PerceptualNetwork:
-    """A pretrained network of a recipe's losses: the name of its loss, its own, and the weight."""
+class PretrainedNetwork:
+    """The name of its loss, its own, and its weight there, 0 if it serves the critic alone."""
 
     loss: str
     name: str
     weight: float
 
 
-def perceptual_networks(recipe: LossRecipe, vgg19: Path | None) -> list[PerceptualNetwork]:
+def pretrained_networks(
+    recipe: LossRecipe, critic: CriticRecipe | None, vgg19: Path | None
+) -> list[PretrainedNetwork]:
     """Chooses the networks of the perceptual losses: VGG19 if its weights are given, else others.
 
-    Raises RefusedError if VGG19's weights are missing or not used.
+    And that whose maps the critic sees. Raises RefusedError if VGG19's weights are missing or not
+    used.
     """
-    if vgg19 is not None:
-        if not recipe.vgg19_weight:
-            raise RefusedError(f"{vgg19}: not used: the recipe sets no vgg19_weight")
-        return [PerceptualNetwork("vgg19", "VGG19", recipe.vgg19_weight)]
-    others = [
-        PerceptualNetwork("lite0", "EfficientNet-Lite0", recipe.lite0_weight),
-        PerceptualNetwork("perceptual", "histology encoder", recipe.perceptual_weight),
-    ]
-    chosen = [network for network in others if network.weight]
-    if recipe.vgg19_weight and not chosen:
+    if vgg19 is not None and not recipe.vgg19_weight:
+        raise RefusedError(f"{vgg19}: not used: the recipe sets no vgg19_weight")
+    lite0 = PretrainedNetwork("lite0", "EfficientNet-Lite0", recipe.lite0_weight)
+    encoder = PretrainedNetwork("perceptual", "histology encoder", recipe.perceptual_weight)
+    chosen = [network for network in (lite0, encoder) if network.weight]
+    if recipe.vgg19_weight and vgg19 is None and not chosen:
         raise RefusedError(
             "the recipe's perceptual loss needs VGG19: give its weights with --vgg19"
         )
+    if vgg19 is not None:
+        chosen = [PretrainedNetwork("vgg19", "VGG19", recipe.vgg19_weight)]
+    if critic and critic.sees == "lite0" and lite0 not in chosen:
+        chosen.append(replace(lite0, weight=0.0))
     return chosen
 
 
-def _distance(
-    network: PerceptualNetwork, recipe: LossRecipe, device: torch.device, vgg19: Path | None
-) -> _Distance:
+def _frozen(network: PretrainedNetwork, recipe: LossRecipe, vgg19: Path | None) -> nn.Module:
+    stages: nn.Module
     if network.loss == "vgg19" and vgg19 is not None:
-        features = vgg19_features(vgg19, normalised=recipe.vgg19_normalised)
-        return PerceptualLoss(features, [1.0]).to(device)
-    if network.loss == "lite0":
-        stages = efficientnet_lite(0).to(device, memory_format=training_format(device))  # type: ignore[call-overload]
-        weights: tuple[float, ...] | None = recipe.lite0_stages
+        stages = vgg19_features(vgg19, normalised=recipe.vgg19_normalised)
+    elif network.loss == "lite0":
+        stages = efficientnet_lite(0)
     else:
-        stages, weights = read_encoder(find_encoder())[1].to(device), None
-    stages.requires_grad_(False).eval()
-
-    def distance(output: Tensor, high: Tensor) -> Tensor:
-        with torch.no_grad():
-            targets = stages(high)
-        return distance_of_maps(stages(output), targets, weights).mean()
-
-    return distance
+        stages = read_encoder(find_encoder())[1]
+    return stages.requires_grad_(False).eval()

@@ -126,6 +126,7 @@ class LossRecipe:
 class CriticRecipe:
     """The critic and its training; by default WGAN-GP (Gulrajani 2017, arXiv 1704.00028)."""
 
+    sees: str = "pixels"  # or "lite0": the maps of EfficientNet-Lite0 (arXiv 2111.01007)
     norm: str = "weight"
     channels: int = 64
     loss: str = "wasserstein"  # or "hinge", "relativistic"
@@ -140,6 +141,8 @@ class CriticRecipe:
     reaches_generator: bool = True  # False as in the published code: gradients are detached
 
     def __post_init__(self) -> None:
+        if self.sees not in ("pixels", "lite0"):
+            raise ValueError(f"sees {self.sees!r} is not one of 'pixels', 'lite0'")
         if self.penalty_mix not in ("uniform", "normal"):
             raise ValueError(f"penalty_mix {self.penalty_mix!r} is not one of 'uniform', 'normal'")
         if self.loss not in ADVERSARIAL_LOSSES:

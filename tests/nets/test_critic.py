@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from slidesr.nets.critic import (
     ADVERSARIAL_LOSSES,
     Critic,
     CriticSpec,
+    MapCritic,
     adversarial_loss,
     critic_loss,
     feature_matching,
@@ -417,6 +418,70 @@ def test_the_zero_centred_penalty_is_taken_at_the_images_and_for_the_critic_alon
     descend(zero_centred_penalty(network, images))
     assert images.grad is None
     assert any(parameter.grad is not None for parameter in network.parameters())
+
+
+# A critic of feature maps
+
+
+def make_map_critic(norm: str = "weight") -> MapCritic:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MapCritic((3, 5), CriticSpec(norm, channels=8))
+
+
+def maps_of_images(*sides: int, seed: int = 0) -> list[Tensor]:
+    return [
+        noise(2, depth, side, side, seed=seed) for depth, side in zip((3, 5), sides, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_score_is_the_mean_over_maps_of_the_means_over_places(norm: str) -> None:
+    critic = make_map_critic(norm).eval()
+    maps = maps_of_images(8, 4)
+    features = critic.features(*maps)
+    assert [tuple(part.shape) for part in features] == [(2, 8, 8, 8), (2, 8, 4, 4)]
+    by_map = [
+        (head.weight.reshape(1, 8, 1, 1) * part).sum(1).mean((1, 2)) + head.bias
+        for head, part in zip(cast("Any", critic.heads), features, strict=True)
+    ]
+    torch.testing.assert_close(critic(*maps), (by_map[0] + by_map[1]) / 2)
+
+
+@pytest.mark.parametrize("norm", ["weight", "none"])
+def test_a_critic_of_maps_scores_each_image_alone(norm: str) -> None:
+    critic, maps = make_map_critic(norm), maps_of_images(8, 4)
+    alone = torch.cat([critic(*(part[index : index + 1] for part in maps)) for index in (0, 1)])
+    torch.testing.assert_close(critic(*maps), alone)
+
+
+def test_a_critic_of_maps_wants_as_many_as_it_was_made_for() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        make_map_critic()(noise(2, 3, 8, 8))
+
+
+def test_penalties_are_of_the_slope_over_all_maps() -> None:
+    """3 and 4 along one map each make 5; both maps of an image lie equally far between."""
+    real, fake = maps_of_images(4, 2), maps_of_images(4, 2, seed=1)
+    seen: list[list[Tensor]] = []
+
+    def critic(*maps: Tensor) -> Tensor:
+        seen.append([part.detach() for part in maps])
+        return 3 * maps[0][:, 0, 0, 0] + 4 * maps[1][:, 2, 1, 1]
+
+    penalty = gradient_penalty(critic, real, fake, rng=seeded(0))
+    torch.testing.assert_close(penalty, torch.tensor((5.0 - 1) ** 2))
+    torch.testing.assert_close(zero_centred_penalty(critic, real), torch.tensor(25.0))
+    weights = [
+        (part - generated) / (original - generated)
+        for part, generated, original in zip(seen[0], fake, real, strict=True)
+    ]
+    for index in (0, 1):
+        weight = weights[0][index].mean()
+        for part in weights:
+            torch.testing.assert_close(
+                part[index], weight.expand_as(part[index]), atol=1e-3, rtol=0
+            )
 
 
 def test_feature_matching_by_hand() -> None:

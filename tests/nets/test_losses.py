@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from slidesr.errors import RefusedError
 from slidesr.model.imagenet import vgg19_features
 from slidesr.nets.losses import (
-    PerceptualLoss,
     border_loss,
     colour_consistency,
     frequency_loss,
@@ -34,8 +33,6 @@ TWO_IMAGE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "frequency": frequency_loss,
     "border": lambda made, high: border_loss(made, high, 8),
     "colour": lambda made, high: colour_consistency(made, high[:, :, ::2, ::2], 2),
-    "perceptual": PerceptualLoss(lambda x: [x, x**2], [1.0, 2.0]),
-    "perceptual, unit": PerceptualLoss(lambda x: [x - 0.5], [1.0], distance="l1", unit_length=True),
 }
 # torchvision.models.vgg19().features: where its convolutions stand, and what they take and give
 VGG19 = {
@@ -254,99 +251,6 @@ def test_a_single_window_has_no_border() -> None:
 # Features
 
 
-class Features(nn.Module):
-    """Two maps, and layers that a perceptual loss must keep still."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.second = nn.Conv2d(4, 5, 3, stride=2)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        first = self.norm(self.first(x)).relu()
-        return [first, self.second(first)]
-
-
-@pytest.fixture
-def features() -> Features:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Features()
-
-
-@pytest.mark.parametrize("unit_length", [False, True])
-@pytest.mark.parametrize(("distance", "power"), [("mse", 2), ("l1", 1)])
-def test_the_perceptual_loss_is_a_weighted_sum(
-    distance: str, power: int, unit_length: bool, features: Features
-) -> None:
-    loss = PerceptualLoss(features, [1.0, 0.25], distance=distance, unit_length=unit_length)
-    made, high = noise(2, 3, 9, 9), noise(2, 3, 9, 9, seed=1)
-    expected = 0.0
-    for weight, ours, theirs in zip([1.0, 0.25], features(made), features(high), strict=True):
-        if unit_length:
-            ours, theirs = (
-                part / np.sqrt((part**2).sum(1, keepdims=True) + 1e-6)
-                for part in (ours.detach().numpy(), theirs.detach().numpy())
-            )
-        else:
-            ours, theirs = ours.detach().numpy(), theirs.detach().numpy()
-        expected += weight * float(np.mean(np.abs(ours - theirs) ** power))
-    assert float(loss(made, high)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_feature_network_stays_frozen(features: Features) -> None:
-    loss = PerceptualLoss(features, [1.0, 1.0])
-    nn.Sequential(loss).train()
-    made = noise(2, 3, 8, 8).requires_grad_()
-    before = {name: value.clone() for name, value in features.state_dict().items()}
-    loss(made, noise(2, 3, 8, 8, seed=1)).backward()
-    assert made.grad is not None
-    assert made.grad.any()
-    assert not features.training
-    assert not features.norm.training
-    assert all(parameter.grad is None for parameter in features.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in features.state_dict().items())
-
-
-def test_the_true_image_gets_no_gradient(features: Features) -> None:
-    made, high = (noise(1, 3, 8, 8, seed=seed).requires_grad_() for seed in (1, 2))
-    loss = PerceptualLoss(features, [1.0, 1.0])
-    ours, theirs = torch.autograd.grad(loss(made, high), [made, high], materialize_grads=True)
-    assert ours.any()
-    assert not theirs.any()
-    assert not slope(loss(made, made.detach()), made).any()
-
-
-def test_the_network_moves_with_its_loss(features: Features) -> None:
-    assert PerceptualLoss(features, [1.0, 1.0]).to(torch.float64).network is features
-    assert features.first.weight.dtype == torch.float64
-
-
-def test_unit_length_forgets_how_strong_features_are() -> None:
-    loss = PerceptualLoss(lambda x: [x], [1.0], unit_length=True)
-    image = 1 + noise(1, 4, 3, 3)
-    assert float(loss(5 * image, image)) == pytest.approx(0, abs=1e-9)
-
-
-def test_dead_features_of_unit_length_have_a_bounded_slope() -> None:
-    loss = PerceptualLoss(lambda x: [x], [1.0], unit_length=True)
-    dead = torch.zeros(1, 4, 3, 3, requires_grad=True)
-    assert slope(loss(dead, noise(1, 4, 3, 3)), dead).abs().max() < 1000
-
-
-def test_a_network_in_bf16_gives_an_fp32_loss() -> None:
-    loss = PerceptualLoss(lambda x: [x.bfloat16()], [1.0])
-    assert loss(noise(1, 4, 3, 3), noise(1, 4, 3, 3, seed=1)).dtype == torch.float32
-
-
-def test_a_perceptual_loss_wants_one_weight_a_map_and_a_known_distance() -> None:
-    with pytest.raises(ValueError, match="2 weights for a network of 1 maps"):
-        PerceptualLoss(lambda x: [x], [1.0, 1.0])(noise(1, 3, 2, 2), noise(1, 3, 2, 2))
-    with pytest.raises(ValueError, match="distance 'cosine' is not one of 'mse', 'l1'"):
-        PerceptualLoss(lambda x: [x], [1.0], distance="cosine")
-
-
 # VGG19
 
 
@@ -412,15 +316,6 @@ def test_normalised_vgg19_sees_images_as_it_was_trained(
         (as_published,) = published_vgg19(image)
     torch.testing.assert_close(normalised, by_hand)
     assert (normalised > 1.5 * as_published).all()
-
-
-def test_the_published_perceptual_loss(published_vgg19: nn.Module) -> None:
-    loss = PerceptualLoss(published_vgg19, [2e-6])
-    made, high = noise(2, 3, 32, 32).requires_grad_(), noise(2, 3, 32, 32, seed=1)
-    (ours,), (theirs,) = published_vgg19(made), published_vgg19(high)
-    value = loss(made, high)
-    torch.testing.assert_close(value, 2e-6 * ((ours - theirs) ** 2).mean())
-    assert slope(value, made).isfinite().all()
 
 
 def test_an_old_file_of_torch_is_read(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.train.adversary import Adversary
 from slidesr.train.data import PatchSampler
 from slidesr.train.loop import Sources, Trained, TrainingProgress
+from slidesr.train.objective import Seen
 from slidesr.train.recipe import CriticRecipe, OptimizerRecipe, Recipe, learning_rate
 
 U8 = NDArray[np.uint8]
@@ -175,9 +176,10 @@ def test_every_critic_step_has_patches_of_its_own(
     seen: list[Tensor] = []
     learn = Adversary.learn
 
-    def watched(self: Adversary, real: Tensor, fake: Tensor, *rest: Any) -> dict[str, Tensor]:
-        assert not fake.requires_grad
-        seen.append(real)
+    def watched(self: Adversary, real: Seen, fake: Seen, *rest: Any) -> dict[str, Tensor]:
+        assert not fake.image.requires_grad
+        assert not fake.pooled.requires_grad
+        seen.append(real.image)
         return learn(self, real, fake, *rest)
 
     monkeypatch.setattr(Adversary, "learn", watched)

@@ -169,6 +169,7 @@ def test_the_stage_is_gan_where_more_than_pixels_has_a_say() -> None:
         ({"critic__penalty_weight": -1}, "penalty_weight"),
         ({"critic__penalty_every": 0}, "penalty_every"),
         ({"critic__penalty_mix": "even"}, "'even'"),
+        ({"critic__sees": "stars"}, "'stars'"),
         ({"critic__begins_after": -1}, "begins_after"),
         ({"optimizer__cooldown": 1.5}, "cooldown 1.5"),
         ({"optimizer__kind": "sgd"}, "'sgd'"),

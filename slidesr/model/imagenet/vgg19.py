@@ -14,7 +14,7 @@ _VGG19_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)  # c
 
 def vgg19_features(weights: Path, *, normalised: bool, stages: bool = False) -> nn.Module:
     """VGG19 up to its last pooling (Simonyan and Zisserman 2015, arXiv 1409.1556, configuration E):
-    [n, 3, h, w] in 0..1 -> one map [n, 512, h/32, w/32], for `losses.PerceptualLoss`.
+    [n, 3, h, w] in 0..1 -> one map [n, 512, h/32, w/32].
 
     With `stages` it returns five maps instead, the inputs of the poolings, as LPIPS does with
     VGG16. `weights` is a state dict of torchvision's `vgg19`; its classifier is ignored.
