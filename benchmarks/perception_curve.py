@@ -1,0 +1,106 @@
+"""Draws what a GAN stage trades: distance against PSNR, and the power of fine detail.
+
+    slidesr benchmark DATA/test --scales 4 --precision fp32 -o OUT --model wa-srgan-x4-fidelity \\
+        --model wa-srgan-x4@0.25 --model wa-srgan-x4@0.5 --model wa-srgan-x4@0.75 \\
+        --model wa-srgan-x4
+    python benchmarks/perception_curve.py OUT wa-srgan-x4 FILE.svg [OTHER ...]
+
+One column a data set. Above, the curve goes from the fidelity weights to the GAN weights as
+`--perception` does; bicubic, and any OTHER models of OUT, are single points. Below, the power of
+detail against the original's, by the size of the detail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+_TITLES = {
+    "camelyon16_tumor073": "Camelyon16",
+    "mitos2012": "MITOS 2012",
+    "tcga_glioma": "TCGA glioma",
+}
+_BANDS = {  # metric: detail of so many pixels
+    "spectrum_16_px_db": "16-32",
+    "spectrum_8_px_db": "8-16",
+    "spectrum_4_px_db": "4-8",
+    "spectrum_2_px_db": "2-4",
+}
+_DISTANCE = "distance_lite2"
+
+Scores = dict[tuple[str, str], dict[str, float]]  # (data, method) -> metric -> mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark", type=Path, metavar="OUT")
+    parser.add_argument("model")
+    parser.add_argument("svg", type=Path)
+    parser.add_argument("others", nargs="*", metavar="OTHER")
+    chosen = parser.parse_args()
+    scores = _scores(chosen.benchmark / "summary.csv")
+    mpl.rcParams |= {"svg.hashsalt": "slidesr", "svg.fonttype": "none", "font.size": 9}
+    figure, panels = pyplot.subplots(2, len(_TITLES), figsize=(10, 6), layout="constrained")
+    for column, (data, title) in enumerate(_TITLES.items()):
+        of_data = {method: of for (where, method), of in scores.items() if where == data}
+        _draw_curve(panels[0, column], of_data, chosen.model, ["bicubic", *chosen.others])
+        methods = ["bicubic", f"{chosen.model}-fidelity", *chosen.others, chosen.model]
+        _draw_spectrum(panels[1, column], {method: of_data[method] for method in methods})
+        panels[0, column].set_title(title)
+    panels[0, 0].set_ylabel("perceptual distance (EfficientNet-Lite2)")
+    panels[1, 0].set_ylabel("power against the original's, dB")
+    panels[1, -1].legend(fontsize=7)
+    figure.savefig(chosen.svg, metadata={"Date": None})
+    print(chosen.svg)
+
+
+def _scores(summary: Path) -> Scores:
+    """The means over the images of a data set."""
+    scores: Scores = {}
+    with summary.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["part"] == "all" and row["mean"]:
+                of = scores.setdefault((row["data"], row["method"]), {})
+                of[row["metric"]] = float(row["mean"])
+    return scores
+
+
+def _draw_curve(
+    panel: Axes, scores: dict[str, dict[str, float]], model: str, others: list[str]
+) -> None:
+    shares = {0.0: f"{model}-fidelity", 1.0: model}
+    label = f"{model}, perception "
+    shares |= {
+        float(method.removeprefix(label)): method for method in scores if method.startswith(label)
+    }
+    points = [(share, *_place(scores[method])) for share, method in sorted(shares.items())]
+    panel.plot([x for _, x, _ in points], [y for _, _, y in points], "o-", color="tab:orange")
+    for share, x, y in points:
+        panel.annotate(f"{share:g}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    for method in others:
+        x, y = _place(scores[method])
+        panel.plot([x], [y], "x", color="tab:grey")
+        panel.annotate(method, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    panel.set_xlabel("PSNR, dB")
+    panel.grid(alpha=0.3)
+
+
+def _place(scores: dict[str, float]) -> tuple[float, float]:
+    return scores["psnr_db"], scores[_DISTANCE]
+
+
+def _draw_spectrum(panel: Axes, scores: dict[str, dict[str, float]]) -> None:
+    panel.axhline(0, color="black", linewidth=0.8)
+    for method, of in scores.items():
+        panel.plot(list(_BANDS.values()), [of[band] for band in _BANDS], ".-", label=method)
+    panel.set_xlabel("size of detail, px")
+    panel.grid(alpha=0.3)
+
+
+if __name__ == "__main__":
+    main()
