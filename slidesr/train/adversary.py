@@ -32,7 +32,8 @@ class Adversary:
     def __init__(self, recipe: CriticRecipe, world: World, seed: int = 0) -> None:
         self._recipe, self._world, self._seed = recipe, world, seed
         spec = CriticSpec(norm=recipe.norm, channels=recipe.channels)
-        critic = Critic(spec) if recipe.sees == "pixels" else MapCritic(LITE0_CHANNELS, spec)
+        depths = [LITE0_CHANNELS[number - 1] for number in recipe.maps]
+        critic = Critic(spec) if recipe.sees == "pixels" else MapCritic(depths, spec)
         self.critic: Critic | MapCritic = critic.to(
             world.device, memory_format=training_format(world.device)
         )  # type: ignore[call-overload]
@@ -64,8 +65,11 @@ class Adversary:
         return losses
 
     def _shown(self, seen: Seen) -> Sequence[Tensor]:
-        """What the critic sees of an image: its pixels, or its maps."""
-        return [seen.pooled] if self._recipe.sees == "pixels" else seen.maps[self._recipe.sees]
+        """What the critic sees of an image: its pixels, or some of its maps."""
+        if self._recipe.sees == "pixels":
+            return [seen.pooled]
+        maps = seen.maps[self._recipe.sees]
+        return [maps[number - 1] for number in self._recipe.maps]
 
     def _penalty(self, real: Sequence[Tensor], fake: Sequence[Tensor], step: int) -> Tensor:
         if self._recipe.penalty == "zero":

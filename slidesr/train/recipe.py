@@ -127,6 +127,7 @@ class CriticRecipe:
     """The critic and its training; by default WGAN-GP (Gulrajani 2017, arXiv 1704.00028)."""
 
     sees: str = "pixels"  # or "lite0": the maps of EfficientNet-Lite0 (arXiv 2111.01007)
+    maps: tuple[int, ...] = (1, 2, 3, 4, 5)  # which of them, from fine to coarse
     norm: str = "weight"
     channels: int = 64
     loss: str = "wasserstein"  # or "hinge", "relativistic"
@@ -143,6 +144,8 @@ class CriticRecipe:
     def __post_init__(self) -> None:
         if self.sees not in ("pixels", "lite0"):
             raise ValueError(f"sees {self.sees!r} is not one of 'pixels', 'lite0'")
+        if not self.maps or any(number not in range(1, 6) for number in self.maps):
+            raise ValueError(f"maps {self.maps!r} are not numbers from 1 to 5")
         if self.penalty_mix not in ("uniform", "normal"):
             raise ValueError(f"penalty_mix {self.penalty_mix!r} is not one of 'uniform', 'normal'")
         if self.loss not in ADVERSARIAL_LOSSES:

@@ -81,6 +81,21 @@ def test_a_critic_of_lite0s_maps_teaches_through_them() -> None:
     assert adversary.losses(truth, better, weights)["adversarial"] < before
 
 
+def test_a_critic_sees_the_maps_of_its_recipe_alone() -> None:
+    recipe = CriticRecipe(sees="lite0", maps=(2, 5), channels=8)
+    objective = Objective(LossRecipe(), SPEC, CPU, critic=recipe)
+    adversary = Adversary(recipe, World(0, 1, CPU))
+    truth, shown = (objective.seen(torch.rand(2, 3, 64, 64)) for _ in range(2))
+    for number in range(5):
+        maps = dict(shown.maps)
+        maps["lite0"] = [part * (1 + (index == number)) for index, part in enumerate(maps["lite0"])]
+        before, after = (
+            adversary.losses(truth, seen, LossRecipe(adversarial_weight=1.0))["adversarial"]
+            for seen in (shown, replace(shown, maps=maps))
+        )
+        assert torch.equal(before, after) == (number not in (1, 4))
+
+
 def test_the_critics_network_is_named_once(tmp_path: Path) -> None:
     """Judged weights are marked by it, even where no loss but the critic's comes from it."""
     critic = CriticRecipe(sees="lite0")
