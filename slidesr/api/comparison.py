@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from slidesr.benchmark.cases import cases
-from slidesr.benchmark.export import refuse_other_results, update_cards, write_results
+from slidesr.benchmark.export import refuse_cards, refuse_other_results, update_cards, write_results
 from slidesr.benchmark.judges.classifier import ClassifierRecipe
 from slidesr.benchmark.judges.perceptual import find_judges
 from slidesr.benchmark.methods import methods_for, wanted_models
@@ -63,11 +63,17 @@ def compare_models(
     """Compares models, and writes report, tables and results.json into `output`.
 
     A comparison that was stopped is resumed. With `update_shipped`, in a checkout, the scores go
-    into headers, cards and tables of the shipped models. Raises RefusedError where the request
-    cannot be met, or `output` holds the results of another comparison.
+    into headers and cards of the shipped models that were compared, and into the tables of all.
+    Raises RefusedError where the request cannot be met, or `output` holds the results of another
+    comparison.
     """
     comparison = _comparison(request, output)
     _refuse_teachers(comparison)
+    if update_shipped:
+        names = {
+            each.name for scale in comparison.options.scales for each in comparison.methods(scale)
+        }
+        refuse_cards(names, comparison.protocol)
     if not overwrite:
         refuse_other_results(output, comparison.protocol)
     with Store(output, comparison.identity()) as store:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
+from slidesr.benchmark.methods import shipped_models
 from slidesr.benchmark.model_pairs import pairs_md
 from slidesr.benchmark.report import Case, write_report
 from slidesr.benchmark.results import PairRow, Results, ScoreRow
@@ -49,7 +51,9 @@ _INTRO = (
     " says the same in\n"
     "words. `slidesr models` lists them. Scores: antialiased bicubic protocol, RGB, mean over the"
     " [test images](../docs/data/README.md).\n"
-    "Written by `slidesr benchmark DATA/test --scales 2,4,8,16 --update-cards`.\n"
+    "Written by `slidesr benchmark DATA/test --scales 2,4,8,16 --update-cards`, or with `--model"
+    " NAME` for some of\n"
+    "them.\n"
     "\n"
     f"{headline_note(INDEPENDENT)}\n"
 )
@@ -128,21 +132,41 @@ def scores_csv(results: Results) -> str:
     return _csv(list(rows[0]), rows)
 
 
+def refuse_cards(methods: Collection[str], protocol: Mapping[str, Any]) -> None:
+    """Raises RefusedError if the scores of such a comparison are none for model cards.
+
+    It has to be by the bicubic protocol, with the independent judge, and to include the fidelity
+    weights of each shipped model that is compared.
+    """
+    shipped = {spec.name for _, spec in list_models()}
+    if protocol["degradation"] != "bicubic" or protocol["jpeg_quality"] is not None:
+        raise RefusedError("cards need the bicubic protocol, without JPEG")
+    if protocol["headline_judge"] != INDEPENDENT:
+        raise RefusedError(f"cards need the independent judge. {NO_JUDGE}")
+    if shipped.isdisjoint(methods):
+        raise RefusedError("cards need shipped models, and none is compared")
+    for name in sorted(shipped & set(methods)):
+        fidelity = f"{name}-fidelity"
+        if fidelity in shipped - set(methods):
+            raise RefusedError(f"the card of {name} needs the scores of {fidelity}: compare both")
+
+
 def update_cards(results: Results, folder: Path, readme: Path) -> None:
-    """Writes the scores into the model headers, the cards, `folder`/README.md and `readme`.
+    """Writes the scores of shipped models into headers and cards, and all into the two READMEs.
 
     A card lists its model next to bicubic, back-projection and the fidelity weights it was
-    fine-tuned from. Weights are never changed. Raises RefusedError unless the comparison covers all
-    shipped models under the bicubic protocol.
+    fine-tuned from. Models that were not compared keep their scores. Weights are never changed.
     """
-    specs = [spec for _, spec in list_models()]
-    _check_covers(results, {spec.name for spec in specs})
-    by_scale = _means_by_scale(results)
-    for spec in specs:
-        _update_card(folder, spec, by_scale[spec.generator.scale])
-    sections = (f"\n## x{scale}\n\n{_headline(table)}\n" for scale, table in by_scale.items())
+    compared = {name for methods in results.methods.values() for name in methods}
+    shipped, by_scale = [spec for _, spec in list_models()], _means_by_scale(results)
+    for spec in shipped:
+        if spec.name in compared:
+            _update_card(folder, spec, by_scale[spec.generator.scale])
+    scales = sorted({spec.generator.scale for spec in shipped})
+    on_cards = {scale: _scores_on_cards(shipped_models([scale])) for scale in scales}
+    sections = (f"\n## x{scale}\n\n{_headline(table)}\n" for scale, table in on_cards.items())
     (folder / "README.md").write_text(_INTRO + "".join(sections))
-    _update_readme(readme, by_scale)
+    _update_readme(readme, on_cards)
 
 
 def _csv(names: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
@@ -209,16 +233,6 @@ def _metrics(scores: Scores) -> list[str]:
     return [name for methods in scores.values() for metrics in methods.values() for name in metrics]
 
 
-def _check_covers(results: Results, models: set[str]) -> None:
-    protocol = results.protocol
-    compared = {name for methods in results.methods.values() for name in methods}
-    is_bicubic = protocol["degradation"] == "bicubic" and protocol["jpeg_quality"] is None
-    if models - compared or not is_bicubic:
-        raise RefusedError("cards need all shipped models, at all scales, by the bicubic protocol")
-    if results.headline != INDEPENDENT:
-        raise RefusedError(f"cards need the independent judge. {NO_JUDGE}")
-
-
 def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
     shown = (*_BASELINES, f"{spec.name}-fidelity", spec.name)
     own = {
@@ -229,12 +243,23 @@ def _update_card(folder: Path, spec: ModelSpec, scores: Scores) -> None:
     write_model(folder, replace(spec, scores=own), own, generator)
 
 
+def _scores_on_cards(specs: Sequence[ModelSpec]) -> Scores:
+    """The scores in the headers of the models of one scale, after those of the baselines."""
+    table: Scores = {}
+    for name in (*_BASELINES, *(spec.name for spec in specs)):
+        for spec in specs:
+            for data, by_method in spec.scores.items():
+                if name in by_method:
+                    table.setdefault(data, {})[name] = by_method[name]
+    return table
+
+
 def _update_readme(readme: Path, by_scale: dict[int, Scores]) -> None:
     """Replaces the table between the two markers: recommended models on the first data set."""
     table = {}
     for scale, scores in by_scale.items():
-        by_method = next(iter(scores.values()))
         ours = (f"wa-srgan-x{scale}-fidelity", f"wa-srgan-x{scale}")
+        by_method = next(of for of in scores.values() if of.keys() >= set(ours))
         linked = {f"[{name}](models/{name}.md)": by_method[name] for name in ours}
         table[f"x{scale}"] = {name: by_method[name] for name in _BASELINES} | linked
     text = readme.read_text()

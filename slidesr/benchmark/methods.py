@@ -94,12 +94,11 @@ def wanted_models(
 ) -> list[Wanted]:
     """Parses the requested models; without any, returns all shipped models of these scales.
 
-    Shipped models are ordered baselines first, then fidelity before GAN. With a tolerance each
-    model is included twice, without and with consistency enforced; with `ensemble` each slidesr
-    model is followed by its ensemble. Raises RefusedError on a model whose scale is not compared,
-    and on an ensemble without a slidesr model.
+    With a tolerance each model is included twice, without and with consistency enforced; with
+    `ensemble` each slidesr model is followed by its ensemble. Raises RefusedError on a model whose
+    scale is not compared, and on an ensemble without a slidesr model.
     """
-    texts = texts or [spec.name for spec in _shipped(scales)]
+    texts = texts or [spec.name for spec in shipped_models(scales)]
     tolerances = [None] if tolerance is None else [None, tolerance]
     wanted = [Wanted.parse(text, each) for text in texts for each in tolerances]
     if ensemble:
@@ -117,7 +116,9 @@ def _with_ensemble(wanted: Wanted) -> list[Wanted]:
     return [wanted] if wanted.is_third_party else [wanted, replace(wanted, ensemble=True)]
 
 
-def _shipped(scales: Sequence[int]) -> list[ModelSpec]:
+def shipped_models(scales: Sequence[int]) -> list[ModelSpec]:
+    """The shipped models of these scales: baselines first, then fidelity before GAN."""
+
     def rank(spec: ModelSpec) -> tuple[bool, str, bool, str]:
         ours = spec.generator.architecture == "WA-SRGAN"
         return ours, spec.stage, spec.degradation == "bicubic", spec.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from skimage.data import immunohistochemistry
 from slidesr.benchmark.cases import cases
 from slidesr.benchmark.export import (
     _INTRO,
+    refuse_cards,
     refuse_other_results,
-    update_cards,
     write_results,
 )
 from slidesr.benchmark.judges.classifier import ClassifierRecipe
@@ -42,7 +43,14 @@ from slidesr.imaging import metrics
 from slidesr.imaging.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
 from slidesr.model.device import Engine
 from slidesr.model.model import Model
-from slidesr.model.weights import ModelSpec, list_models, save_model, sha256_of
+from slidesr.model.weights import (
+    ModelSpec,
+    find_encoder,
+    list_models,
+    models_folder,
+    save_model,
+    sha256_of,
+)
 from slidesr.nets.generator import Generator, GeneratorSpec
 from slidesr.output.copy import write_plain
 from slidesr.output.metadata import Metadata
@@ -536,10 +544,70 @@ def test_the_command_refuses_what_it_cannot_do(
 # Cards
 
 
-def test_cards_are_refused_what_is_no_whole_comparison(results: Results, tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="all shipped models"):
-        update_cards(results, tmp_path, tmp_path / "README.md")
-    assert not list(tmp_path.iterdir())
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout that ships the models of x2."""
+    models = tmp_path / "checkout" / "models"
+    models.mkdir(parents=True)
+    for path in models_folder().glob("wa-srgan-x2*"):
+        shutil.copy(path, models)
+    shutil.copy(find_encoder(), models)
+    readme = "before\n<!-- slidesr benchmark -->\n<!-- end -->\nafter\n"
+    (models.parent / "README.md").write_text(readme)
+    for module in ("model.weights", "api.comparison"):
+        monkeypatch.setattr(f"slidesr.{module}.models_folder", lambda: models)
+    return models.parent
+
+
+def test_the_cards_of_the_compared_models_are_renewed(checkout: Path, folder: Path) -> None:
+    before = {spec.name: spec for _, spec in list_models()}
+    command = ["benchmark", str(folder), "--scales", "2", "--update-cards"]
+    models = ["--model", "wa-srgan-x2", "--model", "wa-srgan-x2-fidelity"]
+    assert run_cli([*command, *models, "-o", str(checkout / "out")]) == 0
+    after = {spec.name: spec for _, spec in list_models()}
+    baselines = {"bicubic", "bicubic + back-projection"}
+    for name, own in (
+        ("wa-srgan-x2", {"wa-srgan-x2", "wa-srgan-x2-fidelity"}),
+        ("wa-srgan-x2-fidelity", {"wa-srgan-x2-fidelity"}),
+    ):
+        assert all(set(of) == baselines | own for of in after[name].scores.values())
+        assert set(after[name].scores) != set(before[name].scores)
+        assert after[name].stages == before[name].stages
+    assert after["wa-srgan-x2-slides"] == before["wa-srgan-x2-slides"]
+    shown = (checkout / "models" / "README.md").read_text()
+    assert "| wa-srgan-x2-slides |" in shown
+    assert all(f"| {data} | wa-srgan-x2 |" in shown for data in after["wa-srgan-x2"].scores)
+    readme = (checkout / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith("after\n")
+    assert "| x2 | [wa-srgan-x2](models/wa-srgan-x2.md) |" in readme
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model", "wa-srgan-x2"], "the scores of wa-srgan-x2-fidelity"),
+        (["--model", "wa-srgan-x2-fidelity", "--jpeg", "75"], "without JPEG"),
+    ],
+)
+def test_cards_are_refused_what_they_would_not_show_truly(
+    options: list[str],
+    said: str,
+    checkout: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = {path: path.read_bytes() for path in (checkout / "models").iterdir()}
+    command = ["benchmark", str(folder), "--scales", "2", "--update-cards", *options]
+    assert run_cli([*command, "-o", str(checkout / "out")]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in (checkout / "models").iterdir()} == files
+
+
+def test_cards_are_refused_a_comparison_without_shipped_models(results: Results) -> None:
+    protocol = results.protocol | {"degradation": "bicubic", "jpeg_quality": None}
+    with pytest.raises(RefusedError, match="none is compared"):
+        refuse_cards(results.methods[2], protocol)
 
 
 def test_updating_the_cards_keeps_the_introduction_of_the_readme() -> None:

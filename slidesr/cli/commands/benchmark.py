@@ -131,7 +131,7 @@ class _ScalesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--update-cards",
     is_flag=True,
-    help="In a checkout: write the scores into headers, cards and tables of shipped models.",
+    help="In a checkout: write the scores into headers and cards of shipped models, and tables.",
 )
 @common.json_output
 def benchmark(
