@@ -6,7 +6,7 @@
     python benchmarks/perception_curve.py OUT wa-srgan-x4 FILE.svg [OTHER ...]
 
 One column a data set. Above, the curve goes from the fidelity weights to the GAN weights as
-`--perception` does; bicubic, and any OTHER models of OUT, are single points. Below, the power of
+`--perception` does; OTHER models of OUT are single points. Below, the power of
 detail against the original's, by the size of the detail.
 """
 
@@ -48,13 +48,14 @@ def main() -> None:
     figure, panels = pyplot.subplots(2, len(_TITLES), figsize=(10, 6), layout="constrained")
     for column, (data, title) in enumerate(_TITLES.items()):
         of_data = {method: of for (where, method), of in scores.items() if where == data}
-        _draw_curve(panels[0, column], of_data, chosen.model, ["bicubic", *chosen.others])
+        _draw_curve(panels[0, column], of_data, chosen.model, chosen.others)
         methods = ["bicubic", f"{chosen.model}-fidelity", *chosen.others, chosen.model]
         _draw_spectrum(panels[1, column], {method: of_data[method] for method in methods})
         panels[0, column].set_title(title)
     panels[0, 0].set_ylabel("perceptual distance (EfficientNet-Lite2)")
     panels[1, 0].set_ylabel("power against the original's, dB")
-    panels[1, -1].legend(fontsize=7)
+    for row in panels:
+        row[-1].legend(fontsize=7)
     figure.savefig(chosen.svg, metadata={"Date": None})
     print(chosen.svg)
 
@@ -79,13 +80,13 @@ def _draw_curve(
         float(method.removeprefix(label)): method for method in scores if method.startswith(label)
     }
     points = [(share, *_place(scores[method])) for share, method in sorted(shares.items())]
-    panel.plot([x for _, x, _ in points], [y for _, _, y in points], "o-", color="tab:orange")
+    places = [place for _, *place in points]
+    panel.plot(*zip(*places, strict=True), "o-", color="tab:orange", label="--perception")
     for share, x, y in points:
-        panel.annotate(f"{share:g}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        panel.annotate(f"{share:g}", (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7)
     for method in others:
-        x, y = _place(scores[method])
-        panel.plot([x], [y], "x", color="tab:grey")
-        panel.annotate(method, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        panel.plot(*_place(scores[method]), "x", color="tab:green", label=method)
+    panel.margins(0.15)
     panel.set_xlabel("PSNR, dB")
     panel.grid(alpha=0.3)
 
