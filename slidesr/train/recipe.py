@@ -146,6 +146,8 @@ class CriticRecipe:
             raise ValueError(f"sees {self.sees!r} is not one of 'pixels', 'lite0'")
         if not self.maps or any(number not in range(1, 6) for number in self.maps):
             raise ValueError(f"maps {self.maps!r} are not numbers from 1 to 5")
+        if self.sees == "pixels" and self.maps != (1, 2, 3, 4, 5):
+            raise ValueError("maps are for a critic that sees lite0")
         if self.penalty_mix not in ("uniform", "normal"):
             raise ValueError(f"penalty_mix {self.penalty_mix!r} is not one of 'uniform', 'normal'")
         if self.loss not in ADVERSARIAL_LOSSES:

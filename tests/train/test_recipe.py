@@ -173,6 +173,7 @@ def test_the_stage_is_gan_where_more_than_pixels_has_a_say() -> None:
         ({"critic__maps": []}, "maps"),
         ({"critic__maps": [0, 1]}, "maps"),
         ({"critic__maps": [6]}, "maps"),
+        ({"critic__maps": [3, 4, 5]}, "maps are for a critic that sees lite0"),
         ({"critic__begins_after": -1}, "begins_after"),
         ({"optimizer__cooldown": 1.5}, "cooldown 1.5"),
         ({"optimizer__kind": "sgd"}, "'sgd'"),
