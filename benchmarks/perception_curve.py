@@ -6,19 +6,21 @@
     python benchmarks/perception_curve.py OUT wa-srgan-x4 FILE.svg [OTHER ...]
 
 One column a data set. Above, the curve goes from the fidelity weights to the GAN weights as
-`--perception` does; OTHER models of OUT are single points. Below, the power of
-detail against the original's, by the size of the detail.
+`--perception` does; OTHER models of OUT are single points. Below, the power of detail against the
+original's, by the size of the detail.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+
+from slidesr.benchmark.results import Results
+from slidesr.benchmark.suite import means
 
 _TITLES = {
     "camelyon16_tumor073": "Camelyon16",
@@ -33,8 +35,6 @@ _BANDS = {  # metric: detail of so many pixels
 }
 _DISTANCE = "distance_lite2"
 
-Scores = dict[tuple[str, str], dict[str, float]]  # (data, method) -> metric -> mean
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,11 +43,11 @@ def main() -> None:
     parser.add_argument("svg", type=Path)
     parser.add_argument("others", nargs="*", metavar="OTHER")
     chosen = parser.parse_args()
-    scores = _scores(chosen.benchmark / "summary.csv")
+    scores = means(Results.read(chosen.benchmark / "results.json").summary)
     mpl.rcParams |= {"svg.hashsalt": "slidesr", "svg.fonttype": "none", "font.size": 9}
     figure, panels = pyplot.subplots(2, len(_TITLES), figsize=(10, 6), layout="constrained")
     for column, (data, title) in enumerate(_TITLES.items()):
-        of_data = {method: of for (where, method), of in scores.items() if where == data}
+        of_data = scores[data]
         _draw_curve(panels[0, column], of_data, chosen.model, chosen.others)
         methods = ["bicubic", f"{chosen.model}-fidelity", *chosen.others, chosen.model]
         _draw_spectrum(panels[1, column], {method: of_data[method] for method in methods})
@@ -58,17 +58,6 @@ def main() -> None:
         row[-1].legend(fontsize=7)
     figure.savefig(chosen.svg, metadata={"Date": None})
     print(chosen.svg)
-
-
-def _scores(summary: Path) -> Scores:
-    """The means over the images of a data set."""
-    scores: Scores = {}
-    with summary.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["part"] == "all" and row["mean"]:
-                of = scores.setdefault((row["data"], row["method"]), {})
-                of[row["metric"]] = float(row["mean"])
-    return scores
 
 
 def _draw_curve(

@@ -70,10 +70,7 @@ def compare_models(
     comparison = _comparison(request, output)
     _refuse_teachers(comparison)
     if update_shipped:
-        names = {
-            each.name for scale in comparison.options.scales for each in comparison.methods(scale)
-        }
-        refuse_cards(names, comparison.protocol)
+        refuse_cards({each.name for each in comparison.all_methods}, comparison.protocol)
     if not overwrite:
         refuse_other_results(output, comparison.protocol)
     with Store(output, comparison.identity()) as store:
@@ -122,10 +119,9 @@ def _refuse_teachers(comparison: Comparison) -> None:
     judges = [judge.key for judge in comparison.judges if judge.key != ENCODER]
     if not judges or comparison.headline:
         return
-    methods = [each for scale in comparison.options.scales for each in comparison.methods(scale)]
     taught = next(
         method.name
-        for method in methods
+        for method in comparison.all_methods
         if is_own_loss(judges[0], method.facts.get("loss networks", []))
     )
     raise RefusedError(

@@ -79,14 +79,18 @@ class Comparison:
     recipe: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     taught: Classifiers | None = None  # those of another comparison of the same images
 
+    @property
+    def all_methods(self) -> list[Method]:
+        """The methods of every scale."""
+        return [each for scale in self.options.scales for each in self.methods(scale)]
+
     @cached_property
     def headline(self) -> str:
         """The judge of the first tables by `headline_judge`, free of all compared methods' losses.
 
         Empty if there is none.
         """
-        methods = [each for scale in self.options.scales for each in self.methods(scale)]
-        used = [name for each in methods for name in each.facts.get("loss networks", [])]
+        used = [name for each in self.all_methods for name in each.facts.get("loss networks", [])]
         return headline_judge([judge.key for judge in self.judges], used)
 
     @cached_property

@@ -238,8 +238,8 @@ def _step(
         step = patches // recipe.batch * recipe.critic.steps
         for real, given in zip(high[1:], low[1:], strict=True):
             with torch.no_grad(), mixed_precision(world.device):
-                fake = objective.seen(parts.enlarge(given).float())
-            parts.adversary.learn(objective.seen(real), fake, step)
+                fake = objective.seen(parts.enlarge(given).float(), by_critic_alone=True)
+            parts.adversary.learn(objective.seen(real, by_critic_alone=True), fake, step)
             step += 1
         critic_losses = parts.adversary.learn(truth, shown.detached(), step)
         losses |= parts.adversary.losses(truth, shown, recipe.loss)

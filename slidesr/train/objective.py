@@ -59,6 +59,7 @@ class Objective:
     ) -> None:
         self._recipe, self._scale = recipe, spec.scale
         self._window_px = spec.grid_px * spec.scale
+        self._critic_sees = critic.sees if critic else ""
         chosen = pretrained_networks(recipe, critic, vgg19)
         self.loss_networks = tuple(network.name for network in chosen)
         self._networks = {
@@ -75,7 +76,7 @@ class Objective:
             "feature_matching": recipe.feature_matching_weight,
         }
 
-    def seen(self, image: Tensor) -> Seen:
+    def seen(self, image: Tensor, *, by_critic_alone: bool = False) -> Seen:
         """What the critic and the networks see of an image f32[n, 3, h, w] in 0..1.
 
         They see it average-pooled by `judged_px`. At large scales the finest pixels cannot be
@@ -84,7 +85,11 @@ class Objective:
         """
         pooled = F.avg_pool2d(image, self._recipe.judged_px)
         with mixed_precision(image.device):
-            maps = {name: network(pooled) for name, network in self._networks.items()}
+            maps = {
+                name: network(pooled)
+                for name, network in self._networks.items()
+                if name == self._critic_sees or not by_critic_alone
+            }
         return Seen(image, pooled, maps)
 
     def losses(self, made: Seen, truth: Seen, low: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from slidesr.runtime.bundled_files import bundled_folder, bundled_or_file
 from slidesr.train.data import DataRecipe
 
 _T = TypeVar("_T")
+_LITE0_MAPS = (1, 2, 3, 4, 5)  # from fine to coarse
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class CriticRecipe:
     """The critic and its training; by default WGAN-GP (Gulrajani 2017, arXiv 1704.00028)."""
 
     sees: str = "pixels"  # or "lite0": the maps of EfficientNet-Lite0 (arXiv 2111.01007)
-    maps: tuple[int, ...] = (1, 2, 3, 4, 5)  # which of them, from fine to coarse
+    maps: tuple[int, ...] = _LITE0_MAPS  # which of them
     norm: str = "weight"
     channels: int = 64
     loss: str = "wasserstein"  # or "hinge", "relativistic"
@@ -144,9 +145,9 @@ class CriticRecipe:
     def __post_init__(self) -> None:
         if self.sees not in ("pixels", "lite0"):
             raise ValueError(f"sees {self.sees!r} is not one of 'pixels', 'lite0'")
-        if not self.maps or any(number not in range(1, 6) for number in self.maps):
+        if not self.maps or not set(self.maps) <= set(_LITE0_MAPS):
             raise ValueError(f"maps {self.maps!r} are not numbers from 1 to 5")
-        if self.sees == "pixels" and self.maps != (1, 2, 3, 4, 5):
+        if self.sees == "pixels" and self.maps != _LITE0_MAPS:
             raise ValueError("maps are for a critic that sees lite0")
         if self.penalty_mix not in ("uniform", "normal"):
             raise ValueError(f"penalty_mix {self.penalty_mix!r} is not one of 'uniform', 'normal'")

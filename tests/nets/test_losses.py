@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from slidesr.errors import RefusedError
 from slidesr.model.imagenet import vgg19_features
+from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.losses import (
     border_loss,
     colour_consistency,
@@ -24,6 +25,8 @@ from slidesr.nets.losses import (
     pixel_loss,
     total_variation,
 )
+from slidesr.train.objective import Objective
+from slidesr.train.recipe import LossRecipe
 
 PIXEL_LOSSES = ["l1", "mse", "charbonnier"]
 TWO_IMAGE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -316,6 +319,21 @@ def test_normalised_vgg19_sees_images_as_it_was_trained(
         (as_published,) = published_vgg19(image)
     torch.testing.assert_close(normalised, by_hand)
     assert (normalised > 1.5 * as_published).all()
+
+
+def test_the_published_perceptual_loss(vgg19_file: Path, published_vgg19: nn.Module) -> None:
+    recipe = LossRecipe(vgg19_weight=2e-6, vgg19_normalised=False)
+    spec, cpu = GeneratorSpec(2, "weight", 4), torch.device("cpu")
+    objective = Objective(recipe, spec, cpu, vgg19=vgg19_file)
+    made, high = noise(2, 3, 32, 32).requires_grad_(), noise(2, 3, 32, 32, seed=1)
+    (ours,), (theirs,) = published_vgg19(made), published_vgg19(high)
+    seen = objective.seen(made), objective.seen(high)
+    value = objective.losses(*seen, high[..., ::2, ::2])["vgg19"]
+    torch.testing.assert_close(value, 2e-6 * ((ours - theirs) ** 2).mean())
+    assert slope(value, made).isfinite().all()
+    networks = objective._networks.values()
+    assert not any(part.training for network in networks for part in network.modules())
+    assert not any(p.requires_grad for network in networks for p in network.parameters())
 
 
 def test_an_old_file_of_torch_is_read(tmp_path: Path) -> None:
