@@ -41,7 +41,7 @@ class SuiteRequest:
     test: Path
     out: Path
     labelled: Path | None = None  # labelled patches that teach a classifier to judge the outputs
-    only: str = "*"  # a pattern of the names of runs, such as "*-x4-*"
+    only: str = "*"  # a pattern of the names of runs, such as "*-x4*"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The paper's comparison as a list of runs: networks, scales, batch sizes and seeds, one budget.
 
-Every run is a shipped recipe of the comparison at x4, `srgan-x4-fidelity` for example, with its
-scale, batch size and seed changed.
+Every run is a shipped recipe of the comparison at x4, `srgan-x4-fidelity` for example, as it is or
+with another scale, batch size or seed and a name that says so.
 """
 
 from __future__ import annotations
@@ -97,11 +97,8 @@ def _run(
         learning_rate=base.optimizer.learning_rate * math.sqrt(ratio),
         ema=base.optimizer.ema**ratio,
     )
-    name = f"{network}-x{scale}-batch{batch}-seed{seed}" + ("" if start else "-fidelity")
     recipe = replace(
         base,
-        name=name,
-        start=start.name if start else "",
         generator=replace(base.generator, scale=scale, window=window),
         patches=patches,
         batch=own_batch,
@@ -110,6 +107,9 @@ def _run(
         data=replace(base.data, patch_px=budget.patch_px),
         optimizer=optimizer,
     )
+    if recipe != base:
+        name = f"{network}-x{scale}-batch{batch}-seed{seed}" + ("" if start else "-fidelity")
+        recipe = replace(recipe, name=name, start=start.name if start else "")
     return SuiteRun(network, batch, recipe, start)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage.data import immunohistochemistry
-from support.training import GAN, RECIPE, sources_in
+from support.training import GAN, RECIPE, same, sources_in
 
 from slidesr.api.paper_suite import SuiteRequest, SuiteWatch, train_paper_suite
 from slidesr.benchmark.suite_tables import MODEL, SuiteScores, suite_tables
@@ -21,15 +21,16 @@ from slidesr.errors import RefusedError, StoppedError
 from slidesr.imaging.metrics import psnr_db
 from slidesr.imaging.resample import bicubic_down, bicubic_up
 from slidesr.model.model import load_model
-from slidesr.model.weights import read_spec
+from slidesr.model.weights import read_model, read_spec
 from slidesr.runtime.atomic_files import locked_folder
 from slidesr.train import paper_suite
 from slidesr.train.loop import TrainingProgress
 from slidesr.train.pace import Control
-from slidesr.train.paper_suite import NETWORKS, SuiteRun, paper_runs
+from slidesr.train.paper_suite import NETWORKS, SuiteNetwork, SuiteRun, paper_runs
 from slidesr.train.recipe import Recipe
 
-WN = "wa-srgan-wn-x4-batch16-seed0"
+WN = "wa-srgan-wn-x4"
+OTHER_SEEDS = [f"{WN}-batch16-seed{seed}-fidelity" for seed in (1, 2)]
 NONE = SuiteWatch(Control())
 
 
@@ -84,6 +85,8 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteRequest:
         loss = replace(base.loss, border_weight=0.0)
         return replace(
             base,
+            name=f"{network}-x4" if is_gan else f"{network}-x4-fidelity",
+            start=f"{network}-x4-fidelity" if is_gan else "",
             generator=generator,
             patches=64,
             batch=16,
@@ -94,6 +97,8 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteRequest:
         )
 
     monkeypatch.setattr(paper_suite, "_at_x4", tiny)
+    title = NETWORKS["wa-srgan-wn"].title
+    monkeypatch.setitem(NETWORKS, "wa-srgan-wn", SuiteNetwork(title, batches=(16,)))
     budgets = paper_suite._BUDGETS
     monkeypatch.setitem(budgets, 4, replace(budgets[4], patch_px=16))
     sources = sources_in(tmp_path, side_px=64)
@@ -105,7 +110,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteRequest:
             test / f"{number}.png"
         )
     return SuiteRequest(
-        sources.data, sources.valid, test.parent, tmp_path / "suite", only="wa-srgan-wn-x4-batch16*"
+        sources.data, sources.valid, test.parent, tmp_path / "suite", only="wa-srgan-wn-x4*"
     )
 
 
@@ -116,7 +121,7 @@ def scores_in(out: Path) -> dict[str, SuiteScores]:
 def test_a_suite_is_trained_scored_and_tabled(request_: SuiteRequest) -> None:
     path = train_paper_suite(request_, NONE)
     found = scores_in(request_.out)
-    assert set(found) == {WN, f"{WN}-fidelity", *(f"{WN[:-1]}{n}-fidelity" for n in (1, 2))}
+    assert set(found) == {WN, f"{WN}-fidelity", *OTHER_SEEDS}
     assert {scores.patches for scores in found.values()} == {64}
     weights = request_.out / WN / f"{WN}.safetensors"
     assert [stage.name for stage in read_spec(weights).stages] == [f"{WN}-fidelity", WN]
@@ -142,25 +147,26 @@ def test_what_has_scores_is_not_trained_again(request_: SuiteRequest) -> None:
     train_paper_suite(request_, watch)
     assert len(trained) == 4
     (request_.out / f"{WN}.json").unlink()  # its weights are there
-    (request_.out / f"{WN[:-1]}2-fidelity.json").unlink()
-    (request_.out / f"{WN[:-1]}2-fidelity" / f"{WN[:-1]}2-fidelity.safetensors").unlink()
+    last = OTHER_SEEDS[1]
+    (request_.out / f"{last}.json").unlink()
+    (request_.out / last / f"{last}.safetensors").unlink()
     trained.clear()
     train_paper_suite(request_, watch)
-    assert trained == [f"{WN[:-1]}2-fidelity"]
+    assert trained == [last]
 
 
 def test_a_gan_stage_whose_start_is_lost_trains_it_again(request_: SuiteRequest) -> None:
     """As on another machine, where the scores are at hand and the weights are not."""
-    only = replace(request_, only=f"{WN}*")
-    train_paper_suite(only, NONE)
-    before = (only.out / WN / f"{WN}.safetensors").read_bytes()
+    train_paper_suite(request_, NONE)
+    weights = request_.out / WN / f"{WN}.safetensors"
+    _, before = read_model(weights)
     for name in (WN, f"{WN}-fidelity"):
-        for file in (only.out / name).rglob("*"):
+        for file in (request_.out / name).rglob("*"):
             if file.is_file():
                 file.unlink()
-    (only.out / f"{WN}.json").unlink()
-    train_paper_suite(only, NONE)
-    assert (only.out / WN / f"{WN}.safetensors").read_bytes() == before
+    (request_.out / f"{WN}.json").unlink()
+    train_paper_suite(request_, NONE)
+    assert same(read_model(weights)[1], before)
 
 
 def test_a_stopped_suite_goes_on(request_: SuiteRequest) -> None:
@@ -188,7 +194,7 @@ def test_runs_of_another_process_are_left_to_it(
         train_paper_suite(request_, NONE)
     finally:
         os.close(lock)
-    assert set(scores_in(request_.out)) == {f"{WN[:-1]}{seed}-fidelity" for seed in (1, 2)}
+    assert set(scores_in(request_.out)) == set(OTHER_SEEDS)
     assert "2 runs are left to another process" in caplog.text
 
 

@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     default="*",
     show_default=True,
     metavar="PATTERN",
-    help="Those runs of --suite whose names fit, such as '*-x4-*'.",
+    help="Those runs of --suite whose names fit, such as '*-x4*'.",
 )
 @click.option("--no-score", is_flag=True, help="Write the weights without scoring them.")
 def train(
