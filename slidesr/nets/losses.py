@@ -18,6 +18,7 @@ _PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "charbonnier": lambda output, high: torch.sqrt((output - high) ** 2 + 1e-6).mean(),
 }
 _COLOUR_BOX_PX = 8
+_LEAST_ENERGY = 1e-6  # of steps in a blank image: a quarter of a grey level, squared
 
 
 def pixel_loss(name: str, output: Tensor, high: Tensor) -> Tensor:
@@ -93,6 +94,24 @@ def border_loss(output: Tensor, high: Tensor, window_px: int) -> Tensor:
         steps.append((right - left).flatten())
     step = torch.cat(steps)
     return step.abs().mean() if step.numel() else error.new_zeros(())
+
+
+def border_detail_loss(output: Tensor, high: Tensor, window_px: int) -> Tensor:
+    """How much stronger or weaker detail is across the borders of attention windows than elsewhere.
+
+    Two windows that each see another part of the image give detail that does not fit together, and
+    networks that judge the image do not notice a line of pixels. The squared difference between
+    output and original of the log of the ratio: energy of steps from one pixel to the next, across
+    borders to everywhere. `window_px` is in pixels of the output, of which the image must have more.
+    """
+    ours, theirs = (_log_border_detail(image.float(), window_px) for image in (output, high))
+    return (ours - theirs) ** 2
+
+
+def _log_border_detail(image: Tensor, window_px: int) -> Tensor:
+    steps = [turned.diff(dim=-1).square().mean(dim=(0, 1, 2)) for turned in (image, image.mT)]
+    on_borders = torch.cat([energy[window_px - 1 :: window_px] for energy in steps]).mean()
+    return torch.log((on_borders + _LEAST_ENERGY) / (torch.cat(steps).mean() + _LEAST_ENERGY))
 
 
 def _sum_and_step(x: Tensor, dim: int, gap_px: int) -> tuple[Tensor, Tensor]:

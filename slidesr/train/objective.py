@@ -17,6 +17,7 @@ from slidesr.model.weights import find_encoder, read_encoder
 from slidesr.nets.encoder import distance_of_maps
 from slidesr.nets.generator import GeneratorSpec
 from slidesr.nets.losses import (
+    border_detail_loss,
     border_loss,
     colour_consistency,
     frequency_loss,
@@ -106,6 +107,8 @@ class Objective:
             losses["grid"] = recipe.grid_weight * grid_loss(output, self._scale)
         if recipe.border_weight:
             losses["border"] = recipe.border_weight * border_loss(output, high, self._window_px)
+        if weight := recipe.border_detail_weight:
+            losses["border_detail"] = weight * border_detail_loss(output, high, self._window_px)
         if recipe.total_variation_weight:
             losses["total_variation"] = recipe.total_variation_weight * total_variation(output)
         for name, weight in self._perceptual.items():

@@ -93,6 +93,7 @@ class LossRecipe:
     colour_weight: float = 0.0
     grid_weight: float = 0.0
     border_weight: float = 0.0
+    border_detail_weight: float = 0.0
     judged_px: int = 1  # average-pooling before critic and perceptual network
     total_variation_weight: float = 0.0
 
@@ -214,8 +215,9 @@ class Recipe:
                 f"patch_px {self.data.patch_px} at x{scale} is not a multiple of the attention"
                 f" window of {grid_px} px"
             )
-        if self.loss.border_weight and not (self.generator.window and low_px > grid_px):
-            raise ValueError("border_weight needs patches of two attention windows or more a side")
+        for key in ("border_weight", "border_detail_weight"):
+            if getattr(self.loss, key) and not (self.generator.window and low_px > grid_px):
+                raise ValueError(f"{key} needs patches of two attention windows or more a side")
         if self.data.patch_px % self.loss.judged_px:
             raise ValueError(f"patch_px is not a multiple of judged_px {self.loss.judged_px}")
         if self.data.context_px % scale:
