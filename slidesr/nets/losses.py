@@ -99,10 +99,11 @@ def border_loss(output: Tensor, high: Tensor, window_px: int) -> Tensor:
 def border_detail_loss(output: Tensor, high: Tensor, window_px: int) -> Tensor:
     """How much stronger or weaker detail is across the borders of attention windows than elsewhere.
 
-    Two windows that each see another part of the image give detail that does not fit together, and
-    networks that judge the image do not notice a line of pixels. The squared difference between
-    output and original of the log of the ratio: energy of steps from one pixel to the next, across
-    borders to everywhere. `window_px` is in pixels of the output, of which the image must have more.
+    Two windows that see different parts of the image make details that do not fit together, and a
+    network that judges the whole does not notice one line of pixels. For output and original, this
+    takes the logarithm of the ratio of the energy of pixel-to-pixel steps across borders to that of
+    all steps, and squares the difference. The image must be larger than `window_px`, in pixels of
+    the output.
     """
     ours, theirs = (_log_border_detail(image.float(), window_px) for image in (output, high))
     return (ours - theirs) ** 2

@@ -210,7 +210,7 @@ def test_a_critics_loss_needs_a_critic(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [RECIPE, GAN], ids=["fidelity", "gan"])
 def test_a_generator_without_a_loss_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     """The critic's losses do not count: they may begin late, or not reach the generator."""
-    others = ("frequency", "colour", "grid", "border", "total_variation")
+    others = ("frequency", "colour", "grid", "border", "border_detail", "total_variation")
     nothing = {f"loss__{name}_weight": 0.0 for name in ("pixel", *others)}
     path = write_toml(tmp_path / "recipe.toml", recipe, **nothing)
     with pytest.raises(RefusedError, match="loss"):
@@ -220,10 +220,14 @@ def test_a_generator_without_a_loss_is_refused(recipe: Recipe, tmp_path: Path) -
         assert recipe_from_toml(Recipe, path).name == "tiny"
 
 
+@pytest.mark.parametrize("key", ["border_weight", "border_detail_weight"])
 @pytest.mark.parametrize("changes", [{"data__patch_px": 8}, {"generator__window": 0}], ids=repr)
-def test_borders_need_windows_side_by_side(changes: dict[str, int], tmp_path: Path) -> None:
-    path = write_toml(tmp_path / "recipe.toml", RECIPE, loss__border_weight=1.0, **changes)
-    with pytest.raises(RefusedError, match=r"recipe\.toml: .*border_weight"):
+def test_borders_need_windows_side_by_side(
+    changes: dict[str, int], key: str, tmp_path: Path
+) -> None:
+    own = {"loss__border_weight": 0.0, f"loss__{key}": 1.0}
+    path = write_toml(tmp_path / "recipe.toml", RECIPE, **own | changes)
+    with pytest.raises(RefusedError, match=rf"recipe\.toml: .*{key}"):
         recipe_from_toml(Recipe, path)
 
 
