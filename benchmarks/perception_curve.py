@@ -15,8 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib import pyplot
+from figures import new_figure, save_figure
 from matplotlib.axes import Axes
 
 from slidesr.benchmark.results import Results
@@ -44,8 +43,7 @@ def main() -> None:
     parser.add_argument("others", nargs="*", metavar="OTHER")
     chosen = parser.parse_args()
     scores = means(Results.read(chosen.benchmark / "results.json").summary)
-    mpl.rcParams |= {"svg.hashsalt": "slidesr", "svg.fonttype": "none", "font.size": 9}
-    figure, panels = pyplot.subplots(2, len(_TITLES), figsize=(10, 6), layout="constrained")
+    figure, panels = new_figure(2, len(_TITLES), (10, 6))
     for column, (data, title) in enumerate(_TITLES.items()):
         of_data = scores[data]
         _draw_curve(panels[0, column], of_data, chosen.model, chosen.others)
@@ -56,8 +54,7 @@ def main() -> None:
     panels[1, 0].set_ylabel("power against the original's, dB")
     for row in panels:
         row[-1].legend(fontsize=7)
-    figure.savefig(chosen.svg, metadata={"Date": None})
-    print(chosen.svg)
+    save_figure(figure, chosen.svg)
 
 
 def _draw_curve(

@@ -14,11 +14,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib import pyplot
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    EventAccumulator,
-)
+from figures import logged, new_figure, save_figure
 
 from slidesr.model.weights import ModelSpec
 from slidesr.train.checkpoint import averaged_weights
@@ -54,11 +50,7 @@ def _known() -> list[Row]:
 def _rows_of(run: Path) -> Iterator[Row]:
     """The validations of a run, one row each."""
     stage = ModelSpec.from_json(averaged_weights(run / "checkpoint.pt")[0]).stages[-1]
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    curves = {
-        name: {event.step: event.value for event in events.Scalars(name)}
-        for name in ("seconds", *(f"gain_db/{data}" for data in _DATA.values()))
-    }
+    curves = logged(run)
     for patches, seconds in sorted(curves["seconds"].items()):
         if patches <= stage.patches:
             known = (
@@ -73,8 +65,7 @@ def _rows_of(run: Path) -> Iterator[Row]:
 
 def _draw(rows: list[Row], path: Path) -> None:
     """One panel a data set; the runs of a scale have one colour, those on a GPU are dashed."""
-    mpl.rcParams |= {"svg.hashsalt": "slidesr", "svg.fonttype": "none", "font.size": 9}
-    figure, panels = pyplot.subplots(1, len(_DATA), figsize=(9, 4), layout="constrained")
+    figure, (panels,) = new_figure(1, len(_DATA), (9, 4))
     for panel, (key, title) in zip(panels, _TITLES.items(), strict=True):
         for (name, device), curve in groupby(rows, lambda row: (row["name"], row["device"])):
             points = list(curve)
@@ -88,8 +79,7 @@ def _draw(rows: list[Row], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("PSNR over bicubic, dB")
     panels[-1].legend(fontsize=7)
-    figure.savefig(path, metadata={"Date": None})
-    print(path)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

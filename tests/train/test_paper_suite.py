@@ -21,12 +21,12 @@ from slidesr.errors import RefusedError, StoppedError
 from slidesr.imaging.metrics import psnr_db
 from slidesr.imaging.resample import bicubic_down, bicubic_up
 from slidesr.model.model import load_model
-from slidesr.model.weights import read_model, read_spec
+from slidesr.model.weights import ModelSpec, read_model, read_spec
 from slidesr.runtime.atomic_files import locked_folder
 from slidesr.train import paper_suite
 from slidesr.train.loop import TrainingProgress
 from slidesr.train.pace import Control
-from slidesr.train.paper_suite import NETWORKS, SuiteNetwork, SuiteRun, paper_runs
+from slidesr.train.paper_suite import NETWORKS, SuiteRun, paper_runs
 from slidesr.train.recipe import Recipe
 
 WN = "wa-srgan-wn-x4"
@@ -54,13 +54,16 @@ def test_all_networks_have_the_same_budget_data_and_losses() -> None:
 
 def test_runs_have_names_of_their_own_and_gan_stages_start_from_their_network() -> None:
     runs = list(paper_runs())
-    assert len({run.name for run in runs}) == len(runs)
+    names = {run.name for run in runs}
+    assert len(names) == len(runs)
+    assert {f"{network}-x4{stage}" for network in NETWORKS for stage in ("-fidelity", "")} < names
     for run in runs:
         assert (run.start is not None) == (run.recipe.stage == "gan")
         if run.start:
             assert run.start.recipe.generator == run.recipe.generator
             assert run.start.batch == run.batch
-            assert run.start.name in {each.name for each in runs}
+            assert run.recipe.start == run.start.name
+            assert run.start.name in names
 
 
 def test_wa_srgan_is_trained_with_one_patch_a_step_and_with_sixteen() -> None:
@@ -97,8 +100,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteRequest:
         )
 
     monkeypatch.setattr(paper_suite, "_at_x4", tiny)
-    title = NETWORKS["wa-srgan-wn"].title
-    monkeypatch.setitem(NETWORKS, "wa-srgan-wn", SuiteNetwork(title, batches=(16,)))
+    monkeypatch.setitem(NETWORKS, "wa-srgan-wn", replace(NETWORKS["wa-srgan-wn"], batches=(16,)))
     budgets = paper_suite._BUDGETS
     monkeypatch.setitem(budgets, 4, replace(budgets[4], patch_px=16))
     sources = sources_in(tmp_path, side_px=64)
@@ -159,14 +161,21 @@ def test_a_gan_stage_whose_start_is_lost_trains_it_again(request_: SuiteRequest)
     """As on another machine, where the scores are at hand and the weights are not."""
     train_paper_suite(request_, NONE)
     weights = request_.out / WN / f"{WN}.safetensors"
-    _, before = read_model(weights)
+    spec, before = read_model(weights)
     for name in (WN, f"{WN}-fidelity"):
         for file in (request_.out / name).rglob("*"):
             if file.is_file():
                 file.unlink()
     (request_.out / f"{WN}.json").unlink()
     train_paper_suite(request_, NONE)
-    assert same(read_model(weights)[1], before)
+    again, after = read_model(weights)
+    assert same(after, before)
+    assert untimed(again) == untimed(spec)
+
+
+def untimed(spec: ModelSpec) -> ModelSpec:
+    """A header without the seconds that the runs took."""
+    return replace(spec, stages=tuple(replace(stage, seconds=0) for stage in spec.stages))
 
 
 def test_a_stopped_suite_goes_on(request_: SuiteRequest) -> None:
