@@ -18,9 +18,10 @@ def new_figure(
 ) -> tuple[Figure, Any]:
     """A figure of `size` in inches, and its panels as an array [rows, columns]."""
     mpl.rcParams |= {"svg.hashsalt": "slidesr", "svg.fonttype": "none", "font.size": 9}
-    return pyplot.subplots(
+    made: tuple[Figure, Any] = pyplot.subplots(
         rows, columns, figsize=size, layout="constrained", squeeze=False, **shared
     )
+    return made
 
 
 def save_figure(figure: Figure, path: Path) -> None:
