@@ -18,6 +18,7 @@ _PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "charbonnier": lambda output, high: torch.sqrt((output - high) ** 2 + 1e-6).mean(),
 }
 _COLOUR_BOX_PX = 8
+_CHECKER_BOX_PX = 8
 _LEAST_ENERGY = 1e-6  # of steps in a blank image: a quarter of a grey level, squared
 
 
@@ -67,16 +68,21 @@ def colour_consistency(output: Tensor, low: Tensor, scale: int) -> Tensor:
 
 
 def grid_loss(output: Tensor, scale: int) -> Tensor:
-    """The spread of the mean values of the scale x scale sub-pixels, in boxes as above.
+    """The spread of the mean values of the scale x scale sub-pixels, and checkerboards of 2 px.
 
     A pixel shuffle can produce a pattern with the period of a low-resolution pixel (Odena et al.
     2016, https://distill.pub/2016/deconv-checkerboard), which critics and perceptual networks
-    mistake for texture. In real images all sub-pixels have the same mean.
+    mistake for texture. In real images all sub-pixels have the same mean, in boxes as above. The
+    sign of a checkerboard may follow what it lies on, so its boxes are of 8 px of the output.
     """
     phases = F.pixel_unshuffle(output.float(), scale)
     means = F.avg_pool2d(phases, min(_COLOUR_BOX_PX, *phases.shape[2:]))
     means = torch.unflatten(means, 1, (-1, scale**2))  # [n, 3, scale * scale, h / box, w / box]
-    return F.l1_loss(means, means.mean(2, keepdim=True).expand_as(means))
+    spread = F.l1_loss(means, means.mean(2, keepdim=True).expand_as(means))
+    quarters = torch.unflatten(F.pixel_unshuffle(output.float(), 2), 1, (-1, 4))
+    checkers = (quarters * quarters.new_tensor([1, -1, -1, 1])[:, None, None]).mean(2)
+    box = min(_CHECKER_BOX_PX // 2, *checkers.shape[2:])
+    return spread + F.avg_pool2d(checkers, box).abs().mean()
 
 
 def border_loss(output: Tensor, high: Tensor, window_px: int) -> Tensor:
