@@ -255,11 +255,16 @@ def _scores_on_cards(specs: Sequence[ModelSpec]) -> Scores:
 
 
 def _update_readme(readme: Path, by_scale: dict[int, Scores]) -> None:
-    """Replaces the table between the two markers: recommended models on the first data set."""
+    """Replaces the table between the two markers: recommended models on the first data set.
+
+    A scale whose weights are new and have not been scored yet is left out.
+    """
     table = {}
     for scale, scores in by_scale.items():
         ours = (f"wa-srgan-x{scale}-fidelity", f"wa-srgan-x{scale}")
-        by_method = next(of for of in scores.values() if of.keys() >= set(ours))
+        by_method = next((of for of in scores.values() if of.keys() >= set(ours)), None)
+        if by_method is None:
+            continue
         linked = {f"[{name}](models/{name}.md)": by_method[name] for name in ours}
         table[f"x{scale}"] = {name: by_method[name] for name in _BASELINES} | linked
     text = readme.read_text()

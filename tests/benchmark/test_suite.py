@@ -41,6 +41,7 @@ from slidesr.errors import BusyError, RefusedError
 from slidesr.geometry import Box, Mpp
 from slidesr.imaging import metrics
 from slidesr.imaging.resample import back_projected, bicubic_down, bicubic_up, through_jpeg
+from slidesr.model.card import write_model
 from slidesr.model.device import Engine
 from slidesr.model.model import Model
 from slidesr.model.weights import (
@@ -48,6 +49,7 @@ from slidesr.model.weights import (
     find_encoder,
     list_models,
     models_folder,
+    read_model,
     save_model,
     sha256_of,
 )
@@ -581,6 +583,18 @@ def test_the_cards_of_the_compared_models_are_renewed(checkout: Path, folder: Pa
     assert readme.startswith("before\n")
     assert readme.endswith("after\n")
     assert "| x2 | [wa-srgan-x2](models/wa-srgan-x2.md) |" in readme
+
+
+def test_a_scale_whose_weights_have_no_scores_yet_is_left_out(checkout: Path, folder: Path) -> None:
+    for name in ("wa-srgan-x8-fidelity", "wa-srgan-x8"):
+        spec, generator = read_model(models_folder() / f"{name}.safetensors")
+        write_model(checkout / "models", replace(spec, scores={}), {}, generator)
+    command = ["benchmark", str(folder), "--scales", "2", "--update-cards"]
+    models = ["--model", "wa-srgan-x2", "--model", "wa-srgan-x2-fidelity"]
+    assert run_cli([*command, *models, "-o", str(checkout / "out")]) == 0
+    readme = (checkout / "README.md").read_text()
+    assert "| x2 |" in readme
+    assert "| x8 |" not in readme
 
 
 @pytest.mark.parametrize(
