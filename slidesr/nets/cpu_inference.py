@@ -24,6 +24,7 @@ from slidesr.nets.layers import (
 _MOST_VALUES = 1 << 22  # of a feature map at a time: 8 MB in bf16
 _MOST_SCORES = 1 << 21  # attention scores at a time: 4 MB in bf16
 _MOST_PARTS = 32  # of a window's queries, for as many threads
+_LEAST_QUERIES = 8  # in a part: MKL multiplies fewer rows by another kernel, with other last bits
 _MOST_OCTAVES = 100.0  # of a score: 2**100, 2**-100 and long sums of them fit a float
 _VECTOR = 16  # floats in a SIMD register
 _UNROLLED = 2 * _VECTOR  # values in a step of torch's elementwise loops
@@ -200,7 +201,7 @@ def _weighted_sums(scores: Tensor, values: Tensor, out: Tensor) -> None:
     thread.
     """
     if len(scores) == 1 and scores.dtype == torch.float32:
-        parts = gcd(scores.shape[1], _MOST_PARTS)
+        parts = gcd(scores.shape[1], min(_MOST_PARTS, scores.shape[1] // _LEAST_QUERIES) or 1)
         scores, out = (each.view(parts, -1, each.shape[2]) for each in (scores, out))
         values = values.expand(parts, -1, -1)
     torch.bmm(scores, values, out=out)

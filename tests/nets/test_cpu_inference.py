@@ -78,7 +78,7 @@ def test_memory_may_be_written_outside_of_inference_mode(trained_looking: Make) 
         assert torch.equal(generator.core(low), made)
 
 
-@pytest.mark.parametrize("tokens", [30 * 30, 32 * 32, 62 * 62, 64 * 64])
+@pytest.mark.parametrize("tokens", [8 * 8, 16 * 16, 30 * 30, 32 * 32, 62 * 62, 64 * 64])
 def test_a_window_is_attended_alike_alone_and_in_company(tokens: int) -> None:
     query, key, value = (noise(3, tokens, c, seed=seed) for seed, c in enumerate((8, 8, 64)))
     before, made = torch.get_num_threads(), []
