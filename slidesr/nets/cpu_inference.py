@@ -201,7 +201,8 @@ def _weighted_sums(scores: Tensor, values: Tensor, out: Tensor) -> None:
     thread.
     """
     if len(scores) == 1 and scores.dtype == torch.float32:
-        parts = gcd(scores.shape[1], min(_MOST_PARTS, scores.shape[1] // _LEAST_QUERIES) or 1)
+        queries = scores.shape[1]
+        parts = gcd(queries, max(1, min(_MOST_PARTS, queries // _LEAST_QUERIES)))
         scores, out = (each.view(parts, -1, each.shape[2]) for each in (scores, out))
         values = values.expand(parts, -1, -1)
     torch.bmm(scores, values, out=out)

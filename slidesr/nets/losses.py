@@ -75,11 +75,12 @@ def grid_loss(output: Tensor, scale: int) -> Tensor:
     mistake for texture. In real images all sub-pixels have the same mean, in boxes as above. The
     sign of a checkerboard may follow what it lies on, so its boxes are of 8 px of the output.
     """
-    phases = F.pixel_unshuffle(output.float(), scale)
+    image = output.float()
+    phases = F.pixel_unshuffle(image, scale)
     means = F.avg_pool2d(phases, min(_COLOUR_BOX_PX, *phases.shape[2:]))
     means = torch.unflatten(means, 1, (-1, scale**2))  # [n, 3, scale * scale, h / box, w / box]
     spread = F.l1_loss(means, means.mean(2, keepdim=True).expand_as(means))
-    quarters = torch.unflatten(F.pixel_unshuffle(output.float(), 2), 1, (-1, 4))
+    quarters = torch.unflatten(F.pixel_unshuffle(image, 2), 1, (-1, 4))
     checkers = (quarters * quarters.new_tensor([1, -1, -1, 1])[:, None, None]).mean(2)
     box = min(_CHECKER_BOX_PX // 2, *checkers.shape[2:])
     return spread + F.avg_pool2d(checkers, box).abs().mean()

@@ -30,33 +30,48 @@ def model(request: pytest.FixtureRequest) -> Model:
     return load_model(request.param, Engine.choose("cpu"))
 
 
-def regions(scale: int) -> Iterator[tuple[Callable[[Box], Pixels], Box]]:
-    """Places to look at: the embedded section, and real slides where there are any.
-
-    Slides are seen as they were scanned, but for x16, at 4 um/px: it was trained for that, and at
-    0.25 um/px one of its windows of 8 px holds next to nothing.
-    """
-    is_coarse = scale > 8
+def regions(side: int) -> Iterator[tuple[Callable[[Box], Pixels], Box]]:
+    """Places to look at: the embedded section, and real slides where there are any."""
     section: Pixels = immunohistochemistry()  # type: ignore[no-untyped-call]
-    side = 192 if is_coarse else 384  # the cost goes with the output
     yield (lambda box: section[box.slices]), Box(64, 64, side, side)
-    for name, mpp, scanned, coarse in (
-        ("CMU-1-Small-Region.svs", 0.499, Box(960, 1280, 384, 384), Box(36, 40, 192, 192)),
-        ("TCGA-CR-7395-01A-01-TS1.svs", 0.25, Box(640, 640, 384, 384), Box(36, 24, 192, 160)),
+    for name, x, y in (
+        ("CMU-1-Small-Region.svs", 960, 1280),
+        ("TCGA-CR-7395-01A-01-TS1.svs", 640, 640),
     ):
         if (REAL_SLIDES / name).exists():
-            with open_slide(REAL_SLIDES / name, mpp=Mpp(mpp, mpp)) as slide:
-                frame = slide.frame(mpp=4.0) if is_coarse else slide.frame()
-                yield frame.read, coarse if is_coarse else scanned
+            with open_slide(REAL_SLIDES / name) as slide:
+                yield slide.frame().read, Box(x, y, side, side)
 
 
-def test_window_borders_do_not_show(model: Model) -> None:
+def test_window_borders_do_not_show(model: Model, request: pytest.FixtureRequest) -> None:
     """Gradient energy on window borders is what it is inside windows, to 2.5% in each region.
 
-    One region scatters by 1% either way at x2 to x8.
+    One region of 384 px scatters by 1% either way, one of 192 px by up to 3% at x8.
     """
-    for read, region in regions(model.scale):
+    if model.spec.name == "wa-srgan-x16":
+        reason = "on slides at 0.25-0.5 um/px, which it was not trained for, some detail is missing"
+        request.applymarker(pytest.mark.xfail(REAL_SLIDES.is_dir(), reason=reason, strict=True))
+    side = 384 if model.scale <= 8 else 192  # the cost goes with the output
+    for read, region in regions(side):
         assert border_ratio(model, read, region) == pytest.approx(1, abs=0.025)
+
+
+@pytest.mark.skipif(not REAL_SLIDES.is_dir(), reason=f"no slides in {REAL_SLIDES}")
+@pytest.mark.parametrize("name", ["wa-srgan-x16-fidelity", "wa-srgan-x16"])
+@pytest.mark.parametrize(
+    ("slide", "mpp", "region"),
+    [
+        ("CMU-1-Small-Region.svs", 0.499, Box(36, 40, 192, 192)),
+        ("TCGA-CR-7395-01A-01-TS1.svs", 0.25, Box(36, 24, 192, 160)),
+    ],
+)
+def test_window_borders_do_not_show_at_the_pixel_size_of_x16(
+    name: str, slide: str, mpp: float, region: Box
+) -> None:
+    upscaler = load_model(name, Engine.choose("cpu"))
+    with open_slide(REAL_SLIDES / slide, mpp=Mpp(mpp, mpp)) as opened:
+        read = opened.frame(mpp=4.0).read
+        assert border_ratio(upscaler, read, region) == pytest.approx(1, abs=0.025)
 
 
 class Stepped:
@@ -79,7 +94,7 @@ class Stepped:
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_windows_that_differ_by_one_grey_level_would_be_seen(scale: int) -> None:
-    read, region = next(regions(scale))
+    read, region = next(regions(384))
     assert border_ratio(Stepped(scale, step=1), read, region) > 1.03
 
 

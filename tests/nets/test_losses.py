@@ -223,8 +223,8 @@ def test_a_grid_of_sub_pixels_costs_itself_and_true_texture_nearly_nothing() -> 
     grid = torch.tensor([0.125, -0.125]).repeat(64)
     for scale in (2, 4, 8):
         calm, striped = (float(grid_loss(image, scale)) for image in (texture, texture + grid))
-        assert calm < 0.007
-        assert striped - calm == pytest.approx(0.125, abs=0.004)
+        assert calm < 0.006
+        assert striped == pytest.approx(0.125, abs=0.004)
     slow = texture[:, :, :64, :64].unfold(2, 4, 4).unfold(3, 4, 4)  # [n, 3, 16, 16, 4, 4]
     boxes = slow.unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2))  # [n, 3, 2, 2, 4, 4]
     spread = (boxes - boxes.mean((-1, -2), keepdim=True)).abs().mean()
